@@ -1,0 +1,161 @@
+"""Every configuration key of the project: default, meaning, accepted values.
+
+Keys that Mask2Former and PRO-SCALE published keep their names, so that their YAML files load
+unchanged. Keys marked *new* are this project's own; their defaults keep the published behaviour.
+"""
+
+from detectron2.config import CfgNode
+from detectron2.projects.deeplab import add_deeplab_config
+
+
+def add_proscale_config(cfg: CfgNode) -> None:
+    """Add all keys of Mask2Former, PRO-SCALE and this project to ``cfg``, in place.
+
+    Args:
+        cfg: the node returned by ``detectron2.config.get_cfg()``.
+    """
+    # Published files carry a few DeepLab keys (poly schedule, stem type); they must be known.
+    add_deeplab_config(cfg)
+    _add_input(cfg)
+    _add_solver(cfg)
+    _add_mask_former(cfg)
+    _add_pixel_decoder(cfg)
+    _add_proscale(cfg)
+    _add_swin(cfg)
+
+
+def _add_input(cfg: CfgNode) -> None:
+    # One of proscale.data.MAPPERS: which mapper turns a data set entry into a training sample.
+    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
+    # SSD's photometric distortion (brightness, contrast, saturation, hue).
+    cfg.INPUT.COLOR_AUG_SSD = False
+    # Crops in which one category covers more than this share of the labels are drawn again.
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+    # Pad training images to a multiple of this; -1 leaves them as they are.
+    cfg.INPUT.SIZE_DIVISIBILITY = -1
+    # Large-scale jitter: side of the square crop (pixels), and the range of the random scale.
+    cfg.INPUT.IMAGE_SIZE = 1024
+    cfg.INPUT.MIN_SCALE = 0.1
+    cfg.INPUT.MAX_SCALE = 2.0
+
+
+def _add_solver(cfg: CfgNode) -> None:
+    cfg.SOLVER.OPTIMIZER = "ADAMW"  # ADAMW | SGD
+    # Learning rate of the backbone relative to BASE_LR.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # Weight decay of embeddings (queries, levels, position tables).
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
+    # New. Number format of automatic mixed precision: float16 | bfloat16 | auto, which is float16
+    # on CUDA, as published, and bfloat16 on the CPU, where float16 is slow.
+    cfg.SOLVER.AMP.DTYPE = "auto"
+    # New. Every batch of IMS_PER_BATCH images is processed in this many parts whose gradients are
+    # summed: the same step in a fraction of the memory.
+    cfg.SOLVER.ACCUMULATION_STEPS = 1
+
+
+def _add_mask_former(cfg: CfgNode) -> None:
+    node = cfg.MODEL.MASK_FORMER = CfgNode()
+
+    # Losses. Weights multiply the loss terms and, as in the papers, the matching costs.
+    node.DEEP_SUPERVISION = True
+    node.NO_OBJECT_WEIGHT = 0.1
+    node.CLASS_WEIGHT = 1.0
+    node.DICE_WEIGHT = 1.0
+    node.MASK_WEIGHT = 20.0
+    # Points per mask at which costs and mask losses are computed.
+    node.TRAIN_NUM_POINTS = 112 * 112
+    # Candidates per point, and the share of points taken by uncertainty (PointRend).
+    node.OVERSAMPLE_RATIO = 3.0
+    node.IMPORTANCE_SAMPLE_RATIO = 0.75
+
+    # Transformer decoder.
+    node.TRANSFORMER_DECODER_NAME = "MultiScaleMaskedTransformerDecoder"
+    # Only "multi_scale_pixel_decoder": the decoder attends the pixel decoder's levels in turn.
+    node.TRANSFORMER_IN_FEATURE = "multi_scale_pixel_decoder"
+    node.NHEADS = 8
+    # Dropout of the pixel decoder's encoder; the masked-attention decoder has none, as published.
+    node.DROPOUT = 0.1
+    node.DIM_FEEDFORWARD = 2048
+    # Predictions made, the one from the learned queries included: 10 means 9 layers.
+    node.DEC_LAYERS = 6
+    node.PRE_NORM = False
+    node.HIDDEN_DIM = 256
+    node.NUM_OBJECT_QUERIES = 100
+    # Project the levels to HIDDEN_DIM even where they already have this width.
+    node.ENFORCE_INPUT_PROJ = False
+    # Published files carry it; encoders are counted by SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS, so
+    # that only 0 is accepted here.
+    node.ENC_LAYERS = 0
+
+    # Images are padded to a multiple of this; negative takes the backbone's own.
+    node.SIZE_DIVISIBILITY = 32
+
+    node.TEST = CfgNode()
+    node.TEST.SEMANTIC_ON = True
+    node.TEST.INSTANCE_ON = False
+    node.TEST.PANOPTIC_ON = False
+    # Panoptic: queries scored at or below this are dropped.
+    node.TEST.OBJECT_MASK_THRESHOLD = 0.0
+    # Panoptic: a segment keeps its place if at least this share of its mask is its own.
+    node.TEST.OVERLAP_THRESHOLD = 0.0
+    # Crop and resize masks to the requested size before scores are computed from them. Always done
+    # for panoptic and instance results.
+    node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
+
+
+def _add_pixel_decoder(cfg: CfgNode) -> None:
+    node = cfg.MODEL.SEM_SEG_HEAD
+    node.PIXEL_DECODER_NAME = "MSDeformAttnPixelDecoder"  # or PROSCALE
+    # Width of the mask embedding.
+    node.MASK_DIM = 256
+    # Deformable layers of MSDeformAttnPixelDecoder; PROSCALE counts by PROSCALE_NUM_LAYERS.
+    node.TRANSFORMER_ENC_LAYERS = 0
+    # Backbone levels that the deformable encoder sees; the others join in the feature pyramid.
+    node.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = ["res3", "res4", "res5"]
+    # Sampling points per head and level.
+    node.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS = 4
+    # Heads; 0 takes MASK_FORMER.NHEADS. (Published files leave it at 8, and the published code
+    # takes MASK_FORMER.NHEADS whatever it says.)
+    node.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = 0
+    # New. Feed-forward width; the published code has 1024 built in.
+    node.DEFORMABLE_TRANSFORMER_ENCODER_DIM_FEEDFORWARD = 1024
+
+
+def _add_proscale(cfg: CfgNode) -> None:
+    node = cfg.MODEL.PROSCALE = CfgNode()
+    # (p1, p2, p3): layers over res5 alone, then res5 + res4, then res5 + res4 + res3.
+    node.PROSCALE_NUM_LAYERS = [3, 3, 3]
+    # maxpool: the Light-Pixel Embedding; conv: Mask2Former's 3x3 convolution.
+    node.MASK_OUTPUT_OPS = "maxpool"
+    # Gate of the Token Re-Calibration: True a 1x1 convolution, False a linear layer, None no TRC.
+    node.IS_EXCITE_CONV = False
+    # The gate is sigmoid(EXCITE_TEMP * f(res3)).
+    node.EXCITE_TEMP = 0.1
+    # New. How the TRC reads tokens: "released" as the published weights were trained (tokens and
+    # maps are exchanged without a transposition), "transposed" correctly, "none" no TRC.
+    node.RECALIBRATION = "released"
+    # Add a stage's input tokens to the output of each of its layers (stages one and two).
+    node.RESIDUAL = False
+
+
+def _add_swin(cfg: CfgNode) -> None:
+    node = cfg.MODEL.SWIN = CfgNode()
+    node.PRETRAIN_IMG_SIZE = 224
+    node.PATCH_SIZE = 4
+    node.EMBED_DIM = 96
+    node.DEPTHS = [2, 2, 6, 2]
+    node.NUM_HEADS = [3, 6, 12, 24]
+    node.WINDOW_SIZE = 7
+    node.MLP_RATIO = 4.0
+    node.QKV_BIAS = True
+    # Scale of query-key products; None means head_dim ** -0.5.
+    node.QK_SCALE = None
+    node.DROP_RATE = 0.0
+    node.ATTN_DROP_RATE = 0.0
+    node.DROP_PATH_RATE = 0.3
+    # Absolute position embedding, PRETRAIN_IMG_SIZE / PATCH_SIZE squared, resized to the input.
+    node.APE = False
+    node.PATCH_NORM = True
+    node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # Recompute blocks in the backward pass instead of keeping their activations.
+    node.USE_CHECKPOINT = False
