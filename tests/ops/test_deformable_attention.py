@@ -1,0 +1,88 @@
+"""The deformable attention operator against its definition, written as loops."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from proscale.ops import available_backends, deformable_attention
+
+
+def literal(value, spatial_shapes, locations, weights):
+    """The definition, one sampling point at a time."""
+    batch, queries, heads, levels, points, _ = locations.shape
+    output = value.new_zeros(batch, queries, heads, value.shape[3])
+    starts = [0, *itertools.accumulate(h * w for h, w in spatial_shapes)]
+    ranges = map(range, (batch, queries, heads, levels, points))
+    for b, n, m, level, p in itertools.product(*ranges):
+        height, width = spatial_shapes[level]
+        x, y = (locations[b, n, m, level, p] * locations.new_tensor([width, height]) - 0.5).tolist()
+        for row, column in itertools.product(
+            (math.floor(y), math.floor(y) + 1), (math.floor(x), math.floor(x) + 1)
+        ):
+            if 0 <= row < height and 0 <= column < width:
+                share = (1 - abs(y - row)) * (1 - abs(x - column))
+                cell = value[b, starts[level] + row * width + column, m]
+                output[b, n, m] += weights[b, n, m, level, p] * share * cell
+    return output.flatten(2)
+
+
+def inputs(shapes, *, batch=2, queries=3, heads=2, width=4, points=2, spread=1.5):
+    generator = torch.Generator().manual_seed(0)
+    make = {"generator": generator, "dtype": torch.float64}
+    tokens, levels = sum(h * w for h, w in shapes), len(shapes)
+    value = torch.randn(batch, tokens, heads, width, **make)
+    # Also far outside the map.
+    locations = torch.randn(batch, queries, heads, levels, points, 2, **make) * spread + 0.5
+    weights = torch.rand(batch, queries, heads, levels, points, **make)
+    return value, shapes, locations, weights
+
+
+SHAPES = [[(3, 5)], [(1, 1)], [(2, 3), (4, 6), (7, 11)], [(1, 4), (5, 1)]]
+
+
+@pytest.mark.parametrize("backend", available_backends())
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+def test_equals_definition(backend, shapes):
+    arguments = inputs(shapes)
+    torch.testing.assert_close(
+        deformable_attention(*arguments, backend=backend), literal(*arguments)
+    )
+
+
+@pytest.mark.parametrize("backend", available_backends())
+def test_gradients(backend):
+    value, shapes, locations, weights = inputs([(3, 5), (2, 2)], spread=0.3)
+    tensors = [tensor.requires_grad_() for tensor in (value, locations, weights)]
+    assert torch.autograd.gradcheck(
+        lambda v, x, w: deformable_attention(v, shapes, x, w, backend=backend), tensors
+    )
+
+
+@pytest.mark.parametrize("backend", available_backends())
+def test_empty_batch(backend):
+    assert deformable_attention(*inputs([(3, 5)], batch=0), backend=backend).shape == (0, 3, 8)
+
+
+@pytest.mark.parametrize("backend", available_backends())
+def test_half_precision_values_keep_full_precision_locations(backend):
+    value, shapes, locations, weights = inputs([(40, 60)], queries=50, spread=0.2)
+    expected = deformable_attention(value, shapes, locations, weights, backend=backend)
+    output = deformable_attention(
+        value.bfloat16(), shapes, locations.float(), weights.float(), backend=backend
+    )
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output.double(), expected, rtol=0.02, atol=0.03)
+
+
+def test_wrong_arguments_are_named():
+    value, shapes, locations, weights = inputs([(3, 5)])
+    with pytest.raises(ValueError, match=r"backend is 'cuda11': accepts reference"):
+        deformable_attention(value, shapes, locations, weights, backend="cuda11")
+    with pytest.raises(ValueError, match=r"value holds 15 tokens, .*make 16"):
+        deformable_attention(value, [(4, 4)], locations, weights)
+    with pytest.raises(ValueError, match=r"sampling_locations has shape"):
+        deformable_attention(value, shapes, locations[..., :1], weights)
+    with pytest.raises(ValueError, match=r"attention_weights has shape"):
+        deformable_attention(value, shapes, locations, weights[..., :1])
