@@ -1,0 +1,5 @@
+"""Backbones that Detectron2 does not have."""
+
+from proscale.modeling.backbones.swin import D2SwinTransformer
+
+__all__ = ["D2SwinTransformer"]

@@ -1,0 +1,69 @@
+"""The segmentation head: a pixel decoder, then a transformer decoder that predicts."""
+
+from collections.abc import Mapping
+
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import Tensor, nn
+
+from proscale.modeling.transformer_decoder import build_transformer_decoder
+
+PIXEL_DECODERS = ("MSDeformAttnPixelDecoder", "PROSCALE")
+IN_FEATURE = "multi_scale_pixel_decoder"
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class MaskFormerHead(nn.Module):
+    """Pixel decoder and predictor.
+
+    Args:
+        pixel_decoder: see :class:`~proscale.modeling.pixel_decoders.frame.PixelDecoder`.
+        predictor: see :class:`~proscale.modeling.transformer_decoder.masked_attention.\
+MultiScaleMaskedTransformerDecoder`.
+        num_classes: K, without “no object”.
+    """
+
+    @configurable
+    def __init__(self, *, pixel_decoder: nn.Module, predictor: nn.Module, num_classes: int):
+        super().__init__()
+        self.pixel_decoder = pixel_decoder
+        self.predictor = predictor
+        self.num_classes = num_classes
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict:
+        head, node = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
+        missing = [name for name in head.IN_FEATURES if name not in input_shape]
+        if missing:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(head.IN_FEATURES)}: accepts levels that "
+                f"the backbone {cfg.MODEL.BACKBONE.NAME} has, {sorted(input_shape)}"
+            )
+        if head.PIXEL_DECODER_NAME not in SEM_SEG_HEADS_REGISTRY:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME is {head.PIXEL_DECODER_NAME!r}: accepts "
+                f"{' or '.join(PIXEL_DECODERS)}"
+            )
+        if node.TRANSFORMER_IN_FEATURE != IN_FEATURE:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is {node.TRANSFORMER_IN_FEATURE!r}: "
+                f"accepts {IN_FEATURE}"
+            )
+        if node.ENC_LAYERS:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.ENC_LAYERS is {node.ENC_LAYERS}: accepts 0 (the encoder's "
+                "layers are counted by MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS)"
+            )
+        levels = {name: input_shape[name] for name in head.IN_FEATURES}
+        pixel_decoder = SEM_SEG_HEADS_REGISTRY.get(head.PIXEL_DECODER_NAME)(cfg, levels)
+        return {
+            "pixel_decoder": pixel_decoder,
+            "predictor": build_transformer_decoder(cfg, head.CONVS_DIM),
+            "num_classes": head.NUM_CLASSES,
+        }
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict:
+        """``features`` of the backbone by name; returns the predictor's outputs."""
+        mask_features, _, levels = self.pixel_decoder.forward_features(features)
+        return self.predictor(levels, mask_features)

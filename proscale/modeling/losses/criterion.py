@@ -1,0 +1,180 @@
+"""The set criterion: classes of all queries, masks of the matched ones (Mask2Former, §3.3)."""
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.projects.point_rend.point_features import (
+    get_uncertain_point_coords_with_randomness,
+    point_sample,
+)
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Matches = list[tuple[Tensor, Tensor]]
+
+
+class SetCriterion(nn.Module):
+    """Match predictions to targets and compute their losses, for each auxiliary output as well.
+
+    Args:
+        num_classes: K, without “no object”.
+        matcher: returns the matched (queries, targets) of every image.
+        weight_dict: factor of each loss by name; the caller applies it.
+        eos_coef: weight of “no object” in the class loss.
+        losses: which to compute, of ``"labels"`` and ``"masks"``.
+        num_points: points per mask.
+        oversample_ratio: candidates drawn per point.
+        importance_sample_ratio: share of points taken where the prediction is least certain.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        matcher: nn.Module,
+        weight_dict: dict[str, float],
+        eos_coef: float,
+        losses: Sequence[str],
+        num_points: int,
+        oversample_ratio: float,
+        importance_sample_ratio: float,
+    ):
+        super().__init__()
+        if not set(losses) <= {"labels", "masks"}:
+            raise ValueError(f"losses is {list(losses)}: accepts labels, masks or both")
+        if oversample_ratio < 1 or not 0 <= importance_sample_ratio <= 1:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.OVERSAMPLE_RATIO is {oversample_ratio}: accepts numbers ≥ 1; "
+                f"IMPORTANCE_SAMPLE_RATIO is {importance_sample_ratio}: accepts 0 to 1"
+            )
+        self.num_classes = num_classes
+        self.matcher = matcher
+        self.weight_dict = weight_dict
+        self.eos_coef = eos_coef
+        self.losses = tuple(losses)
+        self.num_points = num_points
+        self.oversample_ratio = oversample_ratio
+        self.importance_sample_ratio = importance_sample_ratio
+        empty_weight = torch.ones(num_classes + 1)
+        empty_weight[-1] = eos_coef
+        self.register_buffer("empty_weight", empty_weight)
+
+    def forward(
+        self,
+        outputs: dict,
+        targets: list[dict[str, Tensor]],
+        target_counts: Sequence[int] | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of all predictions.
+
+        Losses are normalised by the mean number of targets per image, over all processes. Thus the
+        parts of a batch, weighted by their share of the images, add up to the whole batch's losses.
+
+        Args:
+            outputs: ``pred_logits`` ``(B, Q, K + 1)``, ``pred_masks`` ``(B, Q, H, W)`` logits, and
+                optionally ``aux_outputs``, a list of the same.
+            targets: of each image, ``labels`` ``(N,)`` and ``masks`` ``(N, H', W')``, 0 or 1.
+            target_counts: number of targets of every image that the optimiser's step sees on this
+                process, when these are more than ``targets``.
+
+        Returns:
+            unweighted scalars ``loss_ce``, ``loss_mask``, ``loss_dice``, and with the suffix
+            ``_0``, ``_1``, … those of the auxiliary outputs.
+        """
+        if target_counts is None:
+            target_counts = [len(target["labels"]) for target in targets]
+        normaliser = self._normalise(outputs["pred_logits"], target_counts)
+        predictions = [("", outputs)]
+        predictions += [(f"_{i}", aux) for i, aux in enumerate(outputs.get("aux_outputs", ()))]
+        losses = {}
+        # Point sampling and sums over thousands of points need float32.
+        with torch.autocast(outputs["pred_logits"].device.type, enabled=False):
+            for suffix, prediction in predictions:
+                matches = self.matcher(prediction, targets)
+                terms = {}
+                if "labels" in self.losses:
+                    terms |= self._label_loss(
+                        prediction["pred_logits"], targets, matches, normaliser
+                    )
+                if "masks" in self.losses:
+                    terms |= self._mask_losses(
+                        prediction["pred_masks"], targets, matches, normaliser
+                    )
+                losses |= {name + suffix: term for name, term in terms.items()}
+        return losses
+
+    def _normalise(self, logits: Tensor, target_counts: Sequence[int]) -> dict[str, Tensor]:
+        """Divisors of the losses of a batch like ``logits``, ``(B, Q, K + 1)``."""
+        batch, queries = logits.shape[:2]
+        totals = logits.new_tensor(
+            [
+                sum(target_counts),
+                sum(min(count, queries) for count in target_counts),
+                len(target_counts),
+            ],
+            dtype=torch.float32,
+        )
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(totals)
+        targets, matched = totals[:2] * batch / totals[2]
+        return {
+            "masks": targets.clamp(min=1),
+            "labels": matched + self.eos_coef * (batch * queries - matched),
+        }
+
+    def _label_loss(
+        self, logits: Tensor, targets: list, matches: Matches, normaliser: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        classes = torch.full(
+            logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device
+        )
+        for image, (target, (queries, matched)) in enumerate(zip(targets, matches, strict=True)):
+            classes[image, queries] = target["labels"][matched]
+        loss = F.cross_entropy(
+            logits.float().transpose(1, 2), classes, self.empty_weight, reduction="sum"
+        )
+        return {"loss_ce": loss / normaliser["labels"]}
+
+    def _mask_losses(
+        self, masks: Tensor, targets: list, matches: Matches, normaliser: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        # One mask a channel-first map: (N, 1, H, W).
+        predicted = torch.cat(
+            [image[queries] for image, (queries, _) in zip(masks, matches, strict=True)]
+        )[:, None].float()
+        with torch.no_grad():
+            points = get_uncertain_point_coords_with_randomness(
+                predicted,
+                lambda logits: -logits.abs(),
+                self.num_points,
+                self.oversample_ratio,
+                self.importance_sample_ratio,
+            )
+            places = points.split([len(matched) for _, matched in matches])
+            true = torch.cat(
+                [
+                    point_sample(
+                        target["masks"][matched][:, None].float(), place, align_corners=False
+                    )
+                    for target, (_, matched), place in zip(targets, matches, places, strict=True)
+                ]
+            ).squeeze(1)
+        logits = point_sample(predicted, points, align_corners=False).squeeze(1)
+        return {
+            "loss_mask": mask_loss(logits, true) / normaliser["masks"],
+            "loss_dice": dice_loss(logits, true) / normaliser["masks"],
+        }
+
+
+def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy, mean over points, sum over masks: ``(N, P)`` twice to a scalar."""
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1).sum()
+
+
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dice loss (V-Net, §3, with one added above and below), summed over masks: ``(N, P)`` twice
+    to a scalar."""
+    probability = logits.sigmoid()
+    overlap = 2 * (probability * targets).sum(-1)
+    total = probability.sum(-1) + targets.sum(-1)
+    return (1 - (overlap + 1) / (total + 1)).sum()

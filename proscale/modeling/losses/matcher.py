@@ -1,0 +1,92 @@
+"""Bipartite matching of predictions and targets (DETR, §3.1), masks compared at random points."""
+
+import torch
+from detectron2.projects.point_rend.point_features import point_sample
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class HungarianMatcher(nn.Module):
+    """Find the assignment of queries to targets with the least total cost.
+
+    Args:
+        cost_class: weight of the negative probability of the target's class.
+        cost_mask: weight of the mean binary cross-entropy over the points.
+        cost_dice: weight of the dice loss over the points.
+        num_points: points per image; all its queries and targets share them.
+    """
+
+    def __init__(
+        self, cost_class: float = 1, cost_mask: float = 1, cost_dice: float = 1, num_points: int = 0
+    ):
+        super().__init__()
+        if cost_class == cost_mask == cost_dice == 0:
+            raise ValueError(
+                "all of cost_class, cost_mask and cost_dice are 0: nothing to match by"
+            )
+        if num_points < 1:
+            raise ValueError(
+                f"num_points (MODEL.MASK_FORMER.TRAIN_NUM_POINTS) is {num_points}: "
+                "accepts 1, 2, 3, …"
+            )
+        self.cost_class, self.cost_mask, self.cost_dice = cost_class, cost_mask, cost_dice
+        self.num_points = num_points
+
+    @torch.no_grad()
+    def forward(
+        self, outputs: dict[str, Tensor], targets: list[dict[str, Tensor]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Match every image on its own.
+
+        Args:
+            outputs: ``pred_logits`` ``(B, Q, K + 1)`` and ``pred_masks`` ``(B, Q, H, W)`` logits.
+            targets: of each image, ``labels`` ``(N,)`` and ``masks`` ``(N, H', W')``, 0 or 1.
+
+        Returns:
+            for each image, the matched queries in rising order and their targets: two int64 CPU
+            tensors of length ``min(Q, N)``.
+        """
+        return [
+            self._match(logits, masks, target["labels"], target["masks"])
+            for logits, masks, target in zip(
+                outputs["pred_logits"], outputs["pred_masks"], targets, strict=True
+            )
+        ]
+
+    def _match(
+        self, logits: Tensor, masks: Tensor, labels: Tensor, true_masks: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if len(labels) == 0:
+            empty = torch.zeros(0, dtype=torch.int64)
+            return empty, empty
+        points = torch.rand(1, self.num_points, 2, device=masks.device)
+        # Float32 whatever the autocast: costs of half precision tie and overflow.
+        with torch.autocast(masks.device.type, enabled=False):
+            predicted, true = (
+                point_sample(m[None].float(), points, align_corners=False)[0]
+                for m in (masks, true_masks)
+            )
+            cost = (
+                self.cost_class * -logits.float().softmax(-1)[:, labels]
+                + self.cost_mask * pairwise_mask_cost(predicted, true)
+                + self.cost_dice * pairwise_dice_cost(predicted, true)
+            )
+        queries, matched = linear_sum_assignment(cost.cpu().numpy())
+        return torch.as_tensor(queries), torch.as_tensor(matched)
+
+
+def pairwise_mask_cost(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean binary cross-entropy of every pair: ``(Q, P)`` and ``(N, P)`` to ``(Q, N)``."""
+    points = logits.shape[1]
+    positive = F.softplus(-logits)  # loss where the target is one
+    negative = F.softplus(logits)  # and where it is zero
+    return (positive @ targets.T + negative @ (1 - targets).T) / points
+
+
+def pairwise_dice_cost(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dice loss of every pair: ``(Q, P)`` and ``(N, P)`` to ``(Q, N)``, values in [0, 1)."""
+    probability = logits.sigmoid()
+    overlap = 2 * probability @ targets.T
+    total = probability.sum(-1)[:, None] + targets.sum(-1)[None]
+    return 1 - (overlap + 1) / (total + 1)

@@ -1,0 +1,6 @@
+"""Pixel decoders: from a backbone's features to mask features and levels that queries attend."""
+
+from proscale.modeling.pixel_decoders.mask2former import MSDeformAttnPixelDecoder
+from proscale.modeling.pixel_decoders.proscale import PROSCALE
+
+__all__ = ["PROSCALE", "MSDeformAttnPixelDecoder"]

@@ -1,0 +1,65 @@
+"""Mask2Former's pixel decoder: every deformable layer sees all levels' tokens (§3.2.1, §A)."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import Tensor, nn
+
+from proscale.modeling.pixel_decoders.config import encoder_arguments, frame_arguments
+from proscale.modeling.pixel_decoders.deformable_encoder import DeformableEncoderLayer, TokenPlan
+from proscale.modeling.pixel_decoders.frame import PixelDecoder
+
+
+class DeformableEncoder(nn.Module):
+    """Layers over the tokens of all levels.
+
+    Args:
+        layers: in order; none passes the tokens through.
+    """
+
+    def __init__(self, layers: Sequence[DeformableEncoderLayer]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, levels: Sequence[Tensor], plan: TokenPlan) -> list[Tensor]:
+        """``levels``: ``(B, H·W, C)`` each, coarse to fine; returns the same shapes."""
+        tokens = torch.cat(list(levels), dim=1)
+        for layer in self.layers:
+            tokens = layer(tokens, plan.position, plan.reference_points, plan.spatial_shapes)
+        return list(tokens.split(plan.lengths, dim=1))
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class MSDeformAttnPixelDecoder(PixelDecoder):
+    """Mask2Former's multi-scale deformable pixel decoder.
+
+    Args:
+        input_shape: channels and stride of the backbone's levels.
+        num_layers: deformable encoder layers.
+        encoder: arguments of every :class:`DeformableEncoderLayer`.
+        frame: arguments of :class:`~proscale.modeling.pixel_decoders.frame.PixelDecoder`.
+    """
+
+    @configurable
+    def __init__(
+        self, input_shape: Mapping[str, ShapeSpec], *, num_layers: int, encoder: dict, frame: dict
+    ):
+        if num_layers < 0:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS is {num_layers}: accepts 0, 1, 2, …"
+            )
+        n_levels = len(frame["transformer_in_features"])
+        layers = [DeformableEncoderLayer(n_levels=n_levels, **encoder) for _ in range(num_layers)]
+        super().__init__(input_shape, encoder=DeformableEncoder(layers), light=False, **frame)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict:
+        return {
+            "input_shape": input_shape,
+            "num_layers": cfg.MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS,
+            "encoder": encoder_arguments(cfg),
+            "frame": frame_arguments(cfg),
+        }

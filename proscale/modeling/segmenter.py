@@ -1,0 +1,267 @@
+"""The meta-architecture: images to features, predictions, and losses or results."""
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from proscale.modeling.losses import HungarianMatcher, SetCriterion
+from proscale.modeling.postprocessing import (
+    instance_inference,
+    panoptic_inference,
+    semantic_inference,
+)
+
+
+@META_ARCH_REGISTRY.register()
+class MaskFormer(nn.Module):
+    """Mask classification for semantic, instance and panoptic segmentation.
+
+    Args:
+        backbone: Detectron2 backbone.
+        sem_seg_head: see :class:`~proscale.modeling.head.MaskFormerHead`.
+        criterion: losses of the head's outputs; its ``weight_dict`` weights them.
+        deep_supervision: penalise the auxiliary outputs as well.
+        pixel_mean, pixel_std: of each channel, in the range of the input.
+        size_divisibility: images are padded to a multiple of it; the backbone's own when negative.
+        things: contiguous ids of the classes that are counted.
+        semantic_on, instance_on, panoptic_on: which results inference returns.
+        resize_before_semantic: resize masks to the requested size before the semantic scores are
+            computed rather than after. Always so when other results are on.
+        object_mask_threshold, overlap_threshold: see
+            :func:`~proscale.modeling.postprocessing.panoptic_inference`.
+        max_instances: instances per image.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        sem_seg_head: nn.Module,
+        criterion: nn.Module,
+        deep_supervision: bool,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        size_divisibility: int,
+        things: Collection[int],
+        semantic_on: bool,
+        instance_on: bool,
+        panoptic_on: bool,
+        resize_before_semantic: bool,
+        object_mask_threshold: float,
+        overlap_threshold: float,
+        max_instances: int,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.criterion = criterion
+        self.deep_supervision = deep_supervision
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+        if size_divisibility < 0:
+            size_divisibility = backbone.size_divisibility
+        self.size_divisibility = size_divisibility
+        self.things = frozenset(things)
+        self.semantic_on = semantic_on
+        self.instance_on = instance_on
+        self.panoptic_on = panoptic_on
+        self.resize_first = resize_before_semantic or panoptic_on or instance_on
+        self.object_mask_threshold = object_mask_threshold
+        self.overlap_threshold = overlap_threshold
+        self.max_instances = max_instances
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        backbone = build_backbone(cfg)
+        node = cfg.MODEL.MASK_FORMER
+        return {
+            "backbone": backbone,
+            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
+            "criterion": build_criterion(cfg),
+            "deep_supervision": node.DEEP_SUPERVISION,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "size_divisibility": node.SIZE_DIVISIBILITY,
+            "things": thing_classes(cfg),
+            "semantic_on": node.TEST.SEMANTIC_ON,
+            "instance_on": node.TEST.INSTANCE_ON,
+            "panoptic_on": node.TEST.PANOPTIC_ON,
+            "resize_before_semantic": node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
+            "object_mask_threshold": node.TEST.OBJECT_MASK_THRESHOLD,
+            "overlap_threshold": node.TEST.OVERLAP_THRESHOLD,
+            "max_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.pixel_mean.device
+
+    def forward(
+        self, batched_inputs: list[dict], target_counts: Sequence[int] | None = None
+    ) -> dict[str, Tensor] | list[dict]:
+        """Losses when training, results otherwise.
+
+        Args:
+            batched_inputs: of each image, ``image`` ``(3, H, W)`` in the range of ``pixel_mean``;
+                when training ``instances`` with ``gt_classes`` and ``gt_masks``; otherwise
+                optionally ``height`` and ``width``, the size of the results.
+            target_counts: see :meth:`~proscale.modeling.losses.SetCriterion.forward`.
+
+        Returns:
+            weighted losses by name; or for each image a dict of ``sem_seg`` ``(K, height, width)``,
+            ``panoptic_seg`` (map and segments) and ``instances``, as switched on.
+        """
+        images = [self._normalise(sample["image"]) for sample in batched_inputs]
+        if self.training:
+            return self._losses(images, batched_inputs, target_counts)
+        # Images of different size are not padded to a common one, so that an image's result does
+        # not depend on its batch.
+        results: list[dict] = [{}] * len(images)
+        for indices in self._group_by_padded_size(images):
+            group = ImageList.from_tensors([images[i] for i in indices], self.size_divisibility)
+            outputs = self.sem_seg_head(self.backbone(group.tensor))
+            for index, class_logits, mask_logits in zip(
+                indices, outputs["pred_logits"], outputs["pred_masks"], strict=True
+            ):
+                results[index] = self._results(
+                    class_logits,
+                    mask_logits,
+                    padded_size=tuple(group.tensor.shape[-2:]),
+                    image_size=tuple(images[index].shape[-2:]),
+                    sample=batched_inputs[index],
+                )
+        return results
+
+    def _normalise(self, image: Tensor) -> Tensor:
+        return (image.to(self.device) - self.pixel_mean) / self.pixel_std
+
+    def _group_by_padded_size(self, images: list[Tensor]) -> list[list[int]]:
+        step = max(self.size_divisibility, 1)
+        groups = defaultdict(list)
+        for index, image in enumerate(images):
+            groups[tuple(-(-length // step) for length in image.shape[-2:])].append(index)
+        return list(groups.values())
+
+    def _losses(
+        self, images: list[Tensor], samples: list[dict], target_counts: Sequence[int] | None
+    ) -> dict[str, Tensor]:
+        batch = ImageList.from_tensors(images, self.size_divisibility)
+        outputs = self.sem_seg_head(self.backbone(batch.tensor))
+        if not self.deep_supervision:
+            del outputs["aux_outputs"]
+        targets = [
+            prepare_target(sample["instances"].to(self.device), tuple(batch.tensor.shape[-2:]))
+            for sample in samples
+        ]
+        losses = self.criterion(outputs, targets, target_counts)
+        return {name: loss * self.criterion.weight_dict[name] for name, loss in losses.items()}
+
+    def _results(
+        self,
+        class_logits: Tensor,
+        mask_logits: Tensor,
+        *,
+        padded_size: tuple[int, int],
+        image_size: tuple[int, int],
+        sample: dict,
+    ) -> dict:
+        size = (sample.get("height", image_size[0]), sample.get("width", image_size[1]))
+        mask_logits = F.interpolate(
+            mask_logits[None].float(), size=padded_size, mode="bilinear", align_corners=False
+        )[0]
+        if self.resize_first:
+            mask_logits = sem_seg_postprocess(mask_logits, image_size, *size)
+        result = {}
+        if self.semantic_on:
+            scores = semantic_inference(class_logits, mask_logits)
+            if not self.resize_first:
+                scores = sem_seg_postprocess(scores, image_size, *size)
+            result["sem_seg"] = scores
+        if self.panoptic_on:
+            result["panoptic_seg"] = panoptic_inference(
+                class_logits,
+                mask_logits,
+                things=self.things,
+                score_threshold=self.object_mask_threshold,
+                overlap_threshold=self.overlap_threshold,
+            )
+        if self.instance_on:
+            result["instances"] = instance_inference(
+                class_logits,
+                mask_logits,
+                max_instances=self.max_instances,
+                things=self.things if self.panoptic_on else None,
+            )
+        return result
+
+
+def thing_classes(cfg: CfgNode) -> list[int]:
+    """Contiguous ids of the things of the data set that the model is made for.
+
+    Raises:
+        ValueError: if panoptic results are on and that data set does not tell things from stuff.
+    """
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    metadata = MetadataCatalog.get(names[0]) if names else None
+    ids = getattr(metadata, "thing_dataset_id_to_contiguous_id", None)
+    if ids is None and cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON:
+        raise ValueError(
+            f"MODEL.MASK_FORMER.TEST.PANOPTIC_ON needs a panoptic data set, but DATASETS.TRAIN is "
+            f"{tuple(cfg.DATASETS.TRAIN)}: accepts names registered with "
+            "proscale.data.register_coco_panoptic or built into Detectron2"
+        )
+    return sorted((ids or {}).values())
+
+
+def prepare_target(instances, padded_size: tuple[int, int]) -> dict[str, Tensor]:
+    """Labels and masks of one image, the masks padded to ``padded_size``.
+
+    Args:
+        instances: with ``gt_classes`` ``(N,)`` and ``gt_masks`` ``(N, H, W)``, a tensor or
+            Detectron2's ``BitMasks``.
+        padded_size: of the batch the image is in.
+
+    Returns:
+        ``labels`` ``(N,)`` int64 and ``masks`` ``(N, *padded_size)`` bool.
+    """
+    masks = instances.gt_masks
+    masks = getattr(masks, "tensor", masks).bool()
+    bottom, right = padded_size[0] - masks.shape[1], padded_size[1] - masks.shape[2]
+    return {"labels": instances.gt_classes, "masks": F.pad(masks, (0, right, 0, bottom))}
+
+
+def build_criterion(cfg: CfgNode) -> SetCriterion:
+    """The criterion of ``MODEL.MASK_FORMER``; the loss weights are the matching costs as well."""
+    node = cfg.MODEL.MASK_FORMER
+    weights = {
+        "loss_ce": node.CLASS_WEIGHT,
+        "loss_mask": node.MASK_WEIGHT,
+        "loss_dice": node.DICE_WEIGHT,
+    }
+    matcher = HungarianMatcher(
+        cost_class=node.CLASS_WEIGHT,
+        cost_mask=node.MASK_WEIGHT,
+        cost_dice=node.DICE_WEIGHT,
+        num_points=node.TRAIN_NUM_POINTS,
+    )
+    auxiliary = range(node.DEC_LAYERS - 1)
+    return SetCriterion(
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        matcher=matcher,
+        weight_dict=weights | {f"{k}_{i}": w for i in auxiliary for k, w in weights.items()},
+        eos_coef=node.NO_OBJECT_WEIGHT,
+        losses=("labels", "masks"),
+        num_points=node.TRAIN_NUM_POINTS,
+        oversample_ratio=node.OVERSAMPLE_RATIO,
+        importance_sample_ratio=node.IMPORTANCE_SAMPLE_RATIO,
+    )

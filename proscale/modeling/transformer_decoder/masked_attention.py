@@ -1,0 +1,184 @@
+"""The masked-attention transformer decoder (Mask2Former, §3.2)."""
+
+from collections.abc import Sequence
+
+import fvcore.nn.weight_init as weight_init
+import torch
+from detectron2.config import CfgNode, configurable
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from proscale.modeling.pixel_decoders.frame import NUM_DECODER_LEVELS
+from proscale.modeling.position_encoding import sine_position_encoding
+from proscale.modeling.transformer_decoder.build import TRANSFORMER_DECODER_REGISTRY
+from proscale.modeling.transformer_decoder.layers import (
+    CrossAttentionLayer,
+    FeedForwardLayer,
+    Perceptron,
+    SelfAttentionLayer,
+)
+
+
+@TRANSFORMER_DECODER_REGISTRY.register()
+class MultiScaleMaskedTransformerDecoder(nn.Module):
+    """Learned queries look at the levels in turn, each where its last mask is, and predict.
+
+    Args:
+        in_channels: width of the pixel decoder's levels.
+        num_classes: K, without “no object”.
+        hidden_dim: width C of the queries.
+        num_queries: Q.
+        nheads: attention heads.
+        dim_feedforward: width of the feed-forward networks.
+        num_layers: layers; one more prediction is made.
+        pre_norm: norms before the branches rather than after the sums.
+        mask_dim: channels of the mask features.
+        enforce_input_project: project the levels even where ``in_channels == hidden_dim``.
+
+    Raises:
+        ValueError: naming the configuration key, for values that no model can be built from.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        num_classes: int,
+        hidden_dim: int,
+        num_queries: int,
+        nheads: int,
+        dim_feedforward: int,
+        num_layers: int,
+        pre_norm: bool,
+        mask_dim: int,
+        enforce_input_project: bool,
+    ):
+        super().__init__()
+        if num_layers < 0:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.DEC_LAYERS is {num_layers + 1}: accepts 1 (predictions of the "
+                "learned queries alone), 2, 3, …"
+            )
+        if nheads < 1 or hidden_dim % nheads or hidden_dim % 4:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.HIDDEN_DIM is {hidden_dim}: accepts multiples of 4 and of "
+                f"MODEL.MASK_FORMER.NHEADS, {nheads}"
+            )
+        if num_queries < 1:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES is {num_queries}: accepts 1, 2, 3, …"
+            )
+        self.num_layers = num_layers
+        self.transformer_self_attention_layers = nn.ModuleList(
+            SelfAttentionLayer(hidden_dim, nheads, pre_norm=pre_norm) for _ in range(num_layers)
+        )
+        self.transformer_cross_attention_layers = nn.ModuleList(
+            CrossAttentionLayer(hidden_dim, nheads, pre_norm=pre_norm) for _ in range(num_layers)
+        )
+        self.transformer_ffn_layers = nn.ModuleList(
+            FeedForwardLayer(hidden_dim, dim_feedforward, pre_norm=pre_norm)
+            for _ in range(num_layers)
+        )
+        self.decoder_norm = nn.LayerNorm(hidden_dim)
+        self.query_feat = nn.Embedding(num_queries, hidden_dim)
+        self.query_embed = nn.Embedding(num_queries, hidden_dim)
+        self.level_embed = nn.Embedding(NUM_DECODER_LEVELS, hidden_dim)
+        project = in_channels != hidden_dim or enforce_input_project
+        self.input_proj = nn.ModuleList(
+            _projection(in_channels, hidden_dim) if project else nn.Identity()
+            for _ in range(NUM_DECODER_LEVELS)
+        )
+        self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
+        self.mask_embed = Perceptron(hidden_dim, hidden_dim, hidden_dim, mask_dim)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, in_channels: int) -> dict:
+        node = cfg.MODEL.MASK_FORMER
+        return {
+            "in_channels": in_channels,
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "hidden_dim": node.HIDDEN_DIM,
+            "num_queries": node.NUM_OBJECT_QUERIES,
+            "nheads": node.NHEADS,
+            "dim_feedforward": node.DIM_FEEDFORWARD,
+            # The prediction of the learned queries counts as a layer.
+            "num_layers": node.DEC_LAYERS - 1,
+            "pre_norm": node.PRE_NORM,
+            "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
+            "enforce_input_project": node.ENFORCE_INPUT_PROJ,
+        }
+
+    def forward(self, levels: Sequence[Tensor], mask_features: Tensor) -> dict:
+        """Predict classes and masks.
+
+        Args:
+            levels: three maps ``(B, in_channels, H, W)``, coarse to fine.
+            mask_features: ``(B, mask_dim, H, W)``.
+
+        Returns:
+            ``pred_logits`` ``(B, Q, K + 1)``, “no object” last; ``pred_masks`` ``(B, Q, H, W)``
+            logits; ``aux_outputs``, the same two of every earlier prediction in order.
+        """
+        batch = mask_features.shape[0]
+        shapes = [level.shape[-2:] for level in levels]
+        tokens, positions = self._tokens(levels)
+        query_position = self.query_embed.weight.expand(batch, -1, -1)
+        queries = self.query_feat.weight.expand(batch, -1, -1)
+
+        predictions = [self._predict(queries, mask_features)]
+        for index in range(self.num_layers):
+            level = index % NUM_DECODER_LEVELS
+            queries = self.transformer_cross_attention_layers[index](
+                queries,
+                query_position,
+                tokens[level],
+                positions[level],
+                attention_mask(predictions[-1]["pred_masks"], shapes[level]),
+            )
+            queries = self.transformer_self_attention_layers[index](queries, query_position)
+            queries = self.transformer_ffn_layers[index](queries)
+            predictions.append(self._predict(queries, mask_features))
+        return {**predictions[-1], "aux_outputs": predictions[:-1]}
+
+    def _tokens(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        tokens, positions = [], []
+        for level, project, embedding in zip(
+            levels, self.input_proj, self.level_embed.weight, strict=True
+        ):
+            feature = project(level).flatten(2).transpose(1, 2)
+            tokens.append(feature + embedding)
+            positions.append(
+                sine_position_encoding(*level.shape[-2:], feature.shape[2], device=level.device)
+            )
+        return tokens, positions
+
+    def _predict(self, queries: Tensor, mask_features: Tensor) -> dict[str, Tensor]:
+        queries = self.decoder_norm(queries)
+        embedding = self.mask_embed(queries)
+        return {
+            "pred_logits": self.class_embed(queries),
+            "pred_masks": torch.einsum("bqc,bchw->bqhw", embedding, mask_features),
+        }
+
+
+@torch.no_grad()
+def attention_mask(masks: Tensor, spatial_shape: tuple[int, int]) -> Tensor:
+    """Where each query may look: inside its mask, or everywhere if its mask is empty.
+
+    Args:
+        masks: ``(B, Q, H, W)`` logits.
+        spatial_shape: (h, w) of the level that will be attended.
+
+    Returns:
+        ``(B, Q, h·w)`` bool.
+    """
+    resized = F.interpolate(masks.detach(), spatial_shape, mode="bilinear", align_corners=False)
+    inside = (resized >= 0).flatten(2)
+    return inside | ~inside.any(dim=-1, keepdim=True)
+
+
+def _projection(in_channels: int, hidden_dim: int) -> nn.Conv2d:
+    convolution = nn.Conv2d(in_channels, hidden_dim, kernel_size=1)
+    weight_init.c2_xavier_fill(convolution)
+    return convolution

@@ -1,0 +1,94 @@
+"""Fixtures shared by all tests."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode, get_cfg
+
+from proscale import add_proscale_config
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def sample_coco() -> Path:
+    """The `coco` folder under `$DETECTRON2_DATASETS`, in Detectron2's layout; skips without it."""
+    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).resolve() / "coco"
+    if not (root / "annotations" / "panoptic_val2017.json").is_file():
+        pytest.skip(f"no COCO panoptic images under {root}; point DETECTRON2_DATASETS at them")
+    return root
+
+
+@pytest.fixture(scope="session")
+def fill():
+    """The module `golden/fill.py`: weights and inputs that the golden numbers were made with."""
+    spec = importlib.util.spec_from_file_location("golden_fill", GOLDEN / "fill.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """`golden(name)`: the arrays of a golden file, as tensors, and its `meta`."""
+
+    def load(name: str) -> SimpleNamespace:
+        with np.load(GOLDEN / f"{name}.npz") as file:
+            arrays = {key: torch.from_numpy(file[key]) for key in file.files if key != "meta"}
+            return SimpleNamespace(meta=json.loads(str(file["meta"])), **arrays)
+
+    return load
+
+
+@pytest.fixture
+def cfg() -> CfgNode:
+    """Detectron2's and our keys at their defaults, on the CPU."""
+    cfg = get_cfg()
+    add_proscale_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+@pytest.fixture
+def small_cfg(cfg) -> CfgNode:
+    """A PRO-SCALE model that is small enough for tests, on the built-in COCO panoptic data set."""
+    cfg.MODEL.META_ARCHITECTURE = "MaskFormer"
+    cfg.MODEL.BACKBONE.NAME = "D2SwinTransformer"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.MODEL.SWIN.EMBED_DIM = 16
+    cfg.MODEL.SWIN.DEPTHS = [1, 1, 2, 1]
+    cfg.MODEL.SWIN.NUM_HEADS = [1, 2, 4, 4]
+    cfg.MODEL.SWIN.DROP_PATH_RATE = 0.0
+    cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
+    cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+    head = cfg.MODEL.SEM_SEG_HEAD
+    head.NAME = "MaskFormerHead"
+    head.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    head.NUM_CLASSES = 133
+    head.PIXEL_DECODER_NAME = "PROSCALE"
+    head.TRANSFORMER_ENC_LAYERS = 2
+    head.CONVS_DIM = 64
+    head.MASK_DIM = 48
+    node = cfg.MODEL.MASK_FORMER
+    node.HIDDEN_DIM = 64
+    node.NHEADS = 4
+    node.DIM_FEEDFORWARD = 128
+    node.DEC_LAYERS = 4
+    node.NUM_OBJECT_QUERIES = 30
+    node.DROPOUT = 0.0
+    node.CLASS_WEIGHT, node.MASK_WEIGHT, node.DICE_WEIGHT = 2.0, 5.0, 5.0
+    node.TRAIN_NUM_POINTS = 1024
+    node.TEST.PANOPTIC_ON = True
+    node.TEST.INSTANCE_ON = True
+    node.TEST.OVERLAP_THRESHOLD = 0.8
+    node.TEST.OBJECT_MASK_THRESHOLD = 0.8
+    cfg.MODEL.PROSCALE.PROSCALE_NUM_LAYERS = [1, 1, 1]
+    cfg.DATASETS.TRAIN = ("coco_2017_train_panoptic",)
+    cfg.DATASETS.TEST = ("coco_2017_val_panoptic",)
+    return cfg

@@ -1,0 +1,88 @@
+"""Properties of the masked-attention decoder."""
+
+import pytest
+import torch
+
+from proscale.modeling import build_transformer_decoder
+from proscale.modeling.transformer_decoder.layers import Attention
+from proscale.modeling.transformer_decoder.masked_attention import attention_mask
+
+
+@pytest.fixture
+def build(small_cfg):
+    def build(*overrides):
+        small_cfg.merge_from_list(list(overrides))
+        torch.manual_seed(0)
+        return build_transformer_decoder(small_cfg, small_cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM)
+
+    return build
+
+
+@pytest.fixture
+def features():
+    torch.manual_seed(1)
+    levels = [torch.randn(2, 64, 2**i, 3 * 2**i) for i in range(3)]
+    return levels, torch.randn(2, 48, 8, 24)
+
+
+def test_attention_equals_torch():
+    torch.manual_seed(0)
+    ours, theirs = Attention(32, 4), torch.nn.MultiheadAttention(32, 4, batch_first=True)
+    theirs.load_state_dict(ours.state_dict())
+    query, key, value = torch.randn(2, 5, 32), torch.randn(2, 7, 32), torch.randn(2, 7, 32)
+    look = torch.rand(2, 5, 7) > 0.4
+    look[..., 0] = True
+    expected, _ = theirs(query, key, value, attn_mask=~look.repeat_interleave(4, 0))
+    torch.testing.assert_close(ours(query, key, value, look), expected)
+
+
+def test_empty_mask_looks_everywhere():
+    masks = torch.full((1, 2, 4, 4), -5.0)
+    masks[0, 1, :2, :2] = 5.0
+    look = attention_mask(masks, (2, 2))
+    assert look[0, 0].all()
+    assert look[0, 1].tolist() == [True, False, False, False]
+
+
+def test_one_prediction_more_than_layers(build, features):
+    outputs = build("MODEL.MASK_FORMER.DEC_LAYERS", 4)(*features)
+    assert len(outputs["aux_outputs"]) == 3
+    outputs = build("MODEL.MASK_FORMER.DEC_LAYERS", 1)(*features)
+    assert outputs["aux_outputs"] == []
+    assert outputs["pred_logits"].shape == (2, 30, 134)
+    assert outputs["pred_masks"].shape == (2, 30, 8, 24)
+
+
+def test_pre_norm_moves_the_norms(build, features):
+    post = build()
+    pre = build("MODEL.MASK_FORMER.PRE_NORM", True)
+    pre.load_state_dict(post.state_dict())
+    assert not torch.allclose(post(*features)["pred_logits"], pre(*features)["pred_logits"])
+
+
+def test_projects_levels_of_another_width(build, features, small_cfg):
+    small_cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 96
+    levels = [torch.cat((level, level[:, :32]), 1) for level in features[0]]
+    decoder = build()
+    assert decoder.input_proj[0].weight.shape == (64, 96, 1, 1)
+    assert decoder(levels, features[1])["pred_logits"].isfinite().all()
+
+
+def test_projection_can_be_enforced(build):
+    assert not list(build().input_proj.parameters())
+    assert list(build("MODEL.MASK_FORMER.ENFORCE_INPUT_PROJ", True).input_proj.parameters())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("DEC_LAYERS", 0, "DEC_LAYERS is 0: accepts 1"),
+        ("HIDDEN_DIM", 66, "HIDDEN_DIM is 66: accepts multiples of 4"),
+        ("NHEADS", 5, "HIDDEN_DIM is 64: accepts multiples of 4 and of MODEL.MASK_FORMER.NHEADS"),
+        ("NUM_OBJECT_QUERIES", 0, "NUM_OBJECT_QUERIES is 0: accepts 1"),
+        ("TRANSFORMER_DECODER_NAME", "Standard", "accepts MultiScaleMaskedTransformerDecoder"),
+    ],
+)
+def test_wrong_values_are_refused_by_key(build, key, value, message):
+    with pytest.raises(ValueError, match=message):
+        build(f"MODEL.MASK_FORMER.{key}", value)
