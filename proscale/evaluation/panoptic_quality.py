@@ -1,0 +1,290 @@
+"""Panoptic quality, on arrays alone.
+
+PQ = (sum of IoU over matched pairs) / (TP + FP/2 + FN/2) (Kirillov et al., Panoptic Segmentation,
+CVPR 2019, §4), counted as the COCO panoptic evaluator counts it, void and crowd regions included,
+so that figures can be compared with published ones. Only sums per category are kept: counting an
+image costs one pass over its pixels, memory does not grow with the data set, and shards of a data
+set can be counted apart and merged.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from proscale.data.panoptic_png import VOID
+
+
+@dataclass(frozen=True)
+class CategoryQuality:
+    """Quality of one category. `pq`, `sq`, `rq` are percentages, nan where it never occurred."""
+
+    id: int
+    name: str
+    isthing: bool
+    pq: float
+    sq: float
+    rq: float
+    tp: int
+    fp: int
+    fn: int
+
+    @property
+    def occurs(self) -> bool:
+        """Whether the truth or the predictions held a segment of this category that counts."""
+        return self.tp + self.fp + self.fn > 0
+
+
+@dataclass(frozen=True)
+class MeanQuality:
+    """Percentages averaged over the `num_categories` that occur; nan when none does."""
+
+    pq: float
+    sq: float
+    rq: float
+    num_categories: int
+
+
+@dataclass(frozen=True)
+class PanopticResults:
+    """What `PanopticQuality.results` returns: three means and one entry per category."""
+
+    all: MeanQuality
+    things: MeanQuality
+    stuff: MeanQuality
+    per_category: tuple[CategoryQuality, ...]
+
+    def summary(self) -> dict[str, float]:
+        """The nine headline figures, percent: PQ, SQ, RQ, then `_th` of things, `_st` of stuff."""
+        return {
+            name + suffix: getattr(mean, name.lower())
+            for suffix, mean in (("", self.all), ("_th", self.things), ("_st", self.stuff))
+            for name in ("PQ", "SQ", "RQ")
+        }
+
+
+class PanopticQuality:
+    """Counts matched and unmatched segments per category, image by image.
+
+    A predicted and a true segment of one category match when their IoU exceeds 0.5, which at most
+    one pair per segment can. As in the COCO evaluator,
+
+    - predicted pixels on void truth do not enter the union;
+    - crowd segments match nothing and are never false negatives;
+    - an unmatched prediction is no false positive when more than half of it lies on void and on
+      the crowd segment of its category. An image should have at most one such crowd segment, as
+      COCO has; of several, the one listed last is used.
+
+    Args:
+        categories: COCO category dicts with `id`, `name` and `isthing` (0 or 1).
+
+    Raises:
+        ValueError: two categories share an id.
+    """
+
+    def __init__(self, categories: Sequence[Mapping[str, Any]]) -> None:
+        self.categories = tuple(
+            (int(c["id"]), str(c["name"]), bool(c["isthing"])) for c in categories
+        )
+        self._index = {category_id: i for i, (category_id, _, _) in enumerate(self.categories)}
+        if len(self._index) != len(self.categories):
+            raise ValueError("categories: every id may be given once only")
+        self._iou_sum = np.zeros(len(self.categories), dtype=np.float64)
+        self._tp = np.zeros(len(self.categories), dtype=np.int64)
+        self._fp = np.zeros(len(self.categories), dtype=np.int64)
+        self._fn = np.zeros(len(self.categories), dtype=np.int64)
+
+    def update(
+        self,
+        predicted_map: np.ndarray,
+        predicted_segments: Sequence[Mapping[str, Any]],
+        true_map: np.ndarray,
+        true_segments: Sequence[Mapping[str, Any]],
+        *,
+        image: object = "<unnamed>",
+    ) -> None:
+        """Add one image.
+
+        Nothing is added when an error is raised.
+
+        Args:
+            predicted_map: (H, W) integers, the predicted segment id of each pixel; 0 is void.
+            predicted_segments: COCO `segments_info` dicts: `id`, `category_id`. Every one of them
+                has at least one pixel.
+            true_map: (H, W) integers, the true segment ids; 0 is void.
+            true_segments: `segments_info` dicts: `id`, `category_id`, `iscrowd` (absent means 0).
+                One without any pixel is a false negative. Areas are counted in `true_map`.
+            image: the image's name or id, for error messages.
+
+        Raises:
+            ValueError: the maps are not integer arrays of one (H, W); a map has an id that its
+                segments lack; a predicted segment has no pixel; a segment's id is 0 or given
+                twice; a category is unknown.
+        """
+        if predicted_map.shape != true_map.shape or true_map.ndim != 2:
+            raise ValueError(
+                f"image {image}: the predicted map has shape {predicted_map.shape}, the true map "
+                f"{true_map.shape}; both must have the same (H, W)"
+            )
+        predicted_category = self._category_indices(predicted_segments, f"image {image}, predicted")
+        true_category = self._category_indices(true_segments, f"image {image}, true")
+        is_crowd = np.array([bool(s.get("iscrowd", 0)) for s in true_segments], dtype=bool)
+
+        overlap = _overlaps(
+            true_map,
+            [s["id"] for s in true_segments],
+            predicted_map,
+            [s["id"] for s in predicted_segments],
+            image,
+        )
+        intersection, on_void = overlap[1:, 1:], overlap[0, 1:]
+        true_area, predicted_area = overlap[1:].sum(axis=1), overlap[:, 1:].sum(axis=0)
+        if not predicted_area.all():
+            segment = predicted_segments[int(np.argmin(predicted_area))]["id"]
+            raise ValueError(
+                f"image {image}, predicted segment {segment}: it has no pixel in the map"
+            )
+
+        union = true_area[:, None] + (predicted_area - on_void)[None, :] - intersection
+        same_category = true_category[:, None] == predicted_category[None, :]
+        # 2·intersection > union is IoU > 0.5 in integers.
+        matched = same_category & ~is_crowd[:, None] & (2 * intersection > union)
+        missed = ~is_crowd & ~matched.any(axis=1)
+        excused = on_void + _overlap_with_crowd(
+            intersection, same_category, true_category, is_crowd
+        )
+        spurious = ~matched.any(axis=0) & (2 * excused <= predicted_area)
+
+        rows, columns = np.nonzero(matched)
+        np.add.at(
+            self._iou_sum, true_category[rows], intersection[rows, columns] / union[rows, columns]
+        )
+        np.add.at(self._tp, true_category[rows], 1)
+        np.add.at(self._fp, predicted_category[spurious], 1)
+        np.add.at(self._fn, true_category[missed], 1)
+
+    def merge(self, other: "PanopticQuality") -> None:
+        """Add the counts of `other`, as if its images had been counted here.
+
+        Raises:
+            ValueError: the categories differ.
+        """
+        if self.categories != other.categories:
+            raise ValueError(
+                "only counts over the same categories, in the same order, can be merged"
+            )
+        self._iou_sum += other._iou_sum
+        self._tp += other._tp
+        self._fp += other._fp
+        self._fn += other._fn
+
+    def results(self) -> PanopticResults:
+        """The quality over all images so far, in percent.
+
+        Means are taken over the categories with TP + FP + FN > 0.
+        """
+        denominator = self._tp + 0.5 * self._fp + 0.5 * self._fn
+        with np.errstate(invalid="ignore"):
+            pq = 100 * self._iou_sum / denominator
+            rq = 100 * self._tp / denominator
+        # A category that occurs but never matches has SQ 0.
+        sq = 100 * self._iou_sum / np.maximum(self._tp, 1)
+        sq[denominator == 0] = np.nan
+
+        per_category = tuple(
+            CategoryQuality(
+                id=category_id,
+                name=name,
+                isthing=isthing,
+                pq=float(pq[i]),
+                sq=float(sq[i]),
+                rq=float(rq[i]),
+                tp=int(self._tp[i]),
+                fp=int(self._fp[i]),
+                fn=int(self._fn[i]),
+            )
+            for i, (category_id, name, isthing) in enumerate(self.categories)
+        )
+        return PanopticResults(
+            all=_mean(per_category),
+            things=_mean([c for c in per_category if c.isthing]),
+            stuff=_mean([c for c in per_category if not c.isthing]),
+            per_category=per_category,
+        )
+
+    def _category_indices(self, segments: Sequence[Mapping[str, Any]], where: str) -> np.ndarray:
+        """(N,) positions in `self.categories` of the segments' categories."""
+        for segment in segments:
+            if segment["category_id"] not in self._index:
+                raise ValueError(
+                    f"{where} segment {segment['id']}: unknown category_id "
+                    f"{segment['category_id']}; known are {sorted(self._index)}"
+                )
+        return np.array([self._index[s["category_id"]] for s in segments], dtype=np.int64)
+
+
+def _overlaps(
+    true_map: np.ndarray,
+    true_ids: Sequence[int],
+    predicted_map: np.ndarray,
+    predicted_ids: Sequence[int],
+    image: object,
+) -> np.ndarray:
+    """(1 + T, 1 + P) pixel counts of every pair of segments; row 0 and column 0 are void.
+
+    Segments are connected for the most part, so the pixels are first gathered into runs along the
+    rows in which neither map changes; what follows handles runs instead of pixels.
+    """
+    true_map, predicted_map = true_map.ravel(), predicted_map.ravel()
+    is_start = np.ones(true_map.size, dtype=bool)
+    is_start[1:] = (true_map[1:] != true_map[:-1]) | (predicted_map[1:] != predicted_map[:-1])
+    starts = np.flatnonzero(is_start)
+    lengths = np.diff(starts, append=true_map.size)
+    rows = _positions(true_map[starts], true_ids, f"image {image}, true")
+    columns = _positions(predicted_map[starts], predicted_ids, f"image {image}, predicted")
+    shape = (1 + len(true_ids), 1 + len(predicted_ids))
+    # Float weights add up exactly: the counts stay far below 2**53.
+    counts = np.bincount(rows * shape[1] + columns, weights=lengths, minlength=shape[0] * shape[1])
+    return counts.astype(np.int64).reshape(shape)
+
+
+def _positions(ids: np.ndarray, segment_ids: Sequence[int], where: str) -> np.ndarray:
+    """1 + the position in `segment_ids` of each of `ids` (N,); 0 for void."""
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"{where} map: its dtype is {ids.dtype}; segment ids must be integers")
+    known = np.array([VOID, *segment_ids], dtype=np.int64)
+    order = np.argsort(known)
+    in_order = known[order]
+    repeated = in_order[1:][in_order[1:] == in_order[:-1]]
+    if repeated.size:
+        reason = "0 means void" if repeated[0] == VOID else "the id is given twice"
+        raise ValueError(f"{where} segment {repeated[0]}: {reason}")
+    ids = ids.astype(np.int64)
+    positions = order[np.minimum(np.searchsorted(in_order, ids), len(known) - 1)]
+    unlisted = ids[known[positions] != ids]
+    if unlisted.size:
+        raise ValueError(
+            f"{where} segment {unlisted[0]}: it is in the map but not in segments_info"
+        )
+    return positions
+
+
+def _overlap_with_crowd(
+    intersection: np.ndarray,
+    same_category: np.ndarray,
+    true_category: np.ndarray,
+    is_crowd: np.ndarray,
+) -> np.ndarray:
+    """(P,) pixels of each prediction on the crowd segment of its own category."""
+    last_crowd = {true_category[i]: i for i in np.flatnonzero(is_crowd)}
+    rows = list(last_crowd.values())
+    return (intersection[rows] * same_category[rows]).sum(axis=0)
+
+
+def _mean(categories: Sequence[CategoryQuality]) -> MeanQuality:
+    occurring = [(c.pq, c.sq, c.rq) for c in categories if c.occurs]
+    if not occurring:
+        return MeanQuality(pq=np.nan, sq=np.nan, rq=np.nan, num_categories=0)
+    pq, sq, rq = np.mean(occurring, axis=0).tolist()
+    return MeanQuality(pq=pq, sq=sq, rq=rq, num_categories=len(occurring))

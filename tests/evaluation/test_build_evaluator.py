@@ -1,0 +1,87 @@
+"""Which evaluators a configuration builds."""
+
+import logging
+
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import MetadataCatalog
+
+from proscale import add_proscale_config
+from proscale.evaluation import (
+    CocoPanopticEvaluator,
+    InstanceEvaluator,
+    SemanticEvaluator,
+    build_evaluator,
+)
+
+
+def config(*switches):
+    cfg = get_cfg()
+    add_proscale_config(cfg)
+    for name in ("PANOPTIC_ON", "INSTANCE_ON", "SEMANTIC_ON"):
+        setattr(cfg.MODEL.MASK_FORMER.TEST, name, name in switches)
+    return cfg
+
+
+def kinds(evaluators):
+    return [type(evaluator) for evaluator in evaluators._evaluators]
+
+
+@pytest.fixture
+def with_instances(toy_dataset, tmp_path):
+    path = tmp_path / "instances.json"
+    path.write_text('{"images": [], "annotations": [], "categories": []}')
+    MetadataCatalog.get(toy_dataset.name).json_file = str(path)
+    return toy_dataset
+
+
+@pytest.mark.parametrize(
+    ("switches", "expected"),
+    [
+        (["PANOPTIC_ON"], [CocoPanopticEvaluator]),
+        (["INSTANCE_ON"], [InstanceEvaluator]),
+        (["SEMANTIC_ON"], [SemanticEvaluator]),
+        (
+            ["SEMANTIC_ON", "INSTANCE_ON", "PANOPTIC_ON"],
+            [CocoPanopticEvaluator, InstanceEvaluator, SemanticEvaluator],
+        ),
+    ],
+)
+def test_each_switch_builds_its_evaluator(with_instances, switches, expected):
+    assert kinds(build_evaluator(config(*switches), with_instances.name)) == expected
+
+
+@pytest.mark.parametrize("json_file", [None, "absent.json"])
+def test_instance_on_without_instances_says_so_in_one_line(toy_dataset, caplog, json_file):
+    MetadataCatalog.get(toy_dataset.name).json_file = json_file
+    with caplog.at_level(logging.INFO, logger="proscale"):
+        built = build_evaluator(config("PANOPTIC_ON", "INSTANCE_ON"), toy_dataset.name)
+    assert kinds(built) == [CocoPanopticEvaluator]
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert "AP is not computed" in message and toy_dataset.name in message
+    assert "\n" not in message
+    assert (json_file or "no instances' JSON") in message
+
+
+def test_nothing_to_evaluate(toy_dataset):
+    for switches in ([], ["INSTANCE_ON"]):
+        with pytest.raises(ValueError, match=f"{toy_dataset.name}.*PANOPTIC_ON"):
+            build_evaluator(config(*switches), toy_dataset.name)
+
+
+@pytest.mark.parametrize("evaluator_type", ["lvis", None])
+def test_unknown_evaluator_type(toy_dataset, evaluator_type):
+    MetadataCatalog.get(toy_dataset.name).__dict__["evaluator_type"] = evaluator_type
+    with pytest.raises(
+        ValueError, match=f"{toy_dataset.name}.*{evaluator_type}.*accepted are coco_panoptic_seg"
+    ):
+        build_evaluator(config("PANOPTIC_ON"), toy_dataset.name)
+
+
+def test_files_go_to_the_output_dir(toy_dataset, tmp_path):
+    built = build_evaluator(config("PANOPTIC_ON"), toy_dataset.name, str(tmp_path / "out"))
+    for image_id in (3, 5, 7):
+        built.process([toy_dataset.inputs(image_id)], [toy_dataset.panoptic(image_id)])
+    assert built.evaluate()["panoptic_seg"]["PQ"] == 100.0
+    assert (tmp_path / "out" / "panoptic_seg.json").is_file()
