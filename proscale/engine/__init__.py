@@ -1,0 +1,6 @@
+"""Training and evaluation: configuration, optimiser, schedule, training step, trainer."""
+
+from proscale.engine.setup import ConfigError, check_weights, setup_cfg
+from proscale.engine.trainer import RESULTS_FILE, Trainer
+
+__all__ = ["RESULTS_FILE", "ConfigError", "Trainer", "check_weights", "setup_cfg"]

@@ -1,0 +1,126 @@
+"""Optimisers as Mask2Former trains with them, and the clipping of their gradients.
+
+The backbone learns at a fraction of the learning rate; norms and embeddings do not decay
+(Cheng et al., Masked-attention Mask Transformer, CVPR 2022, §4.1). Parameters of equal settings
+share a group, because PyTorch's multi-tensor optimisers are fast on few, large groups.
+"""
+
+import math
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver.build import maybe_add_gradient_clipping
+from torch import nn
+
+_FULL_MODEL = "full_model"
+_CLIP_TYPES = ("value", "norm", _FULL_MODEL)
+_OPTIMIZERS = {"ADAMW": torch.optim.AdamW, "SGD": torch.optim.SGD}
+_NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.GroupNorm,
+    nn.LayerNorm,
+)
+# Swin's position tables are parameters of other modules; as published they never decay.
+_POSITION_TABLES = ("relative_position_bias_table", "absolute_pos_embed")
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimiser that ``SOLVER.OPTIMIZER`` names, on the groups of ``parameter_groups``.
+
+    With ``CLIP_GRADIENTS.CLIP_TYPE`` value or norm its ``step`` clips every parameter by itself, as
+    Detectron2 does; full_model is left to the training step, see ``full_model_clip_norm``.
+
+    Raises:
+        ValueError: ``SOLVER.OPTIMIZER`` or ``SOLVER.CLIP_GRADIENTS`` has a value not accepted.
+    """
+    solver = cfg.SOLVER
+    if solver.OPTIMIZER not in _OPTIMIZERS:
+        raise ValueError(
+            f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; accepted are {', '.join(_OPTIMIZERS)}"
+        )
+    optimizer_class = _OPTIMIZERS[solver.OPTIMIZER]
+    settings = {"lr": solver.BASE_LR}
+    if optimizer_class is torch.optim.SGD:
+        settings |= {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+    if full_model_clip_norm(cfg) is None:
+        optimizer_class = maybe_add_gradient_clipping(cfg, optimizer_class)
+    return optimizer_class(parameter_groups(cfg, model), **settings)
+
+
+def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
+    """Sort the trainable parameters of ``model`` into groups of equal settings.
+
+    The learning rate is ``SOLVER.BASE_LR``, times ``BACKBONE_MULTIPLIER`` in modules called
+    ``backbone``. The weight decay is ``SOLVER.WEIGHT_DECAY``; ``WEIGHT_DECAY_NORM`` in norms,
+    ``WEIGHT_DECAY_EMBED`` in ``nn.Embedding``, 0 in position tables of Swin. Detectron2's
+    ``BIAS_LR_FACTOR`` and ``WEIGHT_DECAY_BIAS`` apply to parameters called ``bias``.
+
+    Returns:
+        groups with ``params``, ``lr``, ``weight_decay`` and, for debugging, ``param_names`` in the
+        order of ``params``. Every parameter that requires a gradient, shared ones too, is in
+        exactly one.
+    """
+    groups: dict[tuple[float, float], dict] = {}
+    seen: set[nn.Parameter] = set()
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            path = f"{module_name}.{name}" if module_name else name
+            lr, weight_decay = _settings(cfg, module, path)
+            group = groups.setdefault(
+                (lr, weight_decay),
+                {"params": [], "param_names": [], "lr": lr, "weight_decay": weight_decay},
+            )
+            group["params"].append(parameter)
+            group["param_names"].append(path)
+    return list(groups.values())
+
+
+def full_model_clip_norm(cfg: CfgNode) -> float | None:
+    """The bound on the norm of all gradients together; None if they are not clipped that way.
+
+    Raises:
+        ValueError: ``SOLVER.CLIP_GRADIENTS`` has a type or bound not accepted.
+    """
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not clip.ENABLED:
+        return None
+    if clip.CLIP_TYPE not in _CLIP_TYPES:
+        raise ValueError(
+            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; "
+            f"accepted are {', '.join(_CLIP_TYPES)}"
+        )
+    if not (clip.CLIP_VALUE > 0 and math.isfinite(clip.CLIP_VALUE)):
+        raise ValueError(
+            f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE is {clip.CLIP_VALUE}; accepted are numbers above 0 "
+            "(SOLVER.CLIP_GRADIENTS.ENABLED False switches clipping off)"
+        )
+    return float(clip.CLIP_VALUE) if clip.CLIP_TYPE == _FULL_MODEL else None
+
+
+def _settings(cfg: CfgNode, module: nn.Module, path: str) -> tuple[float, float]:
+    """Learning rate and weight decay of the parameter ``path``, which belongs to ``module``."""
+    solver = cfg.SOLVER
+    *module_names, name = path.split(".")
+    lr, weight_decay = solver.BASE_LR, solver.WEIGHT_DECAY
+    if "backbone" in module_names:
+        lr *= solver.BACKBONE_MULTIPLIER
+    if isinstance(module, _NORMS):
+        weight_decay = solver.WEIGHT_DECAY_NORM
+    elif isinstance(module, nn.Embedding):
+        weight_decay = solver.WEIGHT_DECAY_EMBED
+    elif name in _POSITION_TABLES:
+        weight_decay = 0.0
+    if name == "bias":
+        lr *= solver.BIAS_LR_FACTOR
+        if solver.WEIGHT_DECAY_BIAS is not None:
+            weight_decay = solver.WEIGHT_DECAY_BIAS
+    return lr, weight_decay

@@ -1,0 +1,136 @@
+"""From a configuration file and overrides to a complete configuration.
+
+What can be wrong with them is found here, before any model or data is built, and told in one
+sentence that names the file or key.
+"""
+
+import difflib
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from proscale.config import add_proscale_config
+
+
+class ConfigError(ValueError):
+    """A key, value or file of a configuration is wrong; the message is one sentence."""
+
+
+def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
+    """Build the configuration of a command.
+
+    ``MODEL.DEVICE``, where neither the file nor the overrides set it, is cuda if there is CUDA,
+    else cpu, with a warning.
+
+    Args:
+        config_file: YAML file; the empty string takes the defaults.
+        overrides: KEY VALUE pairs in a row, as on the command line.
+
+    Returns:
+        the frozen configuration.
+
+    Raises:
+        ConfigError: an unknown key (the nearest known ones are named), a value of the wrong type, a
+            file that is missing or no YAML, or a device that this machine does not have.
+    """
+    cfg = get_cfg()
+    add_proscale_config(cfg)
+    cfg.MODEL.DEVICE = ""
+    if config_file:
+        _merge_file(cfg, config_file)
+    _merge_overrides(cfg, list(overrides))
+    cfg.MODEL.DEVICE = _choose_device(cfg.MODEL.DEVICE)
+    cfg.freeze()
+    return cfg
+
+
+def check_weights(cfg: CfgNode, *, resume: bool, required: bool) -> None:
+    """Make sure that there are weights to start from.
+
+    Args:
+        cfg: the configuration.
+        resume: whether a checkpoint in ``OUTPUT_DIR`` comes before ``MODEL.WEIGHTS``.
+        required: whether random weights are of no use, as for an evaluation.
+
+    Raises:
+        ConfigError: ``MODEL.WEIGHTS`` is no file, or empty although required.
+    """
+    if resume:
+        if Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file():
+            return
+        logging.getLogger(__name__).warning(
+            "No checkpoint to resume from in OUTPUT_DIR %s: starting from MODEL.WEIGHTS %r",
+            cfg.OUTPUT_DIR,
+            cfg.MODEL.WEIGHTS,
+        )
+    weights = cfg.MODEL.WEIGHTS
+    if not weights:
+        if required:
+            raise ConfigError("MODEL.WEIGHTS is empty; an evaluation needs a checkpoint file")
+    # Other schemes (detectron2://, https://) are Detectron2's to resolve.
+    elif "://" not in weights and not Path(weights).expanduser().is_file():
+        raise ConfigError(f"MODEL.WEIGHTS: there is no file {weights}")
+
+
+def _merge_file(cfg: CfgNode, config_file: str) -> None:
+    if not Path(config_file).is_file():
+        raise ConfigError(f"there is no configuration file {config_file}")
+    try:
+        cfg.merge_from_file(config_file)
+    except KeyError as error:
+        unknown = re.search(r"Non-existent config key: (\S+)", error.args[0])
+        reason = _unknown_key(cfg, unknown[1]) if unknown else error.args[0]
+        raise ConfigError(f"{config_file}: {reason}") from error
+    except (AssertionError, ValueError, OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{config_file}: {error}") from error
+
+
+def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
+    if len(overrides) % 2:
+        raise ConfigError(f"overrides are pairs of KEY VALUE; {overrides[-1]} is left over")
+    keys = set(_keys(cfg))
+    for key in overrides[::2]:
+        if key not in keys:
+            raise ConfigError(_unknown_key(cfg, key))
+    try:
+        cfg.merge_from_list(overrides)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _unknown_key(cfg: CfgNode, key: str) -> str:
+    keys = list(_keys(cfg))
+    name = key.rpartition(".")[2]
+    elsewhere = [known for known in keys if known.rpartition(".")[2] == name]
+    nearest = (elsewhere or difflib.get_close_matches(key, keys))[:3]
+    return f"there is no config key {key}" + (f"; nearest are {', '.join(nearest)}" * bool(nearest))
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    """Full names of all nodes and leaves below ``node``."""
+    for name, value in node.items():
+        yield prefix + name
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{name}.")
+
+
+def _choose_device(wanted: str) -> str:
+    has_cuda = torch.cuda.is_available()
+    if not wanted:
+        if not has_cuda:
+            logging.getLogger(__name__).warning("CUDA is not available: MODEL.DEVICE is cpu")
+        return "cuda" if has_cuda else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise ConfigError(f"MODEL.DEVICE is {wanted!r}; accepted are cpu, cuda, cuda:N") from error
+    if device.type == "cuda" and not has_cuda:
+        raise ConfigError(
+            f"MODEL.DEVICE is {wanted}, but CUDA is not available; set MODEL.DEVICE cpu"
+        )
+    return wanted

@@ -1,0 +1,145 @@
+"""Detectron2's ``DefaultTrainer`` with this project's data, optimiser, step and evaluation.
+
+Hooks (timer, learning rate, checkpoints, evaluation, metrics to the console, ``metrics.json`` and
+TensorBoard) are Detectron2's. The constructor is replaced because Detectron2's chooses the training
+step itself; and training state is written out here because Detectron2 0.6 leaves the optimiser out
+of its checkpoints, later versions do not.
+"""
+
+import os
+import weakref
+from collections.abc import Iterable
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from proscale.data import build_mapper
+from proscale.engine.optimizer import build_optimizer, full_model_clip_norm
+from proscale.engine.precision import resolve_amp_dtype
+from proscale.engine.schedule import build_lr_scheduler
+from proscale.engine.train_loop import TrainLoop
+from proscale.evaluation import build_evaluator
+from proscale.evaluation.results_file import write_results
+
+RESULTS_FILE = "results.json"
+"""In ``OUTPUT_DIR``: {data set: {task: {metric: value}}} of the latest evaluation."""
+
+
+class Trainer(DefaultTrainer):
+    """Trains and evaluates whatever ``cfg`` describes, on the CPU, one GPU or several.
+
+    Resuming restores the iteration, the parameters, the optimiser, the schedule and the loss scale.
+    The order of images and their augmentation start afresh.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Args:
+            cfg: a configuration as ``proscale.engine.setup_cfg`` returns it.
+
+        Raises:
+            ValueError: a ``SOLVER`` key has a value not accepted.
+        """
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        _check_batch_split(cfg)
+        amp_dtype = resolve_amp_dtype(cfg)
+
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        model = create_ddp_model(model, broadcast_buffers=False)
+        self._trainer = TrainLoop(
+            model,
+            self.build_train_loader(cfg),
+            optimizer,
+            amp_dtype=amp_dtype,
+            accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
+            clip_norm=full_model_clip_norm(cfg),
+            norm_type=cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE,
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = DetectionCheckpointer(
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
+        return build_detection_train_loader(cfg, mapper=build_mapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
+        mapper = build_mapper(cfg, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        output_dir = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return build_evaluator(cfg, dataset_name, output_dir)
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
+    ) -> dict:
+        """Evaluate ``model`` on all of ``DATASETS.TEST`` and write ``RESULTS_FILE``.
+
+        The evaluators log tables and write every class's figures to
+        ``OUTPUT_DIR``/inference/(data set).
+
+        Returns:
+            {task: {metric: value}} for one data set, {data set: {task: {metric: value}}} for
+            several; empty on processes other than the main one.
+        """
+        results = super().test(cfg, model, evaluators)
+        if comm.is_main_process() and results:
+            names = cfg.DATASETS.TEST
+            by_dataset = {names[0]: results} if len(names) == 1 else results
+            write_results(cfg.OUTPUT_DIR, RESULTS_FILE, by_dataset)
+        return results
+
+    def state_dict(self) -> dict:
+        """Everything but the parameters that resuming needs."""
+        return {**TrainerBase.state_dict(self), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore ``state_dict``.
+
+        Raises:
+            ValueError: it holds no optimiser state, as files written by Detectron2 0.6's trainer.
+        """
+        if "_trainer" not in state_dict:
+            raise ValueError(
+                f"the last checkpoint in OUTPUT_DIR {self.cfg.OUTPUT_DIR} holds no optimiser state "
+                "to resume from; to start from its weights, leave --resume out and give the file "
+                "as MODEL.WEIGHTS"
+            )
+        TrainerBase.load_state_dict(self, state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+
+
+def _check_batch_split(cfg: CfgNode) -> None:
+    steps, world_size = cfg.SOLVER.ACCUMULATION_STEPS, comm.get_world_size()
+    images = cfg.SOLVER.IMS_PER_BATCH // world_size
+    if not 1 <= steps <= images:
+        raise ValueError(
+            f"SOLVER.ACCUMULATION_STEPS is {steps}; accepted are 1 to {images}, the images per "
+            f"process (SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH}, processes {world_size})"
+        )
