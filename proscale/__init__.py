@@ -3,7 +3,7 @@
 Importing this package registers its models and data sets with Detectron2.
 """
 
-from proscale import modeling
+from proscale import data, modeling
 from proscale.config import add_proscale_config
 
-__all__ = ["add_proscale_config", "modeling"]
+__all__ = ["add_proscale_config", "data", "modeling"]
