@@ -4,6 +4,9 @@ python train_net.py --config-file FILE [--num-gpus N] [--resume] [KEY VALUE ...]
 python train_net.py --config-file FILE --eval-only MODEL.WEIGHTS FILE
 """
 
+import proscale  # noqa: F401  first, because it tells in a sentence what is not installed
+
+# isort: split
 import argparse
 import sys
 
@@ -15,7 +18,6 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-import proscale  # noqa: F401  registers models and data sets
 from proscale.engine import ConfigError, Trainer, check_weights, setup_cfg
 
 

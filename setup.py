@@ -1,0 +1,47 @@
+"""Packaging of proscale.
+
+The ranges say what the code works with; ``requirements.lock`` has the versions it is tested with.
+Detectron2 is not on PyPI under its own name, so it cannot be declared here: `proscale.dependencies`
+checks for it at import, and ``tools/install_detectron2.py`` installs it.
+"""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="proscale",
+    version="0.1.0",
+    description="PRO-SCALE and Mask2Former on Detectron2: efficient universal image segmentation",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["proscale", "proscale.*"]),
+    install_requires=[
+        "fvcore>=0.1.5.post20221221,<0.1.6",
+        "iopath>=0.1.9,<0.1.10",
+        "numpy>=1.24",
+        "opencv-python-headless>=4.6",
+        "pillow>=9.1",
+        "pycocotools>=2.0.6",
+        "scipy>=1.10",
+        "tabulate>=0.9",
+        "tensorboard>=2.12",
+        "termcolor>=2.0",
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "tqdm>=4.64",
+    ],
+    extras_require={
+        "detectron2": [  # what Detectron2 itself imports, besides the above, and its installation
+            "cloudpickle",
+            "hydra-core>=1.1,<1.4",
+            "matplotlib",
+            "omegaconf>=2.1,<2.4",
+            "pip<26.3",  # see PIP_BELOW in tools/install_detectron2.py
+            "setuptools>=64",
+            "wheel",
+            "yacs>=0.1.8",
+        ],
+        "dev": ["pytest>=7", "ruff>=0.9"],
+    },
+    entry_points={"console_scripts": ["proscale = proscale.cli:main"]},
+)
