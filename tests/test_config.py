@@ -1,0 +1,123 @@
+"""Published configuration files load unchanged."""
+
+import pytest
+
+PUBLISHED = """
+MODEL:
+  META_ARCHITECTURE: MaskFormer
+  WEIGHTS: x.pkl
+  PIXEL_MEAN: [123.675, 116.280, 103.530]
+  PIXEL_STD: [58.395, 57.120, 57.375]
+  BACKBONE: {FREEZE_AT: 0, NAME: D2SwinTransformer}
+  RESNETS:
+    DEPTH: 50
+    STEM_TYPE: basic
+    STEM_OUT_CHANNELS: 64
+    STRIDE_IN_1X1: False
+    OUT_FEATURES: [res2, res3, res4, res5]
+    RES5_MULTI_GRID: [1, 1, 1]
+  SWIN:
+    EMBED_DIM: 96
+    DEPTHS: [2, 2, 6, 2]
+    NUM_HEADS: [3, 6, 12, 24]
+    WINDOW_SIZE: 7
+    APE: False
+    DROP_PATH_RATE: 0.3
+    PATCH_NORM: True
+    PRETRAIN_IMG_SIZE: 384
+    OUT_FEATURES: [res2, res3, res4, res5]
+  SEM_SEG_HEAD:
+    NAME: MaskFormerHead
+    IGNORE_VALUE: 255
+    NUM_CLASSES: 133
+    LOSS_WEIGHT: 1.0
+    CONVS_DIM: 256
+    MASK_DIM: 256
+    NORM: GN
+    PIXEL_DECODER_NAME: PROSCALE
+    IN_FEATURES: [res2, res3, res4, res5]
+    DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES: [res3, res4, res5]
+    DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS: 4
+    DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS: 8
+    COMMON_STRIDE: 4
+    TRANSFORMER_ENC_LAYERS: 6
+  PROSCALE:
+    PROSCALE_NUM_LAYERS: [3, 3, 3]
+    MASK_OUTPUT_OPS: maxpool
+    IS_EXCITE_CONV: {excite}
+    EXCITE_TEMP: 0.1
+    RESIDUAL: False
+  MASK_FORMER:
+    TRANSFORMER_DECODER_NAME: MultiScaleMaskedTransformerDecoder
+    TRANSFORMER_IN_FEATURE: multi_scale_pixel_decoder
+    DEEP_SUPERVISION: True
+    NO_OBJECT_WEIGHT: 0.1
+    CLASS_WEIGHT: 2.0
+    MASK_WEIGHT: 5.0
+    DICE_WEIGHT: 5.0
+    HIDDEN_DIM: 256
+    NUM_OBJECT_QUERIES: 100
+    NHEADS: 8
+    DROPOUT: 0.0
+    DIM_FEEDFORWARD: 2048
+    ENC_LAYERS: 0
+    PRE_NORM: False
+    ENFORCE_INPUT_PROJ: False
+    SIZE_DIVISIBILITY: 32
+    DEC_LAYERS: 10
+    TRAIN_NUM_POINTS: 12544
+    OVERSAMPLE_RATIO: 3.0
+    IMPORTANCE_SAMPLE_RATIO: 0.75
+    TEST:
+      SEMANTIC_ON: True
+      INSTANCE_ON: True
+      PANOPTIC_ON: True
+      OVERLAP_THRESHOLD: 0.8
+      OBJECT_MASK_THRESHOLD: 0.8
+      SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE: False
+DATASETS:
+  TRAIN: ("coco_2017_train_panoptic",)
+  TEST: ("coco_2017_val_panoptic_with_sem_seg",)
+SOLVER:
+  IMS_PER_BATCH: 16
+  BASE_LR: 0.0001
+  STEPS: (327778, 355092)
+  MAX_ITER: 368750
+  WARMUP_FACTOR: 1.0
+  WARMUP_ITERS: 10
+  LR_SCHEDULER_NAME: WarmupPolyLR
+  POLY_LR_POWER: 0.9
+  POLY_LR_CONSTANT_ENDING: 0.0
+  WEIGHT_DECAY: 0.05
+  WEIGHT_DECAY_EMBED: 0.0
+  OPTIMIZER: ADAMW
+  BACKBONE_MULTIPLIER: 0.1
+  CLIP_GRADIENTS: {ENABLED: True, CLIP_TYPE: full_model, CLIP_VALUE: 0.01, NORM_TYPE: 2.0}
+  AMP: {ENABLED: True}
+INPUT:
+  IMAGE_SIZE: 1024
+  MIN_SCALE: 0.1
+  MAX_SCALE: 2.0
+  FORMAT: RGB
+  COLOR_AUG_SSD: True
+  SIZE_DIVISIBILITY: 640
+  CROP:
+    ENABLED: True
+    TYPE: absolute
+    SIZE: (640, 640)
+    SINGLE_CATEGORY_MAX_AREA: 1.0
+  DATASET_MAPPER_NAME: coco_panoptic_lsj
+TEST: {EVAL_PERIOD: 5000, DETECTIONS_PER_IMAGE: 100}
+VERSION: 2
+"""
+
+
+@pytest.mark.parametrize("excite", ["True", "False", "None", "null"])
+def test_published_keys_load_unchanged(cfg, tmp_path, excite):
+    file = tmp_path / "published.yaml"
+    file.write_text(PUBLISHED.replace("{excite}", excite))
+    cfg.merge_from_file(str(file))
+    assert cfg.MODEL.PROSCALE.IS_EXCITE_CONV is {"True": True, "False": False}.get(excite)
+    assert cfg.MODEL.PROSCALE.RECALIBRATION == "released"
+    assert cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_DIM_FEEDFORWARD == 1024
+    assert cfg.SOLVER.ACCUMULATION_STEPS == 1
