@@ -98,11 +98,15 @@ class _ProgressLine(EventWriter):
     def __init__(self, max_iter: int):
         self._max_iter = max_iter
         self._start = time.monotonic()
+        self._written = 0
 
     def write(self) -> None:
         storage = get_event_storage()
         # Detectron2 writes once more behind the last iteration.
         done = min(storage.iter + 1, self._max_iter)
+        if done == self._written:
+            return
+        self._written = done
         elapsed = time.monotonic() - self._start
         left = elapsed / done * (self._max_iter - done)
         loss = storage.history("total_loss").median(20)
