@@ -10,6 +10,8 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
+from proscale.ops.deformable_attention import multiply_adds
+
 # What the papers call the encoder: input projections, deformable layers, mask features.
 ENCODER = "sem_seg_head.pixel_decoder"
 
@@ -57,6 +59,7 @@ def count_flops(model: nn.Module, size: tuple[int, int]) -> FlopCount:
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analysis.tracer_warnings("none")
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
+    analysis.set_op_handle("proscale::deformable_attention", _deformable_flops)
     count = FlopCount(
         size=size,
         by_module=dict(analysis.by_module()),
@@ -77,6 +80,11 @@ class _Network(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         outputs = self.sem_seg_head(self.backbone(image))
         return outputs["pred_logits"], outputs["pred_masks"]
+
+
+def _deformable_flops(inputs: list, outputs: list) -> int:
+    value, _, locations, *_ = inputs
+    return multiply_adds(value.type().sizes(), locations.type().sizes())
 
 
 def _attention_flops(inputs: list, outputs: list) -> int:

@@ -1,17 +1,33 @@
-"""Multi-scale deformable attention (Deformable DETR, §4.1): one interface over several backends."""
+"""Multi-scale deformable attention (Deformable DETR, §4.1): one operator over several backends.
 
-from collections.abc import Callable, Sequence
+``proscale::deformable_attention`` is registered with PyTorch, so that autograd, fake tensors
+(``torch.compile``, ``torch.export``) and FLOP counters know it.
+"""
 
+import logging
+from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
+
+import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-from proscale.ops import reference
+from proscale.ops import embedding_bag, reference, triton_backend
 
-_BACKENDS: dict[str, Callable[..., Tensor]] = {"reference": reference.deformable_attention}
+_BACKENDS: dict[str, ModuleType] = {"embedding_bag": embedding_bag, "triton": triton_backend}
+REFERENCE = "reference"
+
+logger = logging.getLogger(__name__)
 
 
 def available_backends() -> tuple[str, ...]:
-    """Names that ``backend`` of :func:`deformable_attention` accepts on this machine."""
-    return tuple(_BACKENDS)
+    """Names that ``backend`` of :func:`deformable_attention` accepts on this machine.
+
+    ``reference`` runs everywhere, ``embedding_bag`` takes tensors on the CPU, ``triton`` on CUDA.
+    """
+    fast = ("embedding_bag", "triton") if triton_backend.is_available() else ("embedding_bag",)
+    return (REFERENCE, *fast)
 
 
 def deformable_attention(
@@ -24,14 +40,16 @@ def deformable_attention(
     """Weighted sum of values sampled bilinearly around each query, over several levels.
 
     A location in ``[0, 1]²`` covers a level's whole map, cells' centres lie at half-integers, and
-    outside the map values are zero.
+    outside the map values are zero. Under autocast values are taken in its number format;
+    locations and weights keep theirs, and sums are made in float32.
 
     Args:
         value: ``(B, S, M, D)``, the levels' tokens one after another, S = ΣH·W.
         spatial_shapes: ``(H, W)`` of each of the L levels, as Python ints.
         sampling_locations: ``(B, N, M, L, P, 2)`` as (x, y).
         attention_weights: ``(B, N, M, L, P)``.
-        backend: one of :func:`available_backends`; chosen by device when None.
+        backend: one of :func:`available_backends`. None takes ``embedding_bag`` on the CPU and
+            ``triton`` on CUDA; where neither can be used, ``reference``, with a warning.
 
     Returns:
         ``(B, N, M·D)`` in the dtype of ``value``; differentiable with respect to all tensors.
@@ -40,11 +58,115 @@ def deformable_attention(
         ValueError: if shapes do not fit together, or the backend is unknown.
     """
     _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
+    device = value.device.type
     if backend is None:
-        backend = "reference"
-    if backend not in _BACKENDS:
-        raise ValueError(f"backend is {backend!r}: accepts {', '.join(_BACKENDS)}")
-    return _BACKENDS[backend](value, spatial_shapes, sampling_locations, attention_weights)
+        backend = _default_backend(device)
+    elif backend not in available_backends():
+        raise ValueError(f"backend is {backend!r}: accepts {', '.join(available_backends())}")
+    if torch.is_autocast_enabled(device) and value.dtype != torch.float64:
+        value = value.to(torch.get_autocast_dtype(device))
+    if backend == REFERENCE:
+        with torch.autocast(device, enabled=False):
+            return reference.deformable_attention(
+                value, spatial_shapes, sampling_locations, attention_weights
+            )
+    sizes = [length for shape in spatial_shapes for length in shape]
+    if torch.jit.is_tracing():  # where sizes are tensors; fvcore counts that way
+        sizes = [int(length) for length in sizes]
+    return _operator(value, sizes, sampling_locations, attention_weights, backend)
+
+
+@cache
+def _default_backend(device: str) -> str:
+    if device in ("cpu", "meta"):
+        backend = "embedding_bag"
+    elif device == "cuda" and triton_backend.is_available():
+        backend = "triton"
+    else:
+        backend = REFERENCE
+        logger.warning(
+            "deformable attention has no fast backend for the device %s here (triton is needed on "
+            "CUDA): computing it with %s, which is slow",
+            device,
+            backend,
+        )
+    logger.info("deformable attention on %s: backend %s", device, backend)
+    return backend
+
+
+@torch.library.custom_op("proscale::deformable_attention", mutates_args=())
+def _operator(
+    value: Tensor,
+    sizes: Sequence[int],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    backend: str,
+) -> Tensor:
+    with torch.autocast(value.device.type, enabled=False):
+        return _BACKENDS[backend].forward(
+            value, _pairs(sizes), sampling_locations, attention_weights
+        )
+
+
+@torch.library.custom_op("proscale::deformable_attention_backward", mutates_args=())
+def _backward_operator(
+    grad_output: Tensor,
+    value: Tensor,
+    sizes: Sequence[int],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.autocast(value.device.type, enabled=False):
+        return _BACKENDS[backend].backward(
+            grad_output, value, _pairs(sizes), sampling_locations, attention_weights
+        )
+
+
+@_operator.register_fake
+def _(value, sizes, sampling_locations, attention_weights, backend):
+    batch, _, heads, width = value.shape
+    return value.new_empty(batch, sampling_locations.shape[1], heads * width)
+
+
+@_backward_operator.register_fake
+def _(grad_output, value, sizes, sampling_locations, attention_weights, backend):
+    return tuple(torch.empty_like(t) for t in (value, sampling_locations, attention_weights))
+
+
+def _setup_context(ctx, inputs, output):
+    value, sizes, sampling_locations, attention_weights, backend = inputs
+    ctx.save_for_backward(value, sampling_locations, attention_weights)
+    ctx.sizes, ctx.backend = sizes, backend
+
+
+def _backward(ctx, grad_output):
+    value, sampling_locations, attention_weights = ctx.saved_tensors
+    grad_value, grad_locations, grad_weights = _backward_operator(
+        grad_output, value, ctx.sizes, sampling_locations, attention_weights, ctx.backend
+    )
+    return grad_value, None, grad_locations, grad_weights, None
+
+
+_operator.register_autograd(_backward, setup_context=_setup_context)
+
+
+def multiply_adds(value_shape: Sequence[int], locations_shape: Sequence[int]) -> int:
+    """Cost of the operator by the shapes of its value and locations: four per sampled number, the
+    cells around it; the sum over points is not counted, as products are nowhere that are no matrix
+    product."""
+    batch, queries, heads, levels, points, _ = locations_shape
+    return 4 * batch * queries * heads * levels * points * value_shape[3]
+
+
+@register_flop_formula(torch.ops.proscale.deformable_attention)
+def _flops(value_shape, sizes, locations_shape, weights_shape, backend, **kwargs) -> int:
+    # PyTorch's counter counts a multiply-add as two.
+    return 2 * multiply_adds(value_shape, locations_shape)
+
+
+def _pairs(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    return list(zip(sizes[::2], sizes[1::2], strict=True))
 
 
 def _check_shapes(

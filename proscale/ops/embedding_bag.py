@@ -1,0 +1,268 @@
+"""Multi-scale deformable attention for the CPU, without a compiler.
+
+Every output is a weighted sum of rows of a table: a query's head gathers four cells for each of its
+L·P points. ``torch.embedding_bag`` computes such sums at the speed of memory; what is left is to
+make the rows' numbers and weights in few passes, over blocks of queries that stay in the cache:
+
+- A cell's bilinear weight along an axis is ``max(0, 1 - distance)``. With the nearer of the two
+  cells clamped so that its neighbour is inside as well, the formula gives weight zero to whatever
+  lies outside, and no cell needs a test.
+- The numbers of the four rows are a linear function of the cell's coordinates: one matrix product.
+
+The gradient of the values is the transposed sparse product, that of the weights a product sampled
+at the same places, and both are taken from libraries (SciPy, ``torch.sparse``).
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from scipy.sparse import csc_array
+from torch import Tensor
+
+# Points per block: its temporaries fit a core's second-level cache.
+BLOCK_POINTS = 96 * 1024
+
+
+def forward(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """See :func:`proscale.ops.deformable_attention`; without autograd."""
+    batch, _, heads, width = value.shape
+    queries = sampling_locations.shape[1]
+    values, locations, weights = _inputs(value, sampling_locations, attention_weights)
+    plan = _plan(tuple(spatial_shapes), heads, weights.shape[4], values.dtype)
+    output = values.new_empty(batch, queries, heads * width)
+    for image in range(batch):
+        table = values[image].reshape(-1, width)
+        for block in _blocks(queries, heads, plan):
+            cells = plan.cells(locations[image, block])
+            attention = weights[image, block].flatten(2)
+            sums, *_ = torch.embedding_bag(
+                table,
+                cells.rows.flatten(),
+                _offsets(len(cells.rows), cells.rows.shape[1]),
+                mode=0,
+                per_sample_weights=cells.row_weights(attention).flatten(),
+            )
+            output[image, block] = sums.view(-1, heads * width)
+    return output.to(value.dtype)
+
+
+def backward(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of :func:`forward` with respect to its three tensors."""
+    batch, tokens, heads, width = value.shape
+    queries = sampling_locations.shape[1]
+    values, locations, weights = _inputs(value, sampling_locations, attention_weights)
+    plan = _plan(tuple(spatial_shapes), heads, weights.shape[4], values.dtype)
+    gradients = grad_output.to(values.dtype).reshape(batch, queries * heads, width).contiguous()
+    grad_value = torch.empty_like(values)
+    grad_locations, grad_weights = torch.empty_like(locations), torch.empty_like(weights)
+    for image in range(batch):
+        table = values[image].reshape(-1, width)
+        rows = torch.empty((queries * heads, plan.corners), dtype=torch.int32)
+        row_weights = values.new_empty(rows.shape)
+        for block in _blocks(queries, heads, plan):
+            bags = slice(block.start * heads, block.stop * heads)
+            cells = plan.cells(locations[image, block])
+            attention = weights[image, block].flatten(2)
+            rows[bags] = cells.rows
+            row_weights[bags] = cells.row_weights(attention)
+            sampled = _sample(cells.rows, gradients[image, bags], table)
+            by_location, by_weight = cells.gradients(attention, sampled)
+            grad_locations[image, block] = by_location.view_as(grad_locations[image, block])
+            grad_weights[image, block] = by_weight.view_as(grad_weights[image, block])
+        grad_value[image] = _scatter(rows, row_weights, gradients[image], len(table)).view(
+            tokens, heads, width
+        )
+    return (
+        grad_value.to(value.dtype),
+        grad_locations.to(sampling_locations.dtype),
+        grad_weights.to(attention_weights.dtype),
+    )
+
+
+class Cells(NamedTuple):
+    """The cells around the points of some queries. R = queries·heads, K = L·P points each."""
+
+    rows: Tensor  #: ``(R, 4K)`` int32, rows of the table: for each point (y, x) of 00, 01, 10, 11
+    distance: Tensor  #: ``(n, M, 2K)`` signed, cells, from the first cell; x and y in turn
+    near: Tensor  #: ``(n, M, K, 2)`` weight of the first cell along x and y
+    far: Tensor  #: ``(n, M, K, 2)`` weight of its neighbour
+    scale: Tensor  #: ``(2K,)`` cells per unit of location
+    single: Tensor | None  #: ``(2K,)`` 0 where a level is one cell long, else 1; None if never
+
+    def row_weights(self, attention: Tensor) -> Tensor:
+        """Bilinear weight times attention, ``(n, M, K)``, of every row: ``(R, 4K)``."""
+        weights = attention.new_empty(*attention.shape, 2, 2)
+        for y, along_y in enumerate((self.near, self.far)):
+            share = attention * along_y[..., 1]
+            for x, along_x in enumerate((self.near, self.far)):
+                torch.mul(share, along_x[..., 0], out=weights[..., y, x])
+        return weights.view(self.rows.shape)
+
+    def gradients(self, attention: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of locations ``(n, M, K, 2)`` and attention ``(n, M, K)``.
+
+        Args:
+            attention: ``(n, M, K)``.
+            sampled: ``(R, 4K)``, gradient of the weight of every row.
+        """
+        corner = sampled.view(*attention.shape, 2, 2)
+        near_slope, far_slope = self._slopes()
+        by_y = [  # at the rows of the first and the second y
+            self._mix(corner[..., y, 0], corner[..., y, 1], self.near, self.far, 0) for y in (0, 1)
+        ]
+        slope_by_y = [
+            self._mix(corner[..., y, 0], corner[..., y, 1], near_slope, far_slope, 0)
+            for y in (0, 1)
+        ]
+        by_attention = self._mix(*by_y, self.near, self.far, 1)
+        by_cell = attention.new_empty(*attention.shape, 2)
+        torch.mul(attention, self._mix(*slope_by_y, self.near, self.far, 1), out=by_cell[..., 0])
+        torch.mul(attention, self._mix(*by_y, near_slope, far_slope, 1), out=by_cell[..., 1])
+        by_location = by_cell.flatten(2).mul_(self.scale)
+        return by_location.view(by_cell.shape), by_attention
+
+    def _slopes(self) -> tuple[Tensor, Tensor]:
+        """Derivatives of ``near`` and ``far`` along x and y; at a cell's centre that of the side
+        where coordinates grow, as ``grid_sample`` has it."""
+        below = [torch.lt(self.distance, bound).view(torch.int8) for bound in (-1, 0, 1, 2)]
+        near, far = (2 * below[i + 1] - below[i] - below[i + 2] for i in (0, 1))
+        far = far.to(self.near.dtype)
+        if self.single is not None:
+            far = far * self.single
+        return near.to(self.near.dtype).view_as(self.near), far.view_as(self.far)
+
+    @staticmethod
+    def _mix(first: Tensor, second: Tensor, near: Tensor, far: Tensor, axis: int) -> Tensor:
+        return (first * near[..., axis]).addcmul_(second, far[..., axis])
+
+
+class Plan(NamedTuple):
+    """What depends on the levels alone; K = L·P points a query and head, x and y in turn."""
+
+    scale: Tensor  #: ``(2K,)`` cells of the level along x and y
+    last: Tensor  #: ``(2K,)`` greatest coordinate of a first cell
+    single: Tensor | None  #: ``(2K,)`` 0 where a level is one cell long, else 1; None if never
+    row_of: Tensor  #: ``(2K + 2, 4K)`` float64: (coordinates, 1, head) to rows of the table
+
+    @property
+    def corners(self) -> int:
+        """4K."""
+        return self.row_of.shape[1]
+
+    def cells(self, locations: Tensor) -> Cells:
+        """``locations``: ``(n, M, L, P, 2)``."""
+        queries, heads = locations.shape[:2]
+        # The coordinates of cells' centres are whole numbers.
+        place = (locations.flatten(2) * self.scale).sub_(0.5)
+        # fmin takes the other number where one is nan: rows stay inside, and nan shows in weights.
+        first = torch.fmin(place.floor(), self.last).clamp_min_(0)
+        coordinates = first.new_empty((queries, heads, len(self.row_of)), dtype=torch.float64)
+        coordinates[..., :-2] = first
+        coordinates[..., -2] = 1
+        coordinates[..., -1] = torch.arange(heads)
+        # In float64 numbers of rows are exact, whatever precision the user allows products of
+        # float32.
+        rows = (coordinates.flatten(0, 1) @ self.row_of).to(torch.int32)
+        distance = place.sub_(first)
+        near = _hat(distance.clone())
+        far = _hat(distance - 1)
+        if self.single is not None:
+            far *= self.single
+        shape = (queries, heads, -1, 2)
+        return Cells(rows, distance, near.view(shape), far.view(shape), self.scale, self.single)
+
+
+def _hat(distance: Tensor) -> Tensor:
+    """``max(0, 1 - |distance|)``, in place."""
+    return distance.abs_().neg_().add_(1).clamp_min_(0)
+
+
+@lru_cache(maxsize=64)
+def _plan(
+    spatial_shapes: tuple[tuple[int, int], ...], heads: int, points: int, dtype: torch.dtype
+) -> Plan:
+    size = torch.tensor([(width, height) for height, width in spatial_shapes])
+    lengths = size.prod(1)
+    start = (lengths.cumsum(0) - lengths).repeat_interleave(points)
+    size = size.repeat_interleave(points, 0)
+    columns = len(size)
+    # A row's number: ((start + y · width + x) · heads + head, for x and y of the four cells.
+    stride = torch.stack((torch.ones(columns, dtype=torch.int64), size[:, 0]), 1) * heads
+    step = stride * (size > 1)
+    corner = torch.stack((torch.zeros_like(step), step), 2)  # (K, axis, near or far)
+    row_of = torch.zeros(columns, 2, columns, 2, 2, dtype=torch.float64)
+    each = torch.arange(columns)
+    row_of[each, :, each] = stride[:, :, None, None].double()
+    constant = (start * heads)[:, None, None] + corner[:, 1, :, None] + corner[:, 0, None, :]
+    row_of = torch.cat(
+        (
+            row_of.view(2 * columns, 4 * columns),
+            constant.view(1, -1).double(),
+            torch.ones(1, 4 * columns, dtype=torch.float64),
+        )
+    )
+    single = None if bool((size > 1).all()) else (size > 1).flatten().to(dtype)
+    last = (size - 2).clamp(min=0)
+    return Plan(size.flatten().to(dtype), last.flatten().to(dtype), single, row_of)
+
+
+@lru_cache(maxsize=64)
+def _offsets(bags: int, length: int) -> Tensor:
+    """First index of each of ``bags`` bags of equal ``length``."""
+    return torch.arange(0, bags * length, length, dtype=torch.int32)
+
+
+def _inputs(
+    value: Tensor, sampling_locations: Tensor, attention_weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All three in float32, or float64 if the values are: the sums gain nothing from less."""
+    dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
+    return value.to(dtype), sampling_locations.to(dtype), attention_weights.to(dtype)
+
+
+def _blocks(queries: int, heads: int, plan: Plan) -> Iterator[slice]:
+    length = max(1, BLOCK_POINTS // (heads * plan.corners // 4))
+    for start in range(0, queries, length):
+        yield slice(start, min(start + length, queries))
+
+
+def _scatter(rows: Tensor, row_weights: Tensor, gradients: Tensor, num_rows: int) -> Tensor:
+    """Add each bag's gradient, weighted, to the rows it gathered: ``(num_rows, D)``."""
+    bags, length = rows.shape
+    pointers = torch.arange(0, bags * length + 1, length, dtype=torch.int32)
+    # Bags are the columns of the transposed product.
+    product = csc_array(
+        (row_weights.flatten().numpy(), rows.flatten().numpy(), pointers.numpy()),
+        shape=(num_rows, bags),
+    )
+    return torch.from_numpy(product @ gradients.numpy())
+
+
+def _sample(rows: Tensor, gradients: Tensor, table: Tensor) -> Tensor:
+    """Product of each bag's gradient with the rows it gathered: ``(bags, length)``."""
+    bags, length = rows.shape
+    pointers = torch.arange(0, bags * length + 1, length, dtype=torch.int32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        places = torch.sparse_csr_tensor(
+            pointers,
+            rows.flatten(),
+            table.new_zeros(rows.numel()),
+            (bags, len(table)),
+            check_invariants=False,
+        )
+    return torch.sparse.sampled_addmm(places, gradients, table.T, beta=0.0).values().view_as(rows)

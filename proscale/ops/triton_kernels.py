@@ -1,0 +1,172 @@
+"""Triton kernels of multi-scale deformable attention: forward and backward.
+
+One program owns one head and a block of queries of one image. Its tile is
+``(BLOCK_N, BLOCK_P, BLOCK_D)``: queries, a level's sampling points, channels. Channels lie next to
+each other in memory, so a bilinear corner is one gather of whole rows, with vector loads; index
+arithmetic happens once per point on ``(BLOCK_N, BLOCK_P)``. Sizes of feature maps are data, not
+constants: images of a new size do not compile anything.
+
+Tensors are contiguous, in the shapes of :func:`proscale.ops.deformable_attention`. ``levels`` is
+``(L, 3)`` int32: height, width and first token of each level. Offsets are int64.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _tile(queries, HEADS: tl.constexpr, BLOCK_N: tl.constexpr):
+    """This program's image and head, its rows of ``(B·N·M)`` and which of them exist."""
+    # Heads vary fastest: the locations and weights of a query lie side by side over heads, and
+    # programs that run together read the same neighbourhood of the maps.
+    program = tl.program_id(0)
+    head = program % HEADS
+    block = program // HEADS
+    blocks = tl.cdiv(queries, BLOCK_N)
+    image = (block // blocks).to(tl.int64)
+    query = (block % blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
+    rows = (image * queries + query) * HEADS + head
+    return image, head, rows, query < queries
+
+
+@triton.jit
+def _cell(position, size, ACCUMULATE: tl.constexpr):
+    """The cell before a position in [0, 1] and the fraction of the way to the next one."""
+    position = position.to(ACCUMULATE) * size - 0.5
+    before = tl.floor(position)
+    return before.to(tl.int32), position - before
+
+
+@triton.jit
+def _corner(row, column, height, width, start, exists):
+    """A corner's token, and whether it lies on the map."""
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    return start + row * width + column, inside & exists
+
+
+@triton.jit
+def _pointers(maps, token, inside, channel, STRIDE: tl.constexpr, DIM: tl.constexpr):
+    """Pointers to tokens' channels, ``(BLOCK_N, BLOCK_P, BLOCK_D)``, and their mask."""
+    pointers = maps + token.to(tl.int64)[:, :, None] * STRIDE + channel[None, None, :]
+    return pointers, inside[:, :, None] & (channel < DIM)[None, None, :]
+
+
+@triton.jit(do_not_specialize=["tokens", "queries"])
+def forward_kernel(
+    output,
+    value,
+    levels,
+    locations,
+    weights,
+    tokens,
+    queries,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    LEVELS: tl.constexpr,
+    POINTS: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """``output`` of ``(B, N, M·D)``, summed in the dtype ``ACCUMULATE``."""
+    image, head, rows, exists = _tile(queries, HEADS, BLOCK_N)
+    point = tl.arange(0, BLOCK_P)
+    channel = tl.arange(0, BLOCK_D)
+    valid = exists[:, None] & (point < POINTS)[None, :]
+    maps = value + image * tokens * (HEADS * DIM) + head * DIM
+
+    # Points are summed once at the end: until then no thread waits for another.
+    total = tl.zeros((BLOCK_N, BLOCK_P, BLOCK_D), dtype=ACCUMULATE)
+    for level in tl.static_range(LEVELS):
+        height = tl.load(levels + 3 * level)
+        width = tl.load(levels + 3 * level + 1)
+        start = tl.load(levels + 3 * level + 2)
+        places = (rows * LEVELS + level)[:, None] * POINTS + point[None, :]
+        x = tl.load(locations + 2 * places, mask=valid, other=0)
+        y = tl.load(locations + 2 * places + 1, mask=valid, other=0)
+        weight = tl.load(weights + places, mask=valid, other=0).to(ACCUMULATE)
+        column, right = _cell(x, width, ACCUMULATE)
+        row, below = _cell(y, height, ACCUMULATE)
+        for down in tl.static_range(2):
+            for along in tl.static_range(2):
+                token, inside = _corner(row + down, column + along, height, width, start, valid)
+                pointers, mask = _pointers(maps, token, inside, channel, HEADS * DIM, DIM)
+                share = weight * (below if down else 1 - below) * (right if along else 1 - right)
+                total += share[:, :, None] * tl.load(pointers, mask=mask, other=0).to(ACCUMULATE)
+
+    places = rows[:, None] * DIM + channel[None, :]
+    mask = exists[:, None] & (channel < DIM)[None, :]
+    tl.store(output + places, tl.sum(total, axis=1).to(output.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["tokens", "queries"])
+def backward_kernel(
+    grad_value,
+    grad_locations,
+    grad_weights,
+    grad_output,
+    value,
+    levels,
+    locations,
+    weights,
+    tokens,
+    queries,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    LEVELS: tl.constexpr,
+    POINTS: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Adds to ``grad_value``, which has the dtype ``ACCUMULATE``; writes the two others."""
+    image, head, rows, exists = _tile(queries, HEADS, BLOCK_N)
+    point = tl.arange(0, BLOCK_P)
+    channel = tl.arange(0, BLOCK_D)
+    valid = exists[:, None] & (point < POINTS)[None, :]
+    offset = image * tokens * (HEADS * DIM) + head * DIM
+
+    places = rows[:, None] * DIM + channel[None, :]
+    mask = exists[:, None] & (channel < DIM)[None, :]
+    grad = tl.load(grad_output + places, mask=mask, other=0).to(ACCUMULATE)[:, None, :]
+    for level in tl.static_range(LEVELS):
+        height = tl.load(levels + 3 * level)
+        width = tl.load(levels + 3 * level + 1)
+        start = tl.load(levels + 3 * level + 2)
+        places = (rows * LEVELS + level)[:, None] * POINTS + point[None, :]
+        x = tl.load(locations + 2 * places, mask=valid, other=0)
+        y = tl.load(locations + 2 * places + 1, mask=valid, other=0)
+        weight = tl.load(weights + places, mask=valid, other=0).to(ACCUMULATE)
+        column, right = _cell(x, width, ACCUMULATE)
+        row, below = _cell(y, height, ACCUMULATE)
+        grad_x = tl.zeros((BLOCK_N, BLOCK_P), dtype=ACCUMULATE)
+        grad_y = tl.zeros((BLOCK_N, BLOCK_P), dtype=ACCUMULATE)
+        grad_weight = tl.zeros((BLOCK_N, BLOCK_P), dtype=ACCUMULATE)
+        for down in tl.static_range(2):
+            for along in tl.static_range(2):
+                token, inside = _corner(row + down, column + along, height, width, start, valid)
+                pointers, mask = _pointers(value + offset, token, inside, channel, HEADS * DIM, DIM)
+                cell = tl.load(pointers, mask=mask, other=0).to(ACCUMULATE)
+                change = tl.sum(cell * grad, axis=2)
+                vertical = below if down else 1 - below
+                horizontal = right if along else 1 - right
+                grad_weight += vertical * horizontal * change
+                grad_x += (vertical if along else -vertical) * change
+                grad_y += (horizontal if down else -horizontal) * change
+        # A second pass over the corners: loads are not moved across atomics, so that those of the
+        # first one are in flight together.
+        for down in tl.static_range(2):
+            for along in tl.static_range(2):
+                token, inside = _corner(row + down, column + along, height, width, start, valid)
+                pointers, mask = _pointers(
+                    grad_value + offset, token, inside, channel, HEADS * DIM, DIM
+                )
+                share = weight * (below if down else 1 - below) * (right if along else 1 - right)
+                tl.atomic_add(pointers, share[:, :, None] * grad, mask=mask, sem="relaxed")
+        dtype = grad_locations.dtype.element_ty
+        tl.store(grad_locations + 2 * places, (width * weight * grad_x).to(dtype), mask=valid)
+        tl.store(grad_locations + 2 * places + 1, (height * weight * grad_y).to(dtype), mask=valid)
+        dtype = grad_weights.dtype.element_ty
+        tl.store(grad_weights + places, grad_weight.to(dtype), mask=valid)
