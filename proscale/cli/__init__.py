@@ -4,10 +4,10 @@ import argparse
 import logging
 import sys
 
-from proscale.cli import demo
+from proscale.cli import benchmark, demo
 from proscale.engine import ConfigError
 
-_COMMANDS = (demo,)
+_COMMANDS = (demo, benchmark)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,0 +1,159 @@
+"""The command, on an operator and models that take milliseconds."""
+
+import json
+
+import pytest
+
+from proscale.cli import main
+from proscale.ops import available_backends
+
+
+@pytest.fixture
+def config_file(small_cfg, tmp_path):
+    """Writes the small model's YAML under a name, with overrides."""
+
+    def write(name, *overrides):
+        cfg = small_cfg.clone()
+        cfg.merge_from_list(list(overrides))
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(cfg.dump())
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def run(tmp_path, capsys, monkeypatch):
+    """Runs the command on the CPU without warm-up; returns what it printed and its JSON.
+
+    Peak memory takes a process of its own, for seconds, and is tested elsewhere.
+    """
+    monkeypatch.setattr("proscale.analysis.model_benchmark.WARMUP", 0)
+    monkeypatch.setattr("proscale.analysis.model_benchmark.can_measure_resident", lambda: True)
+    monkeypatch.setattr(
+        "proscale.analysis.model_benchmark.in_fresh_process", lambda *_: 300 * 2**20
+    )
+    monkeypatch.setattr("proscale.cli.benchmark.fp32_peak", lambda device: 4e11)
+
+    def run(*arguments):
+        file = tmp_path / "figures" / "benchmark.json"
+        subject, *rest = arguments
+        main(["benchmark", subject, "--device", "cpu", "--json", str(file), *rest])
+        return capsys.readouterr().out, json.loads(file.read_text())
+
+    return run
+
+
+def test_operator(run):
+    printed, document = run("operator", "--sizes", "2x3,4x6", "--repeats", "3", "--heads", "2")
+    assert "levels: 2x3, 4x6; heads: 2; width: 32; points: 4; spread: near" in printed
+    assert "speed-up" in printed
+    assert document["settings"]["repeats"] == 3
+    assert document["machine"]["threads"] > 0
+    assert set(document["backends"]) | set(document["refused"]) == set(available_backends())
+    for modes in document["backends"].values():
+        for mode in ("forward", "forward + backward"):
+            lower, upper = modes[mode]["quartiles"]
+            assert lower <= modes[mode]["median"] <= upper
+            assert len(modes[mode]["samples"]) == 3
+
+
+def test_operator_with_other_settings(run):
+    printed, document = run(
+        *("operator", "--sizes", "2x3", "--spread", "far", "--dtype", "bfloat16", "--repeats", "1"),
+        *("--width", "8", "--points", "2", "--backends", "reference"),
+    )
+    assert "spread: far; dtype: bfloat16" in printed
+    assert list(document["backends"]) == ["reference"]
+    assert document["refused"] == {}
+    settings = document["settings"]
+    assert (settings["width"], settings["points"]) == (8, 2)
+
+
+def test_models_in_turns(run, config_file):
+    first = config_file("first.yaml")
+    second = config_file("second.yaml", "MODEL.PROSCALE.PROSCALE_NUM_LAYERS", [2, 2, 2])
+    printed, document = run(
+        *("model", "--config-file", first, second, "--size", "50x70", "--batch", "2"),
+        *("--repeats", "2", "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "12"),
+    )
+    assert "weights: random, MODEL.WEIGHTS is not loaded; size: 50x70; batch: 2" in printed
+    assert "overrides: MODEL.MASK_FORMER.NUM_OBJECT_QUERIES 12" in printed
+    assert "fp32 peak (matrix products, measured in this run): 400 GFLOP/s" in printed
+    assert list(document["models"]) == ["first", "second"]
+    for model in document["models"].values():
+        total = model["times"]["total"]
+        assert len(total["samples"]) == 2
+        assert model["images_per_second"] == pytest.approx(2 / total["median"])
+        network = model["speed"]["network"]
+        parts = [speed for part, speed in model["speed"].items() if part != "network"]
+        assert network["multiply_adds"] == sum(part["multiply_adds"] for part in parts)
+        seconds = sum(
+            model["times"][part]["median"]
+            for part in ("backbone", "pixel decoder", "transformer decoder")
+        )
+        assert network["flops_per_second"] == pytest.approx(
+            2 * 2 * network["multiply_adds"] / seconds
+        )
+        assert network["share_of_fp32_peak"] == pytest.approx(
+            network["flops_per_second"] / document["fp32_peak_flops"]
+        )
+    rows = [line.split("|") for line in printed.splitlines() if "| total" in line]
+    assert [row[1].strip() for row in rows] == ["first", "second"]
+    assert rows[0][5].strip() == "1.00"
+
+
+def test_training_step(run, config_file):
+    printed, document = run(
+        *("model", "--config-file", config_file("small.yaml"), "--size", "64x64"),
+        *("--repeats", "1", "--train", "--dtype", "bfloat16"),
+    )
+    assert "training step" in printed
+    assert "dtype: bfloat16" in printed
+    assert "of fp32 peak" not in printed
+    model = document["models"]["small"]
+    assert {"losses", "backward"} < set(model["times"])
+    assert model["peak_memory_bytes"] > 300 * 2**20
+    assert model["speed"] == {}
+
+
+def test_files_of_the_same_name_keep_their_folders(run, config_file):
+    files = [config_file("a/small.yaml"), config_file("b/small.yaml")]
+    _, document = run("model", "--config-file", *files, "--size", "32x32", "--repeats", "1")
+    assert list(document["models"]) == files
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["operator", "--backends", "reference,warp"], "--backends has warp; accepted are ref"),
+        (["model", "--config-file", "no.yaml"], "there is no configuration file no.yaml"),
+        (["model", "--config-file", "a.yaml", "a.yaml"], "--config-file has a file twice"),
+    ],
+)
+def test_what_cannot_run_is_told_in_a_sentence(arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        main(["benchmark", *arguments])
+
+
+def test_models_that_cannot_be_built_are_told_in_a_sentence(config_file):
+    file = config_file("small.yaml", "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FPN")
+    with pytest.raises(SystemExit, match=r"small\.yaml: MODEL.*DECODER_NAME is"):
+        main(["benchmark", "model", "--config-file", file])
+
+
+def test_missing_cuda_is_told_in_a_sentence(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit, match="--device is cuda, but CUDA is not available"):
+        main(["benchmark", "operator", "--device", "cuda"])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--size", "640"), ("--size", "0x32"), ("--size", "-1x32"), ("--repeats", "0")],
+)
+def test_wrong_numbers_are_refused_by_option(option, value, config_file, capsys):
+    with pytest.raises(SystemExit):
+        main(["benchmark", "model", "--config-file", "any.yaml", f"{option}={value}"])
+    assert f"argument {option}: '{value.split('x')[0]}" in capsys.readouterr().err
