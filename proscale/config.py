@@ -101,6 +101,13 @@ def _add_mask_former(cfg: CfgNode) -> None:
     # Crop and resize masks to the requested size before scores are computed from them. Always done
     # for panoptic and instance results.
     node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
+    # New. Results are made from masks in strips of this size (MiB, float32 masks of all queries in
+    # use); the memory on the way from mask logits to results is a few times that. Small strips stay
+    # in a CPU's cache; a GPU is faster with larger ones, 256 say.
+    node.TEST.STRIP_MEMORY = 8
+    # New. Give every pixel's best class, (H, W), rather than the scores of all K classes, (K, H, W)
+    # float32: for COCO at 4000x6000 pixels 0.2 GB rather than 12.8 GB.
+    node.TEST.SEMANTIC_LABELS_ONLY = False
 
 
 def _add_pixel_decoder(cfg: CfgNode) -> None:

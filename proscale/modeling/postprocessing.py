@@ -1,127 +1,256 @@
 """Results from queries: semantic, panoptic and instance (Mask2Former, §3; MaskFormer, §3.4).
 
-Everywhere ``class_logits`` is ``(Q, K + 1)`` with “no object” last and ``mask_logits`` is
-``(Q, H, W)`` at the size of the result.
+What takes time and memory is masks at the size of the result. So they are made only for the queries
+that some result needs, and strip by strip: each kind of result is a collector that takes from a
+strip what it needs before the next one is made. One pass serves all kinds.
+
+Everywhere ``class_logits`` is ``(Q, K + 1)`` with “no object” last.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
 
 import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
+from torch.nn import functional as F
+
+from proscale.modeling.mask_resize import Size, Sizes, mask_probabilities
 
 
-def semantic_inference(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
+class Collector(Protocol):
+    """One kind of result, in the making."""
+
+    queries: Tensor
+    """``(N,)`` indices of the queries whose masks it takes, distinct and ascending."""
+
+    def add(self, rows: slice, probabilities: Tensor) -> None:
+        """Take these rows of its queries' masks, ``(N, rows, W)``. Not called if N is 0."""
+
+    def result(self) -> Any:
+        """What came of it, once all rows have been added."""
+
+
+@torch.no_grad()
+def collect_results(
+    collectors: Sequence[Collector],
+    mask_logits: Tensor,
+    sizes: Sizes,
+    *,
+    resize_first: bool,
+    strip_bytes: int,
+) -> list[Any]:
+    """The collectors' results; no gradient flows into them.
+
+    Args:
+        mask_logits: ``(Q, h, w)``, of any floating-point type.
+        sizes, resize_first, strip_bytes: see
+            :func:`~proscale.modeling.mask_resize.mask_probabilities`.
+    """
+    active = [collector for collector in collectors if len(collector.queries)]
+    if active:
+        needed = torch.cat([collector.queries for collector in active]).unique()
+        places = [torch.searchsorted(needed, collector.queries) for collector in active]
+        strips = mask_probabilities(
+            mask_logits, needed, sizes, resize_first=resize_first, strip_bytes=strip_bytes
+        )
+        # Autocast would round masks to eight bits before they are compared and added up.
+        with torch.autocast(mask_logits.device.type, enabled=False):
+            for rows, probabilities in strips:
+                for collector, place in zip(active, places, strict=True):
+                    is_all = len(place) == len(needed)  # in the same order, then
+                    collector.add(rows, probabilities if is_all else probabilities[place])
+    return [collector.result() for collector in collectors]
+
+
+class SemanticScores:
     """Score of every class at every pixel: masks weighted by their queries' class probabilities.
 
-    Returns:
-        ``(K, H, W)``, values ≥ 0 (a sum over queries, no probability).
+    The result is ``(K, H, W)`` float32, values ≥ 0 (a sum over queries, no probability).
     """
-    probabilities = class_logits.float().softmax(-1)[:, :-1]
-    return torch.einsum("qc,qhw->chw", probabilities, mask_logits.float().sigmoid())
+
+    def __init__(self, class_logits: Tensor, size: Size):
+        self.weights = _class_probabilities(class_logits).T
+        self.queries = torch.arange(len(class_logits), device=class_logits.device)
+        self.scores = self.weights.new_empty(len(self.weights), *size)
+
+    def add(self, rows: slice, probabilities: Tensor) -> None:
+        width = probabilities.shape[2]
+        pixels = slice(rows.start * width, rows.stop * width)
+        torch.mm(self.weights, probabilities.flatten(1), out=self.scores.flatten(1)[:, pixels])
+
+    def result(self) -> Tensor:
+        return self.scores
 
 
-def panoptic_inference(
-    class_logits: Tensor,
-    mask_logits: Tensor,
-    *,
-    things: Collection[int],
-    score_threshold: float,
-    overlap_threshold: float,
-) -> tuple[Tensor, list[dict]]:
+class SemanticLabels:
+    """The class with the best of :class:`SemanticScores` at every pixel: ``(H, W)`` int64.
+
+    Scores of all classes are held for a strip only.
+    """
+
+    def __init__(self, class_logits: Tensor, size: Size):
+        self.weights = _class_probabilities(class_logits).T
+        self.queries = torch.arange(len(class_logits), device=class_logits.device)
+        self.labels = self.queries.new_empty(size)
+
+    def add(self, rows: slice, probabilities: Tensor) -> None:
+        scores = self.weights @ probabilities.flatten(1)
+        self.labels[rows] = scores.max(0).indices.view(probabilities.shape[1:])
+
+    def result(self) -> Tensor:
+        return self.labels
+
+
+class PanopticMap:
     """Give every pixel to one query, and drop queries that lose most of their mask to others.
+
+    The result is a map ``(H, W)`` int32 of segment ids, 0 where there is none; and for each segment
+    a dict of ``id``, ``isthing`` and ``category_id`` (contiguous).
 
     Args:
         things: classes that are counted; segments of any other class are fused.
         score_threshold: queries scored at or below it are dropped.
         overlap_threshold: a segment is kept if the pixels it wins are at least this share of its
             own mask.
-
-    Returns:
-        ``(H, W)`` int32 segment ids, 0 where there is none; and for each segment a dict of ``id``,
-        ``isthing`` and ``category_id`` (contiguous).
     """
-    scores, labels = class_logits.float().softmax(-1).max(-1)
-    keep = (labels != class_logits.shape[1] - 1) & (scores > score_threshold)
-    masks = mask_logits[keep].float().sigmoid()
-    labels = labels[keep].tolist()
-    panoptic = torch.zeros(mask_logits.shape[-2:], dtype=torch.int32, device=mask_logits.device)
-    if not labels:
-        return panoptic, []
 
-    winner = (scores[keep, None, None] * masks).argmax(0)
-    certain = masks.gather(0, winner[None])[0] >= 0.5
-    won = winner.flatten().bincount(minlength=len(labels)).tolist()
-    covered = winner[certain].bincount(minlength=len(labels)).tolist()
-    own = (masks >= 0.5).flatten(1).sum(1).tolist()
+    def __init__(
+        self,
+        class_logits: Tensor,
+        size: Size,
+        *,
+        things: Collection[int],
+        score_threshold: float,
+        overlap_threshold: float,
+    ):
+        scores, labels = class_logits.float().softmax(-1).max(-1)
+        keep = (labels != class_logits.shape[1] - 1) & (scores > score_threshold)
+        self.queries = keep.nonzero()[:, 0]
+        self.scores = scores[self.queries]
+        self.labels = labels[self.queries]
+        self.things = things
+        self.overlap_threshold = overlap_threshold
+        self.areas = torch.zeros_like(self.queries)
+        # 2 * winner, plus 1 where its own mask has the pixel.
+        self.winners = torch.zeros(size, dtype=torch.int32, device=class_logits.device)
 
-    ids = [0] * len(labels)
-    segments: list[dict] = []
-    fused: dict[int, int] = {}
-    for query, label in enumerate(labels):
-        if not (covered[query] and own[query]) or won[query] / own[query] < overlap_threshold:
-            continue
-        isthing = label in things
-        if isthing or label not in fused:
-            segments.append({"id": len(segments) + 1, "isthing": isthing, "category_id": label})
-            ids[query] = len(segments)
-            if not isthing:
-                fused[label] = len(segments)
-        else:
-            ids[query] = fused[label]
-    lookup = torch.tensor(ids, dtype=torch.int32, device=panoptic.device)
-    return torch.where(certain, lookup[winner], panoptic), segments
+    def add(self, rows: slice, probabilities: Tensor) -> None:
+        winner = (self.scores[:, None, None] * probabilities).max(0).indices
+        certain = probabilities.gather(0, winner[None])[0] >= 0.5
+        self.winners[rows] = 2 * winner + certain
+        self.areas += (probabilities >= 0.5).flatten(1).sum(1)
+
+    def result(self) -> tuple[Tensor, list[dict]]:
+        if not len(self.queries):
+            return self.winners, []
+        pixels = self.winners.flatten().bincount(minlength=2 * len(self.queries)).view(-1, 2)
+        ids, segments = self._segments(
+            self.labels.tolist(),
+            won=pixels.sum(1).tolist(),
+            covered=pixels[:, 1].tolist(),
+            areas=self.areas.tolist(),
+        )
+        # Uncertain pixels belong to no segment.
+        lookup = torch.tensor([[0, id_] for id_ in ids], dtype=torch.int32).flatten()
+        panoptic = lookup.to(self.winners.device).index_select(0, self.winners.flatten())
+        return panoptic.view_as(self.winners), segments
+
+    def _segments(
+        self, labels: list[int], *, won: list[int], covered: list[int], areas: list[int]
+    ) -> tuple[list[int], list[dict]]:
+        """Each query's segment id, 0 if it has none; and the segments."""
+        ids = [0] * len(labels)
+        segments: list[dict] = []
+        fused: dict[int, int] = {}
+        for query, label in enumerate(labels):
+            if not covered[query] or won[query] / areas[query] < self.overlap_threshold:
+                continue
+            isthing = label in self.things
+            if isthing or label not in fused:
+                id_ = len(segments) + 1
+                segments.append({"id": id_, "isthing": isthing, "category_id": label})
+                ids[query] = id_
+                if not isthing:
+                    fused[label] = id_
+            else:
+                ids[query] = fused[label]
+        return ids, segments
 
 
-def instance_inference(
-    class_logits: Tensor,
-    mask_logits: Tensor,
-    *,
-    max_instances: int,
-    things: Collection[int] | None,
-) -> Instances:
+class InstanceSet:
     """The best-scored pairs of query and class, each with the query's mask.
+
+    The result is ``Instances`` of the result's size with ``pred_masks`` ``(N, H, W)`` bool,
+    ``pred_boxes`` around them, ``scores`` (class probability times mean mask probability inside the
+    mask) and ``pred_classes``.
 
     Args:
         max_instances: pairs taken of all Q·K.
         things: classes whose instances are returned; None returns those of any class.
+    """
+
+    def __init__(
+        self,
+        class_logits: Tensor,
+        size: Size,
+        *,
+        max_instances: int,
+        things: Collection[int] | None,
+    ):
+        num_classes = class_logits.shape[1] - 1
+        scores = _class_probabilities(class_logits).flatten()
+        scores, best = scores.topk(min(max_instances, len(scores)), sorted=False)
+        queries, labels = best // num_classes, best % num_classes
+        if things is not None:
+            chosen = torch.isin(labels, labels.new_tensor(sorted(things)))
+            scores, queries, labels = scores[chosen], queries[chosen], labels[chosen]
+        self.scores, self.labels = scores, labels
+        # One query may carry several classes: its mask is looked at once.
+        self.queries, self.pairs = queries.unique(return_inverse=True)
+        self.masks = labels.new_empty(len(labels), *size, dtype=torch.bool)
+        self.areas = torch.zeros_like(self.queries)
+        self.inside = scores.new_zeros(len(self.queries))
+        self.row_peaks = scores.new_zeros(len(self.queries), size[0])
+        self.column_peaks = scores.new_zeros(len(self.queries), size[1])
+
+    def add(self, rows: slice, probabilities: Tensor) -> None:
+        masks = probabilities > 0.5
+        self.masks[:, rows] = masks[self.pairs]
+        self.areas += masks.flatten(1).sum(1)
+        self.inside += F.threshold(probabilities, 0.5, 0).flatten(1).sum(1)
+        self.row_peaks[:, rows] = probabilities.amax(2)
+        self.column_peaks = self.column_peaks.maximum(probabilities.amax(1))
+
+    def result(self) -> Instances:
+        result = Instances(tuple(self.masks.shape[-2:]))
+        boxes = boxes_around(self.row_peaks > 0.5, self.column_peaks > 0.5)
+        quality = self.inside / (self.areas + 1e-6)
+        result.pred_masks = self.masks
+        result.pred_boxes = Boxes(boxes[self.pairs])
+        result.scores = self.scores * quality[self.pairs]
+        result.pred_classes = self.labels
+        return result
+
+
+def boxes_around(rows: Tensor, columns: Tensor) -> Tensor:
+    """Tight boxes of masks.
+
+    Args:
+        rows, columns: ``(N, H)`` and ``(N, W)`` bool, whether the mask has a pixel there.
 
     Returns:
-        ``Instances`` of the result's size with ``pred_masks`` ``(N, H, W)`` bool, ``pred_boxes``
-        around them, ``scores`` (class probability times mean mask probability inside the mask) and
-        ``pred_classes``.
+        ``(N, 4)`` float32 as (x0, y0, x1, y1), the far corner exclusive; zeros for an empty mask.
     """
-    num_classes = class_logits.shape[1] - 1
-    scores = class_logits.float().softmax(-1)[:, :-1].flatten()
-    scores, best = scores.topk(min(max_instances, len(scores)), sorted=False)
-    queries, labels = best // num_classes, best % num_classes
-    if things is not None:
-        chosen = torch.isin(labels, labels.new_tensor(sorted(things)))
-        scores, queries, labels = scores[chosen], queries[chosen], labels[chosen]
-
-    # One query may carry several classes: its mask is looked at once.
-    distinct, inverse = queries.unique(return_inverse=True)
-    logits = mask_logits[distinct].float()
-    masks = logits > 0
-    inside = (logits.sigmoid() * masks).flatten(1).sum(1)
-    quality = inside / (masks.flatten(1).sum(1) + 1e-6)
-
-    result = Instances(tuple(mask_logits.shape[-2:]))
-    result.pred_masks = masks[inverse]
-    result.pred_boxes = Boxes(mask_boxes(masks)[inverse])
-    result.scores = scores * quality[inverse]
-    result.pred_classes = labels
-    return result
+    if not len(rows):
+        return rows.new_zeros((0, 4), dtype=torch.float32)
+    near, far = [], []
+    for occupied in (columns.int(), rows.int()):
+        near.append(occupied.argmax(1))
+        far.append(occupied.shape[1] - occupied.flip(1).argmax(1))
+    return torch.stack((*near, *far), 1).float() * rows.any(1)[:, None]
 
 
-def mask_boxes(masks: Tensor) -> Tensor:
-    """Tight boxes of ``(N, H, W)`` bool masks: ``(N, 4)`` float32 as (x0, y0, x1, y1), the far
-    corner exclusive; zeros for an empty mask."""
-    boxes = masks.new_zeros((len(masks), 4), dtype=torch.float32)
-    for axis, column in ((1, 0), (2, 1)):
-        occupied = masks.any(dim=axis).float()
-        length = occupied.shape[1]
-        if len(masks):
-            boxes[:, column] = occupied.argmax(1)
-            boxes[:, column + 2] = length - occupied.flip(1).argmax(1)
-    return boxes * masks.flatten(1).any(1)[:, None]
+def _class_probabilities(class_logits: Tensor) -> Tensor:
+    """``(Q, K)``: “no object” takes its share, and is left out."""
+    return class_logits.float().softmax(-1)[:, :-1]

@@ -7,16 +7,19 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
-from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.modeling.losses import HungarianMatcher, SetCriterion
+from proscale.modeling.mask_resize import Sizes
 from proscale.modeling.postprocessing import (
-    instance_inference,
-    panoptic_inference,
-    semantic_inference,
+    Collector,
+    InstanceSet,
+    PanopticMap,
+    SemanticLabels,
+    SemanticScores,
+    collect_results,
 )
 
 
@@ -35,9 +38,15 @@ class MaskFormer(nn.Module):
         semantic_on, instance_on, panoptic_on: which results inference returns.
         resize_before_semantic: resize masks to the requested size before the semantic scores are
             computed rather than after. Always so when other results are on.
+        semantic_labels_only: return the best class of every pixel instead of all classes' scores.
         object_mask_threshold, overlap_threshold: see
-            :func:`~proscale.modeling.postprocessing.panoptic_inference`.
+            :class:`~proscale.modeling.postprocessing.PanopticMap`.
         max_instances: instances per image.
+        strip_memory: MiB of masks looked at at a time, see
+            :func:`~proscale.modeling.mask_resize.mask_probabilities`.
+
+    Raises:
+        ValueError: if ``strip_memory`` is not positive.
     """
 
     @configurable
@@ -56,11 +65,17 @@ class MaskFormer(nn.Module):
         instance_on: bool,
         panoptic_on: bool,
         resize_before_semantic: bool,
+        semantic_labels_only: bool,
         object_mask_threshold: float,
         overlap_threshold: float,
         max_instances: int,
+        strip_memory: int,
     ):
         super().__init__()
+        if strip_memory < 1:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.TEST.STRIP_MEMORY is {strip_memory}: accepts 1 (MiB) or more"
+            )
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
@@ -75,9 +90,11 @@ class MaskFormer(nn.Module):
         self.instance_on = instance_on
         self.panoptic_on = panoptic_on
         self.resize_first = resize_before_semantic or panoptic_on or instance_on
+        self.semantic_labels_only = semantic_labels_only
         self.object_mask_threshold = object_mask_threshold
         self.overlap_threshold = overlap_threshold
         self.max_instances = max_instances
+        self.strip_bytes = strip_memory * 2**20
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -96,9 +113,11 @@ class MaskFormer(nn.Module):
             "instance_on": node.TEST.INSTANCE_ON,
             "panoptic_on": node.TEST.PANOPTIC_ON,
             "resize_before_semantic": node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
+            "semantic_labels_only": node.TEST.SEMANTIC_LABELS_ONLY,
             "object_mask_threshold": node.TEST.OBJECT_MASK_THRESHOLD,
             "overlap_threshold": node.TEST.OVERLAP_THRESHOLD,
             "max_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "strip_memory": node.TEST.STRIP_MEMORY,
         }
 
     @property
@@ -118,8 +137,9 @@ class MaskFormer(nn.Module):
             target_counts: see :meth:`~proscale.modeling.losses.SetCriterion.forward`.
 
         Returns:
-            weighted losses by name; or for each image a dict of ``sem_seg`` ``(K, height, width)``,
-            ``panoptic_seg`` (map and segments) and ``instances``, as switched on.
+            weighted losses by name; or for each image a dict of ``sem_seg``, ``panoptic_seg`` (map
+            and segments) and ``instances``, as switched on; see
+            :mod:`~proscale.modeling.postprocessing`.
         """
         images = [self._normalise(sample["image"]) for sample in batched_inputs]
         if self.training:
@@ -176,33 +196,33 @@ class MaskFormer(nn.Module):
         sample: dict,
     ) -> dict:
         size = (sample.get("height", image_size[0]), sample.get("width", image_size[1]))
-        mask_logits = F.interpolate(
-            mask_logits[None].float(), size=padded_size, mode="bilinear", align_corners=False
-        )[0]
-        if self.resize_first:
-            mask_logits = sem_seg_postprocess(mask_logits, image_size, *size)
-        result = {}
+        collectors: dict[str, Collector] = {}
         if self.semantic_on:
-            scores = semantic_inference(class_logits, mask_logits)
-            if not self.resize_first:
-                scores = sem_seg_postprocess(scores, image_size, *size)
-            result["sem_seg"] = scores
+            kind = SemanticLabels if self.semantic_labels_only else SemanticScores
+            collectors["sem_seg"] = kind(class_logits, size)
         if self.panoptic_on:
-            result["panoptic_seg"] = panoptic_inference(
+            collectors["panoptic_seg"] = PanopticMap(
                 class_logits,
-                mask_logits,
+                size,
                 things=self.things,
                 score_threshold=self.object_mask_threshold,
                 overlap_threshold=self.overlap_threshold,
             )
         if self.instance_on:
-            result["instances"] = instance_inference(
+            collectors["instances"] = InstanceSet(
                 class_logits,
-                mask_logits,
+                size,
                 max_instances=self.max_instances,
                 things=self.things if self.panoptic_on else None,
             )
-        return result
+        results = collect_results(
+            list(collectors.values()),
+            mask_logits,
+            Sizes(padded=padded_size, image=image_size, result=size),
+            resize_first=self.resize_first,
+            strip_bytes=self.strip_bytes,
+        )
+        return dict(zip(collectors, results, strict=True))
 
 
 def thing_classes(cfg: CfgNode) -> list[int]:

@@ -1,99 +1,154 @@
-"""Results from queries against literal versions of their definitions."""
+"""Results from queries against their straightforward versions."""
 
 import pytest
 import torch
 
+from proscale.modeling.mask_resize import Sizes
 from proscale.modeling.postprocessing import (
-    instance_inference,
-    mask_boxes,
-    panoptic_inference,
-    semantic_inference,
+    InstanceSet,
+    PanopticMap,
+    SemanticLabels,
+    SemanticScores,
+    boxes_around,
+    collect_results,
 )
 
+CLASSES = 4
 THINGS = {0, 1}
+SIZES = Sizes(padded=(24, 32), image=(20, 29), result=(33, 40))
+STRIPS = {"one strip": 2**20, "many strips": 12 * 40 * 4 * 5, "rows": 1}
 
 
-def predictions(seed, queries=12, classes=4):
+def predictions(seed, queries=12):
     generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(queries, classes + 1, generator=generator) * 4
-    masks = torch.randn(queries, 3, 4, generator=generator) * 3
-    masks = torch.nn.functional.interpolate(masks[None], scale_factor=4, mode="bilinear")[0]
-    return logits, masks
+    logits = torch.randn(queries, CLASSES + 1, generator=generator) * 4
+    return logits, torch.randn(queries, 6, 8, generator=generator) * 3
 
 
-def literal_panoptic(logits, masks, *, score_threshold, overlap_threshold):
-    scores, labels = logits.softmax(-1).max(-1)
-    probabilities = masks.sigmoid()
-    queries = [
-        q
-        for q in range(len(logits))
-        if labels[q] != logits.shape[1] - 1 and scores[q] > score_threshold
-    ]
-    panoptic, segments, fused = torch.zeros(masks.shape[1:], dtype=torch.int32), [], {}
-    if not queries:
-        return panoptic, segments
-    winner = torch.stack([scores[q] * probabilities[q] for q in queries]).argmax(0)
-    for place, q in enumerate(queries):
-        won, own = winner == place, probabilities[q] >= 0.5
-        label = int(labels[q])
-        if not (won & own).any() or won.sum() / own.sum() < overlap_threshold:
-            continue
-        if label not in THINGS and label in fused:
-            panoptic[won & own] = fused[label]
-            continue
-        segments.append({"id": len(segments) + 1, "isthing": label in THINGS, "category_id": label})
-        fused[label] = len(segments)
-        panoptic[won & own] = len(segments)
-    return panoptic, segments
+def collect(collectors, mask_logits, *, resize_first=True, strip_bytes=2**20):
+    return collect_results(
+        collectors, mask_logits, SIZES, resize_first=resize_first, strip_bytes=strip_bytes
+    )
+
+
+def assert_same_instances(found, expected):
+    """`found` are `Instances`, `expected` the oracle's tuples."""
+    order = found.scores.argsort(descending=True)
+    assert len(order) == len(expected)
+    for index, (score, label, mask, box) in zip(order.tolist(), expected, strict=True):
+        assert found.scores[index].item() == pytest.approx(score, abs=1e-5)
+        assert found.pred_classes[index] == label
+        assert torch.equal(found.pred_masks[index], mask)
+        assert found.pred_boxes.tensor[index].tolist() == box
 
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("thresholds", [(0.0, 0.0), (0.5, 0.3), (0.8, 0.8), (1.0, 0.5)])
-def test_panoptic_equals_definition(seed, thresholds):
+def test_panoptic_equals_definition(plain, seed, thresholds):
+    logits, mask_logits = predictions(seed)
     options = dict(zip(("score_threshold", "overlap_threshold"), thresholds, strict=True))
-    expected_map, expected_segments = literal_panoptic(*predictions(seed), **options)
-    found_map, found_segments = panoptic_inference(*predictions(seed), things=THINGS, **options)
+    options["things"] = THINGS
+    masks = plain.mask_probabilities(mask_logits, SIZES, resize_first=True)
+    expected_map, expected_segments = plain.panoptic(logits, masks, **options)
+    collector = PanopticMap(logits, SIZES.result, **options)
+    ((found_map, found_segments),) = collect([collector], mask_logits, strip_bytes=5000)
     assert torch.equal(found_map, expected_map)
+    assert found_map.dtype == torch.int32
     assert found_segments == expected_segments
 
 
-def test_semantic_is_masks_weighted_by_classes():
-    logits, masks = predictions(0)
-    scores = semantic_inference(logits, masks)
-    weights = logits.softmax(-1)[:, :-1]
-    expected = (weights[:, :, None, None] * masks.sigmoid()[:, None]).sum(0)
-    torch.testing.assert_close(scores, expected)
+@pytest.mark.parametrize("resize_first", [True, False])
+def test_semantic_is_masks_weighted_by_classes(plain, resize_first):
+    logits, mask_logits = predictions(0)
+    # The published order: classes are weighed first, scores are resized.
+    masks = plain.resized(mask_logits, SIZES.padded)
+    if resize_first:
+        masks = plain.crop_and_resize(masks, SIZES)
+    expected = plain.semantic(logits, masks.sigmoid())
+    if not resize_first:
+        expected = plain.crop_and_resize(expected, SIZES)
+    (scores,) = collect(
+        [SemanticScores(logits, SIZES.result)], mask_logits, resize_first=resize_first
+    )
+    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_instances_are_the_best_pairs():
-    logits, masks = predictions(0)
-    result = instance_inference(logits, masks, max_instances=9, things=None)
-    pairs = [
-        (p, q, c)
-        for q, row in enumerate(logits.softmax(-1)[:, :-1].tolist())
-        for c, p in enumerate(row)
-    ]
-    expected = []
-    for probability, q, c in sorted(pairs, reverse=True)[:9]:
-        inside = masks[q] > 0
-        quality = masks[q].sigmoid()[inside].sum() / (inside.sum() + 1e-6)
-        expected.append((probability * quality.item(), c, int(inside.sum())))
-    found = zip(result.scores, result.pred_classes, result.pred_masks.sum((1, 2)), strict=True)
-    for (a, b, c), (score, label, area) in zip(
-        sorted(expected), sorted((float(s), int(k), int(n)) for s, k, n in found), strict=True
-    ):
-        assert (score, label, area) == (pytest.approx(a, abs=1e-5), b, c)
+@pytest.mark.parametrize("strip_bytes", STRIPS.values(), ids=STRIPS)
+def test_labels_are_the_best_scores(strip_bytes):
+    logits, mask_logits = predictions(0)
+    scores, labels = collect(
+        [SemanticScores(logits, SIZES.result), SemanticLabels(logits, SIZES.result)],
+        mask_logits,
+        strip_bytes=strip_bytes,
+    )
+    assert torch.equal(labels, scores.argmax(0))
 
 
-def test_instances_of_things_only_and_fewer_than_asked_for():
-    logits, masks = predictions(0)
-    result = instance_inference(logits, masks, max_instances=1000, things=THINGS)
-    assert len(result) == 12 * len(THINGS)
-    assert set(result.pred_classes.tolist()) == THINGS
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("max_instances", "things"), [(9, None), (9, THINGS), (1000, THINGS), (1000, set())]
+)
+def test_instances_are_the_best_pairs(plain, seed, max_instances, things):
+    logits, mask_logits = predictions(seed)
+    options = {"max_instances": max_instances, "things": things}
+    collector = InstanceSet(logits, SIZES.result, **options)
+    (found,) = collect([collector], mask_logits, strip_bytes=5000)
+    masks = plain.mask_probabilities(mask_logits, SIZES, resize_first=True)
+    assert found.image_size == SIZES.result
+    assert found.pred_masks.shape[1:] == SIZES.result
+    assert_same_instances(found, plain.instances(logits, masks, **options))
+
+
+@pytest.mark.parametrize("strip_bytes", STRIPS.values(), ids=STRIPS)
+@pytest.mark.parametrize("with_semantic", [True, False])
+def test_results_made_in_one_pass_are_those_made_alone(strip_bytes, with_semantic):
+    logits, mask_logits = predictions(3)
+
+    def collectors():
+        size = SIZES.result
+        yield PanopticMap(logits, size, things=THINGS, score_threshold=0.7, overlap_threshold=0.3)
+        yield InstanceSet(logits, size, max_instances=7, things=THINGS)
+        if with_semantic:
+            yield SemanticScores(logits, size)
+
+    alone = [collect([collector], mask_logits)[0] for collector in collectors()]
+    together = collect(list(collectors()), mask_logits, strip_bytes=strip_bytes)
+    assert torch.equal(together[0][0], alone[0][0])
+    assert together[0][1] == alone[0][1] != []
+    assert torch.equal(together[1].pred_masks, alone[1].pred_masks)
+    assert torch.equal(together[1].pred_boxes.tensor, alone[1].pred_boxes.tensor)
+    torch.testing.assert_close(together[1].scores, alone[1].scores)
+    for one, other in zip(together[2:], alone[2:], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_masks_that_no_result_needs_are_not_looked_at():
+    logits, mask_logits = predictions(0)
+    options = {"things": THINGS, "score_threshold": 0.8, "overlap_threshold": 0.3}
+    collector = PanopticMap(logits, SIZES.result, **options)
+    assert 0 < len(collector.queries) < len(logits)
+    (expected,) = collect([collector], mask_logits)
+    others = torch.ones(len(logits), dtype=torch.bool)
+    others[collector.queries] = False
+    mask_logits[others] = torch.nan
+    (found,) = collect([PanopticMap(logits, SIZES.result, **options)], mask_logits)
+    assert torch.equal(found[0], expected[0])
+    assert found[1] == expected[1]
+
+
+def test_mixed_precision_does_not_round_results():
+    logits, mask_logits = predictions(0)
+
+    def scores():
+        return collect([SemanticScores(logits, SIZES.result)], mask_logits)[0]
+
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = scores()
+    assert torch.equal(mixed, scores())
 
 
 def test_boxes_are_tight_and_empty_masks_have_none():
     masks = torch.zeros(2, 5, 7, dtype=torch.bool)
     masks[0, 1:4, 2] = masks[0, 2, 2:6] = True
-    assert mask_boxes(masks).tolist() == [[2, 1, 6, 4], [0, 0, 0, 0]]
-    assert mask_boxes(masks[:0]).shape == (0, 4)
+    assert boxes_around(masks.any(2), masks.any(1)).tolist() == [[2, 1, 6, 4], [0, 0, 0, 0]]
+    assert boxes_around(masks[:0].any(2), masks[:0].any(1)).shape == (0, 4)

@@ -7,6 +7,9 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
 
+from proscale.modeling import postprocessing
+from proscale.modeling.mask_resize import mask_probabilities
+
 
 @pytest.fixture
 def model(small_cfg):
@@ -103,6 +106,39 @@ def test_semantic_scores_are_resized_before_or_after_as_configured(model):
     torch.testing.assert_close(*results, rtol=0.2, atol=0.05)
 
 
+def test_labels_only_are_the_best_classes(model, small_cfg):
+    sample = {"image": image(50, 70), "height": 100, "width": 141}
+    scores = infer(model, sample)[0]["sem_seg"]
+    small_cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_LABELS_ONLY = True
+    other = build_model(small_cfg).eval()
+    other.load_state_dict(model.state_dict())
+    labels = infer(other, sample)[0]["sem_seg"]
+    assert labels.shape == (100, 141)
+    assert (labels == scores.argmax(0)).float().mean() > 0.999
+
+
+def test_strips_do_not_change_results(model, small_cfg, monkeypatch):
+    strips = []
+
+    def counted(*args, strip_bytes, **options):
+        for strip in mask_probabilities(*args, strip_bytes=strip_bytes, **options):
+            strips[-1] += 1
+            yield strip
+
+    monkeypatch.setattr(postprocessing, "mask_probabilities", counted)
+    sample = {"image": image(50, 70), "height": 300, "width": 400}
+    results = []
+    for strip_memory in (1, 1024):
+        small_cfg.MODEL.MASK_FORMER.TEST.STRIP_MEMORY = strip_memory
+        other = build_model(small_cfg).eval()
+        other.load_state_dict(model.state_dict())
+        strips.append(0)
+        results.append(infer(other, sample)[0])
+    # 30 queries of 300x400 float32 are 13.7 MiB.
+    assert strips == [15, 1]
+    assert_same_results(*results)
+
+
 @pytest.mark.parametrize("labels", [([3, 80], [1]), ([3, 80], []), ([], [])], ids=str)
 def test_trains_with_any_number_of_targets(model, labels):
     samples = [
@@ -185,6 +221,7 @@ def test_a_few_steps_on_one_image_lower_the_loss(small_cfg):
         (["MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FPN"], "PIXEL_DECODER_NAME is 'FPN'"),
         (["MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "res5"], "multi_scale_pixel_decoder"),
         (["MODEL.MASK_FORMER.ENC_LAYERS", 6], "ENC_LAYERS is 6: accepts 0"),
+        (["MODEL.MASK_FORMER.TEST.STRIP_MEMORY", 0], "TEST.STRIP_MEMORY is 0: accepts 1"),
         (["DATASETS.TRAIN", ("no_such_set",)], "no_such_set.*register_coco_panoptic"),
     ],
 )
