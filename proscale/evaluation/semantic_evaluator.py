@@ -64,8 +64,8 @@ class SemanticEvaluator(DatasetEvaluator):
 
         Args:
             inputs: dicts with `file_name`.
-            outputs: dicts with `sem_seg`: the classes' scores, a tensor (C, H, W) in the size of
-                the truth.
+            outputs: dicts with `sem_seg`, in the size of the truth: the classes' scores, a tensor
+                (C, H, W), or the best class of every pixel, an integer tensor (H, W).
 
         Raises:
             ValueError: a prediction has another number of classes or another size than the truth;
@@ -73,14 +73,16 @@ class SemanticEvaluator(DatasetEvaluator):
         """
         num_classes = len(self._class_names)
         for input_, output in zip(inputs, outputs, strict=True):
-            name, scores = input_["file_name"], output["sem_seg"]
+            name, predicted = input_["file_name"], output["sem_seg"]
             truth = self._truth(name)
-            if tuple(scores.shape) != (num_classes, *truth.shape):
+            if tuple(predicted.shape) not in (truth.shape, (num_classes, *truth.shape)):
                 raise ValueError(
-                    f"image {name}: sem_seg has shape {tuple(scores.shape)}, expected (C, H, W) = "
-                    f"{(num_classes, *truth.shape)}"
+                    f"image {name}: sem_seg has shape {tuple(predicted.shape)}, expected "
+                    f"(C, H, W) = {(num_classes, *truth.shape)} or (H, W) = {truth.shape}"
                 )
-            predicted = scores.argmax(dim=0).cpu().numpy()
+            if predicted.ndim == 3:
+                predicted = predicted.argmax(dim=0)
+            predicted = predicted.cpu().numpy()
             labelled = truth != IGNORE
             self._confusion += np.bincount(
                 truth[labelled] * num_classes + predicted[labelled], minlength=num_classes**2

@@ -62,6 +62,16 @@ def test_figures_worked_out_by_hand(toy_dataset, tmp_path):
     ]
 
 
+def test_labels_count_as_their_scores_do(toy_dataset):
+    labels = np.random.default_rng(0).integers(0, NUM_CLASSES, toy_dataset.classes(5).shape)
+    evaluator = SemanticEvaluator(toy_dataset.name)
+    evaluator.process([toy_dataset.inputs(5)], [scores(labels)])
+    expected = evaluator.evaluate()
+    evaluator.reset()
+    evaluator.process([toy_dataset.inputs(5)], [{"sem_seg": torch.from_numpy(labels)}])
+    assert evaluator.evaluate() == expected
+
+
 def test_without_labelled_pixels_the_figures_are_nan(toy_dataset):
     labelled(toy_dataset, [[255, 255]])
     evaluator = SemanticEvaluator(toy_dataset.name)
