@@ -18,10 +18,12 @@ setup(
     install_requires=[
         "fvcore>=0.1.5.post20221221,<0.1.6",
         "iopath>=0.1.9,<0.1.10",
+        "matplotlib>=3.6",
         "numpy>=1.24",
         "opencv-python-headless>=4.6",
         "pillow>=9.1",
         "pycocotools>=2.0.6",
+        "safetensors>=0.4",
         "scipy>=1.10",
         "tabulate>=0.9",
         "tensorboard>=2.12",
@@ -34,14 +36,20 @@ setup(
         "detectron2": [  # what Detectron2 itself imports, besides the above, and its installation
             "cloudpickle",
             "hydra-core>=1.1,<1.4",
-            "matplotlib",
             "omegaconf>=2.1,<2.4",
             "pip<26.3",  # see PIP_BELOW in tools/install_detectron2.py
             "setuptools>=64",
             "wheel",
             "yacs>=0.1.8",
         ],
-        "dev": ["pytest>=7", "ruff>=0.9"],
+        "cityscapes": ["cityscapesscripts>=2.2"],
+        "dev": [
+            "hypothesis>=6.90",
+            "pytest>=7",
+            "ruff>=0.9",
+            "tomesd>=0.1.3",
+            "transformers>=4.40",
+        ],
     },
     entry_points={"console_scripts": ["proscale = proscale.cli:main"]},
 )
