@@ -16,12 +16,23 @@ def add_proscale_config(cfg: CfgNode) -> None:
     """
     # Published files carry a few DeepLab keys (poly schedule, stem type); they must be known.
     add_deeplab_config(cfg)
+    _add_datasets(cfg)
     _add_input(cfg)
     _add_solver(cfg)
+    _add_test(cfg)
     _add_mask_former(cfg)
     _add_pixel_decoder(cfg)
     _add_proscale(cfg)
     _add_swin(cfg)
+    _add_mit(cfg)
+    _add_segformer(cfg)
+    _add_sliding_window(cfg)
+
+
+def _add_datasets(cfg: CfgNode) -> None:
+    # New. The user's own data sets, a list of blocks; see proscale.data.own_blocks. Where it is not
+    # empty, DATASETS.TRAIN and TEST, the mapper, the results and NUM_CLASSES follow from it.
+    cfg.DATASETS.OWN = []
 
 
 def _add_input(cfg: CfgNode) -> None:
@@ -43,6 +54,8 @@ def _add_solver(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"  # ADAMW | SGD
     # Learning rate of the backbone relative to BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # New. Learning rate of the segmentation head (``sem_seg_head``) relative to BASE_LR.
+    cfg.SOLVER.HEAD_MULTIPLIER = 1.0
     # Weight decay of embeddings (queries, levels, position tables).
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
     # New. Number format of automatic mixed precision: float16 | bfloat16 | auto, which is float16
@@ -51,6 +64,14 @@ def _add_solver(cfg: CfgNode) -> None:
     # New. Every batch of IMS_PER_BATCH images is processed in this many parts whose gradients are
     # summed: the same step in a fraction of the memory.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
+
+
+def _add_test(cfg: CfgNode) -> None:
+    # New. Also compute Boundary AP of instances and the classes' Boundary IoU (Cheng et al. 2021).
+    cfg.TEST.BOUNDARY_IOU = False
+    # New. Write panoptic predictions (PNG and JSON) and instances (JSON) below OUTPUT_DIR as COCO's
+    # test server takes them.
+    cfg.TEST.SAVE_PREDICTIONS = False
 
 
 def _add_mask_former(cfg: CfgNode) -> None:
@@ -166,3 +187,46 @@ def _add_swin(cfg: CfgNode) -> None:
     node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     # Recompute blocks in the backward pass instead of keeping their activations.
     node.USE_CHECKPOINT = False
+
+
+def _add_mit(cfg: CfgNode) -> None:
+    node = cfg.MODEL.MIT = CfgNode()
+    # b0 | b1 | b2 | b3 | b4 | b5; empty builds a model from the next five keys, whose defaults are
+    # those of b0.
+    node.VARIANT = ""
+    # Width of a head; a stage is EMBED_DIM x NUM_HEADS wide.
+    node.EMBED_DIM = 32
+    node.DEPTHS = [2, 2, 2, 2]
+    node.NUM_HEADS = [1, 2, 5, 8]
+    # Reduction of the keys' and values' map to the side, by stage.
+    node.SR_RATIOS = [8, 4, 2, 1]
+    node.MLP_RATIO = 4.0
+    node.DROP_PATH_RATE = 0.1
+    node.NORM_EPS = 1e-6
+    # none (also None, the default, which a string or a list may replace) | bsm_hq | bsm_fast |
+    # n2d_2x2 | a list with a dictionary for each of the four stages, of q_mode, q_r, q_sx, q_sy,
+    # q_s and kv_mode, kv_r, kv_sx, kv_sy, kv_s: see parse_token_merging in
+    # proscale/modeling/backbones/token_merging_config.py.
+    node.TOKEN_MERGING = None
+    # Successive blocks of a stage that share the bsm matching of the first; 1 matches anew in each.
+    node.MATCHING_REUSE = 1
+    # Halve the images (nearest) before the first stage; strides are then 8 to 64.
+    node.DOWNSAMPLE = False
+
+
+def _add_segformer(cfg: CfgNode) -> None:
+    node = cfg.MODEL.SEM_SEG_HEAD
+    # New. Projections of SegFormerHead: openmmlab (convolution, norm, ReLU) | nvidia (linear).
+    # CONVS_DIM is its width, NORM its norm: BN | SyncBN.
+    node.SEGFORMER_FORM = "openmmlab"
+    # New. Probability with which SegFormerHead drops a channel before its classifier.
+    node.SEGFORMER_DROPOUT = 0.1
+
+
+def _add_sliding_window(cfg: CfgNode) -> None:
+    # New. Semantic evaluation by windows of CROP_SIZE every STRIDE (height, width; pixels of the
+    # resized image), the mean of what overlaps. Images smaller than a window are seen whole.
+    node = cfg.TEST.SLIDING_WINDOW = CfgNode()
+    node.ENABLED = False
+    node.CROP_SIZE = [1024, 1024]
+    node.STRIDE = [768, 768]

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +11,12 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 
 from proscale import add_proscale_config
+from proscale.data.panoptic_png import read_panoptic_png
+from proscale.data.shapes import coco_categories, generate
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -23,6 +28,15 @@ def sample_coco() -> Path:
     if not (root / "annotations" / "panoptic_val2017.json").is_file():
         pytest.skip(f"no COCO panoptic images under {root}; point DETECTRON2_DATASETS at them")
     return root
+
+
+@pytest.fixture
+def restored_catalogs() -> Iterator[None]:
+    """Data sets registered in a test, anew or for the first time, are as before afterwards."""
+    saved = [(catalog, dict(catalog.data)) for catalog in (DatasetCatalog, MetadataCatalog)]
+    yield
+    for catalog, content in saved:
+        catalog.data = content
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +58,62 @@ def golden():
             return SimpleNamespace(meta=json.loads(str(file["meta"])), **arrays)
 
     return load
+
+
+@pytest.fixture
+def own_data(tmp_path) -> Path:
+    """The folder of a few generated images of 64×64 pixels, as a user may bring them.
+
+    For the splits ``train`` (3 images) and ``val`` (2): panoptic and instance annotations in COCO's
+    formats, see ``proscale.data.shapes``, and label images in ``labels_{train,val}``. What is
+    registered in the test is forgotten afterwards.
+    """
+    root = generate(tmp_path / "own", num_train=3, num_val=2, image_size=64)
+    labels = {category["id"]: index for index, category in enumerate(coco_categories())}
+    for split in ("train", "val"):
+        content = json.loads((root / "annotations" / f"panoptic_{split}.json").read_text())
+        (root / f"labels_{split}").mkdir()
+        for annotation in content["annotations"]:
+            ids = read_panoptic_png(root / f"panoptic_{split}" / annotation["file_name"])
+            classes = np.full(ids.shape, 255, np.uint8)
+            for segment in annotation["segments_info"]:
+                classes[ids == segment["id"]] = labels[segment["category_id"]]
+            Image.fromarray(classes).save(root / f"labels_{split}" / annotation["file_name"])
+    before = set(DatasetCatalog.list())
+    yield root
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def own_block(own_data):
+    """Returns a function: task → the block of ``DATASETS.OWN`` for ``own_data``."""
+    splits = {
+        "panoptic": {
+            "IMAGES": "{split}",
+            "ANNOTATIONS": "annotations/panoptic_{split}.json",
+            "MASKS": "panoptic_{split}",
+        },
+        "instance": {
+            "IMAGES": "{split}",
+            "ANNOTATIONS": "annotations/instances_{split}.json",
+        },
+        "semantic": {"IMAGES": "{split}", "MASKS": "labels_{split}"},
+    }
+
+    def make(task: str) -> dict:
+        return {
+            "NAME": f"own_{task}",
+            "TASK": task,
+            "ROOT": str(own_data),
+            **{
+                key: {name: path.format(split=key.lower()) for name, path in splits[task].items()}
+                for key in ("TRAIN", "VAL")
+            },
+        }
+
+    return make
 
 
 @pytest.fixture
@@ -91,4 +161,21 @@ def small_cfg(cfg) -> CfgNode:
     cfg.MODEL.PROSCALE.PROSCALE_NUM_LAYERS = [1, 1, 1]
     cfg.DATASETS.TRAIN = ("coco_2017_train_panoptic",)
     cfg.DATASETS.TEST = ("coco_2017_val_panoptic",)
+    return cfg
+
+
+@pytest.fixture
+def small_segformer_cfg(cfg) -> CfgNode:
+    """A SegFormer that is small enough for tests, with 19 classes."""
+    cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+    cfg.MODEL.BACKBONE.NAME = "MixVisionTransformer"
+    cfg.MODEL.MIT.EMBED_DIM = 8
+    cfg.MODEL.MIT.DEPTHS = [1, 2, 1, 1]
+    cfg.MODEL.MIT.NUM_HEADS = [1, 2, 3, 4]
+    head = cfg.MODEL.SEM_SEG_HEAD
+    head.NAME = "SegFormerHead"
+    head.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    head.NUM_CLASSES = 19
+    head.CONVS_DIM = 16
+    head.NORM = "BN"
     return cfg

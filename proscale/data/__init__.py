@@ -1,9 +1,13 @@
 """Data sets and what becomes of their entries: registration, mappers, and the demo's generator.
 
-Importing this package registers COCO's additional names and the demo's with Detectron2.
+Importing this package registers the names of COCO, ADE20K, Cityscapes and Mapillary Vistas that
+Detectron2 lacks or reads otherwise, and the demo's.
 """
 
+from proscale.data.ade20k import register_ade20k
+from proscale.data.cityscapes import register_cityscapes
 from proscale.data.coco import register_coco
+from proscale.data.mapillary import register_mapillary
 from proscale.data.mappers import MAPPERS, build_mapper
 from proscale.data.registration import register_coco_panoptic
 from proscale.data.shapes import register_shapes
@@ -11,4 +15,7 @@ from proscale.data.shapes import register_shapes
 __all__ = ["MAPPERS", "build_mapper", "register_coco_panoptic"]
 
 register_coco()
+register_ade20k()
+register_cityscapes()
+register_mapillary()
 register_shapes()

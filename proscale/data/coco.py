@@ -1,33 +1,67 @@
 """Names of COCO data sets beyond those that Detectron2 registers.
 
-Detectron2 registers ``coco_2017_train_panoptic`` and ``coco_2017_val_panoptic`` below the folder
-that ``$DETECTRON2_DATASETS`` names when it is imported. The names here share their files.
+Detectron2 registers ``coco_2017_{train,val}`` (instances) and ``coco_2017_{train,val}_panoptic``.
+The names here share their files, or have what ``proscale prepare`` makes of them.
 """
 
-from detectron2.data import MetadataCatalog
+from pathlib import Path
 
+from proscale.data.builtin import data_root, detectron2_metadata, register_builtin
 from proscale.data.registration import register
+from proscale.data.semantic_folders import load_semantic_folders, semantic_metadata
 
 # Photographs of 640×480 pixels with few and large segments, things and stuff, and without crowds:
 # small enough a task for a model to learn it by heart on a CPU.
 _EIGHT_TRAIN_IMAGES = (9, 144, 194, 387, 443, 450, 508, 510)
 
 
-def register_coco() -> None:
+def register_coco(root: Path | None = None) -> None:
     """Register the names.
 
-    - ``coco_2017_val_panoptic_with_sem_seg``: the validation split under the name that
+    - ``coco_2017_{train,val}_panoptic_with_sem_seg``: the panoptic splits under the names that
       Mask2Former's configuration files test on. Semantic truth needs no files of its own: it
       follows from the panoptic PNG files.
     - ``coco_2017_train_panoptic_8``: eight images of the training split.
+    - ``coco_2017_{train,val}_sem_seg``: label images of the 133 panoptic classes, things included.
+    - ``coco_2017_{train,val}_panoptic_stuffonly``: Detectron2's, label images of the 53 stuff
+      classes and “things”; from here on their entries are found as those of the others are.
+
+    Args:
+        root: the folder that has ``coco``; ``data_root()`` when None.
     """
-    _register_as("coco_2017_val_panoptic_with_sem_seg", "coco_2017_val_panoptic")
-    _register_as(
-        "coco_2017_train_panoptic_8", "coco_2017_train_panoptic", image_ids=_EIGHT_TRAIN_IMAGES
+    root = (root or data_root()) / "coco"
+    for split in ("train", "val"):
+        panoptic = detectron2_metadata(f"coco_2017_{split}_panoptic")
+        register(f"coco_2017_{split}_panoptic_with_sem_seg", panoptic)
+        image_root = root / f"{split}2017"
+        register_builtin(
+            f"coco_2017_{split}_sem_seg",
+            load_semantic_folders,
+            semantic_metadata(
+                panoptic["stuff_classes"],
+                image_root=image_root,
+                mask_root=root / f"panoptic_semseg_{split}2017",
+                image_suffix=".jpg",
+                colors=panoptic["stuff_colors"],
+            ),
+            preparation="coco-semantic",
+        )
+        stuff = detectron2_metadata(f"coco_2017_{split}_panoptic_stuffonly")
+        folders = semantic_metadata(
+            stuff["stuff_classes"],
+            image_root=image_root,
+            mask_root=root / f"panoptic_stuff_{split}2017",
+            image_suffix=".jpg",
+            colors=stuff["stuff_colors"],
+        )
+        register_builtin(
+            f"coco_2017_{split}_panoptic_stuffonly",
+            load_semantic_folders,
+            stuff | folders,
+            preparation="coco-stuff",
+        )
+    register(
+        "coco_2017_train_panoptic_8",
+        detectron2_metadata("coco_2017_train_panoptic"),
+        image_ids=_EIGHT_TRAIN_IMAGES,
     )
-
-
-def _register_as(name: str, original: str, *, image_ids: tuple[int, ...] | None = None) -> None:
-    metadata = MetadataCatalog.get(original).as_dict()
-    del metadata["name"]
-    register(name, metadata, image_ids=image_ids)

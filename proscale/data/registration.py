@@ -116,12 +116,14 @@ def panoptic_metadata(
     panoptic_root: str | Path,
     panoptic_json: str | Path,
     instances_json: str | Path | None = None,
+    things_first: bool = True,
 ) -> dict[str, Any]:
     """Detectron2's metadata of a panoptic data set: files, classes, and how to evaluate it.
 
     Args:
         categories: COCO's, with ``id``, ``name``, ``isthing`` and, if colours are given, ``color``.
         image_root, panoptic_root, panoptic_json, instances_json: see ``register_coco_panoptic``.
+        things_first: give things the first contiguous ids, else keep the order of ``categories``.
 
     Raises:
         ValueError: there are no categories, or two with one id.
@@ -141,7 +143,7 @@ def panoptic_metadata(
         raise ValueError(
             f"{panoptic_json}: categories must be there, each id once; their ids are {ids}"
         )
-    ordered = sorted(categories, key=lambda category: not category["isthing"])
+    ordered = sorted(categories, key=lambda category: things_first and not category["isthing"])
     names = [category["name"] for category in ordered]
     metadata |= {"thing_classes": names, "stuff_classes": names}
     if all("color" in category for category in ordered):

@@ -15,6 +15,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from proscale.config import add_proscale_config
+from proscale.engine.own_data import fit_to_own_data, keys_set_by_user
 
 
 class ConfigError(ValueError):
@@ -25,7 +26,8 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     """Build the configuration of a command.
 
     ``MODEL.DEVICE``, where neither the file nor the overrides set it, is cuda if there is CUDA,
-    else cpu, with a warning.
+    else cpu, with a warning. ``DATASETS.OWN`` is registered in this process, and the keys that
+    follow from it are set (``proscale.engine.own_data``).
 
     Args:
         config_file: YAML file; the empty string takes the defaults.
@@ -36,7 +38,8 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
 
     Raises:
         ConfigError: an unknown key (the nearest known ones are named), a value of the wrong type, a
-            file that is missing or no YAML, or a device that this machine does not have.
+            file that is missing or no YAML, a device that this machine does not have, or own data
+            that are not described as accepted or not there.
     """
     cfg = get_cfg()
     add_proscale_config(cfg)
@@ -44,6 +47,11 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     if config_file:
         _merge_file(cfg, config_file)
     _merge_overrides(cfg, list(overrides))
+    if cfg.DATASETS.OWN:
+        try:
+            fit_to_own_data(cfg, kept=keys_set_by_user(config_file, overrides))
+        except (ValueError, yaml.YAMLError) as error:
+            raise ConfigError(str(error)) from error
     cfg.MODEL.DEVICE = _choose_device(cfg.MODEL.DEVICE)
     cfg.freeze()
     return cfg

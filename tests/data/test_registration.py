@@ -1,6 +1,7 @@
 """Registration of data sets in COCO's panoptic format: classes, entries, restrictions, errors."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -189,11 +190,20 @@ def test_eight_coco_images_suit_their_purpose(sample_coco):
         assert min(s["area"] for s in entry["segments_info"]) > 1000
 
 
-def test_importing_registers():
+def test_importing_registers_and_reads_nothing(tmp_path):
+    names = [f"coco_2017_{split}_panoptic_with_sem_seg" for split in ("train", "val")]
+    for split in ("train", "val"):
+        names += [f"coco_2017_{split}_sem_seg", f"coco_2017_{split}_panoptic_stuffonly"]
+        names += [f"ade20k_{task}_{split}" for task in ("panoptic", "instance", "sem_seg")]
+        names += [f"mapillary_vistas_{task}_{split}" for task in ("panoptic", "sem_seg")]
+        names += [
+            f"cityscapes_fine_{task}_{split}" for task in ("panoptic", "instance_seg", "sem_seg")
+        ]
     check = (
         "import proscale.data; from detectron2.data import DatasetCatalog as catalog;"
-        "assert 'coco_2017_val_panoptic_with_sem_seg' in catalog.list();"
+        f"assert not set({names}) - set(catalog.list());"
         "assert 'coco_2017_train_panoptic_8' in catalog.list();"
         "assert 'shapes_train' in catalog.list() and 'shapes_val' in catalog.list()"
     )
-    subprocess.run([sys.executable, "-c", check], check=True)
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path / "absent")}
+    subprocess.run([sys.executable, "-c", check], check=True, env=environment)

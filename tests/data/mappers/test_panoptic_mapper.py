@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, DatasetMapper
+from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from proscale.config import add_proscale_config
@@ -174,6 +174,29 @@ def test_image_format(cfg, tmp_path):
     assert not torch.equal(images[0], images[1])
 
 
+def test_short_edge_scaling_limits_categories(cfg, tmp_path):
+    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_panoptic"
+    cfg.INPUT.MIN_SIZE_TRAIN = (70,)
+    cfg.INPUT.RANDOM_FLIP = "none"
+    cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE = True, "absolute"
+    cfg.INPUT.CROP.SIZE = (20, 20)
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 0.9
+    entry = make_entry(tmp_path, blocks(), crowd=IDS[:1])
+    mapper = build_mapper(cfg, is_train=True)
+    category_of = dict(zip(IDS, CATEGORIES, strict=True))
+    np.random.seed(0)
+    with_one = 0
+    for _ in range(40):
+        sample = mapper(entry)
+        assert sample["image"].shape == (3, 20, 20)
+        occurring = [id_ for id_ in IDS[1:] if shown(sample["image"], id_).any()]
+        instances = sample["instances"]
+        assert instances.gt_classes.tolist() == [category_of[id_] for id_ in occurring]
+        with_one += len({category_of[id_] for id_ in occurring}) < 2
+    # Two segments of one category count as one, the crowd and void not at all.
+    assert with_one < 8
+
+
 def test_missing_files_are_named(cfg, tmp_path):
     mapper = build_mapper(cfg, is_train=True)
     entry = make_entry(tmp_path, blocks())
@@ -204,16 +227,10 @@ def test_unknown_mapper_and_flip_are_refused(cfg):
         build_mapper(cfg, is_train=True)
     cfg.INPUT.DATASET_MAPPER_NAME = "coco_lsj"
     with pytest.raises(
-        ValueError, match=r"INPUT\.DATASET_MAPPER_NAME is 'coco_lsj'; accepted are \['coco_pan"
+        ValueError,
+        match=r"INPUT\.DATASET_MAPPER_NAME is 'coco_lsj'; accepted are \['coco_instance_lsj', ",
     ):
         build_mapper(cfg, is_train=True)
-
-
-def test_evaluation_uses_detectron2s_mapper(cfg, tmp_path):
-    entry = make_entry(tmp_path, blocks())
-    mapper = build_mapper(cfg, is_train=False)
-    assert type(mapper) is DatasetMapper
-    assert "instances" not in mapper(entry)
 
 
 @pytest.mark.parametrize("has_crowd", [False, True])

@@ -1,0 +1,9 @@
+#!/usr/bin/env python3
+"""COCO's semantic and stuff labels: ``proscale prepare coco``."""
+
+import sys
+
+from proscale.cli import main
+
+if __name__ == "__main__":
+    main(["prepare", "coco", *sys.argv[1:]])

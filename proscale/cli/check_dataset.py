@@ -1,0 +1,84 @@
+"""``proscale check-dataset``: look at every image and mask before hours are spent on them.
+
+Checks that every image opens and has the stated size, that every mask is there and matches its
+annotation file, that labels and categories are known, and that no picture is in two data sets;
+counts classes; tells what is unusual. Ends with a summary, and with exit status 1 if there are
+errors.
+"""
+
+import argparse
+import difflib
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog
+
+from proscale.data.checks import as_document, check_datasets, histogram, summary
+from proscale.engine import ConfigError, setup_cfg
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command to ``proscale``."""
+    parser = commands.add_parser(
+        "check-dataset",
+        help="check every image and mask of data sets",
+        description=__doc__.split("\n\n", 1)[1],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="check the data sets of its DATASETS.TRAIN and TEST, own data included",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was found, too")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), metavar="N", help="processes"
+    )
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="registered data sets; with --config-file KEY VALUE, its overrides",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
+    if options.workers < 1:
+        raise ConfigError(f"--workers is {options.workers}; accepted is 1 or more")
+    # Warnings of faulty files are part of the report.
+    logging.getLogger("proscale.data.semantic_folders").setLevel(logging.ERROR)
+    try:
+        report = check_datasets(_names(options), workers=options.workers)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(str(error)) from error
+    for dataset in report.datasets:
+        print(f"\n{dataset.name}: {dataset.task}, {dataset.num_images} images")
+        print(f"{histogram(dataset)}\n")
+    print(summary(report))
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(as_document(report), indent=2) + "\n")
+        print(f"Everything found: {options.json}")
+    if report.has_errors:
+        sys.exit(1)
+
+
+def _names(options: argparse.Namespace) -> list[str]:
+    if options.config_file:
+        cfg = setup_cfg(options.config_file, [*options.names, "MODEL.DEVICE", "cpu"])
+        names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    else:
+        names = options.names
+    if not names:
+        raise ConfigError("nothing to check; accepted are names of data sets, or --config-file")
+    known = DatasetCatalog.list()
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known) or sorted(known)[:5]
+            raise ConfigError(f"there is no data set {name}; nearest are {', '.join(nearest)}")
+    return list(dict.fromkeys(names))

@@ -1,0 +1,56 @@
+"""``proscale prepare``: make of a downloaded data set the files that its registered names read.
+
+Works in parallel, keeps what is complete, and leaves no half-written file when interrupted: call it
+again to go on. Layouts and names are in datasets/README.md.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from proscale.data.builtin import data_root
+from proscale.data.preparation import PREPARATIONS, prepare
+from proscale.engine import ConfigError
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command to ``proscale``."""
+    parser = commands.add_parser(
+        "prepare",
+        help="make the files that a data set's names read",
+        description=__doc__.split("\n\n", 1)[1],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "dataset",
+        choices=PREPARATIONS,
+        metavar="DATASET",
+        help=f"one of {', '.join(PREPARATIONS)}; a name without a task makes all of its files",
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=data_root(),
+        metavar="DIR",
+        help="folder of all data sets, as $DETECTRON2_DATASETS names it",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="images converted at a time"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the command.
+
+    Raises:
+        ConfigError: something that is converted is missing or not as it should be.
+    """
+    if options.workers < 1:
+        raise ConfigError(f"--workers is {options.workers}: accepts 1 or more")
+    try:
+        tallies = prepare(options.dataset, options.root, workers=options.workers)
+    except (OSError, ImportError, ValueError) as error:
+        raise ConfigError(f"prepare {options.dataset}: {error}") from error
+    for tally in tallies:
+        print(f"{tally.target}: {tally.made} images converted, {tally.kept} were there")

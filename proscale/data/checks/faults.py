@@ -1,0 +1,71 @@
+"""What can be wrong with a data set, by name: errors spoil training or its figures, warnings may.
+
+The names are what the summary counts and the JSON file lists.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+ERRORS = {
+    "annotation-file": "the annotation file cannot be read as the format it should have",
+    "image-repeated": "the annotation file has an image, or its annotation, twice",
+    "annotation-without-image": "an annotation is for an image that is not listed",
+    "image-missing": "there is no such image file",
+    "image-unreadable": "the image file cannot be decoded to its end",
+    "image-size": "the image has another size than stated, as training reads it",
+    "image-depth": "the image has more than 8 bits a channel: most of it would be read as white",
+    "mask-missing": "there is no such mask file",
+    "mask-unreadable": "the mask file cannot be decoded, or has the wrong kind of pixels",
+    "mask-size": "the mask has another size than the image",
+    "segment-repeated": "a segment's id is there twice",
+    "segment-without-pixels": "a segment is listed, but has no pixels",
+    "pixels-without-segment": "pixels have the id of no listed segment",
+    "segment-unreadable": "an instance's polygons or run lengths are unusable",
+    "unknown-category": "a segment has a category that is not known",
+    "area-not-positive": "a segment's stated area is not above 0",
+    "label-out-of-range": "pixels have the label of no class",
+    "leaked-image": "the same picture is in two data sets",
+}
+
+WARNINGS = {
+    "image-not-annotated": "images are listed, or in the folder, but have no annotation",
+    "mask-unused": "mask files that belong to no image",
+    "exif-rotation": "the image is turned when it is read; its mask has to be so already",
+    "image-greyscale": "the image is grey; it is read with three equal channels",
+    "image-cmyk": "the image has printing colours; its conversion to RGB may look odd",
+    "image-alpha": "the image is partly transparent; transparency is ignored",
+    "image-empty": "nothing in the image is annotated, or only crowds",
+    "area-differs": "a segment's stated area is not its number of pixels",
+    "image-duplicate": "the same picture is there more than once",
+    "name-in-both": "two data sets have images of the same file name",
+    "id-in-both": "two data sets have images of the same id",
+    "class-absent": "a class does not occur",
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: a key of ``ERRORS`` or ``WARNINGS``.
+        file: where.
+        detail: what, in words; names the segment if it is about one.
+        segment: id of that segment in its file.
+    """
+
+    kind: str
+    file: str
+    detail: str
+    segment: int | None = None
+
+    @property
+    def is_error(self) -> bool:
+        return self.kind in ERRORS
+
+
+def first_few(items: Iterable[object], most: int = 5) -> str:
+    """``items`` as a text, shortened."""
+    items = list(items)
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + more
