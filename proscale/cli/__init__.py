@@ -4,10 +4,10 @@ import argparse
 import logging
 import sys
 
-from proscale.cli import benchmark, check_dataset, demo, prepare
+from proscale.cli import benchmark, check_dataset, convert, demo, prepare
 from proscale.engine import ConfigError
 
-_COMMANDS = (demo, benchmark, prepare, check_dataset)
+_COMMANDS = (demo, benchmark, prepare, check_dataset, convert)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -28,6 +28,9 @@ _NORMS = (
 )
 # Swin's position tables are parameters of other modules; as published they never decay.
 _POSITION_TABLES = ("relative_position_bias_table", "absolute_pos_embed")
+# MiT's depth-wise convolutions, by their name, take the place of position encodings; neither do
+# they decay (Xie et al., SegFormer, NeurIPS 2021).
+_POSITION_CONVOLUTION = "dwconv"
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -57,8 +60,9 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
     """Sort the trainable parameters of ``model`` into groups of equal settings.
 
     The learning rate is ``SOLVER.BASE_LR``, times ``BACKBONE_MULTIPLIER`` in modules called
-    ``backbone``. The weight decay is ``SOLVER.WEIGHT_DECAY``; ``WEIGHT_DECAY_NORM`` in norms,
-    ``WEIGHT_DECAY_EMBED`` in ``nn.Embedding``, 0 in position tables of Swin. Detectron2's
+    ``backbone`` and ``HEAD_MULTIPLIER`` in ``sem_seg_head``. The weight decay is
+    ``SOLVER.WEIGHT_DECAY``; ``WEIGHT_DECAY_NORM`` in norms, ``WEIGHT_DECAY_EMBED`` in
+    ``nn.Embedding``, 0 in position tables of Swin and position convolutions of MiT. Detectron2's
     ``BIAS_LR_FACTOR`` and ``WEIGHT_DECAY_BIAS`` apply to parameters called ``bias``.
 
     Returns:
@@ -113,11 +117,13 @@ def _settings(cfg: CfgNode, module: nn.Module, path: str) -> tuple[float, float]
     lr, weight_decay = solver.BASE_LR, solver.WEIGHT_DECAY
     if "backbone" in module_names:
         lr *= solver.BACKBONE_MULTIPLIER
+    elif "sem_seg_head" in module_names:
+        lr *= solver.HEAD_MULTIPLIER
     if isinstance(module, _NORMS):
         weight_decay = solver.WEIGHT_DECAY_NORM
     elif isinstance(module, nn.Embedding):
         weight_decay = solver.WEIGHT_DECAY_EMBED
-    elif name in _POSITION_TABLES:
+    elif name in _POSITION_TABLES or _POSITION_CONVOLUTION in module_names:
         weight_decay = 0.0
     if name == "bias":
         lr *= solver.BIAS_LR_FACTOR

@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Iterable
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
@@ -21,15 +20,21 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from proscale.data import build_mapper
+from proscale.engine.checkpointer import Checkpointer
 from proscale.engine.optimizer import build_optimizer, full_model_clip_norm
 from proscale.engine.precision import resolve_amp_dtype
 from proscale.engine.schedule import build_lr_scheduler
 from proscale.engine.train_loop import TrainLoop
 from proscale.evaluation import build_evaluator
 from proscale.evaluation.results_file import write_results
+from proscale.modeling import with_sliding_window
+from proscale.modeling.test_time_augmentation import with_test_time_augmentation
 
 RESULTS_FILE = "results.json"
 """In ``OUTPUT_DIR``: {data set: {task: {metric: value}}} of the latest evaluation."""
+
+RESULTS_TTA_FILE = "results_TTA.json"
+"""In ``OUTPUT_DIR``: the results of ``test_with_TTA``."""
 
 
 class Trainer(DefaultTrainer):
@@ -65,8 +70,8 @@ class Trainer(DefaultTrainer):
             norm_type=cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = DetectionCheckpointer(
-            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        self.checkpointer = Checkpointer(
+            model, cfg.OUTPUT_DIR, fine_tune=True, trainer=weakref.proxy(self)
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -101,6 +106,8 @@ class Trainer(DefaultTrainer):
     ) -> dict:
         """Evaluate ``model`` on all of ``DATASETS.TEST`` and write ``RESULTS_FILE``.
 
+        ``TEST.SLIDING_WINDOW`` says whether it sees whole images.
+
         The evaluators log tables and write every class's figures to
         ``OUTPUT_DIR``/inference/(data set).
 
@@ -108,11 +115,38 @@ class Trainer(DefaultTrainer):
             {task: {metric: value}} for one data set, {data set: {task: {metric: value}}} for
             several; empty on processes other than the main one.
         """
-        results = super().test(cfg, model, evaluators)
+        results = super().test(cfg, with_sliding_window(cfg, model), evaluators)
         if comm.is_main_process() and results:
             names = cfg.DATASETS.TEST
             by_dataset = {names[0]: results} if len(names) == 1 else results
             write_results(cfg.OUTPUT_DIR, RESULTS_FILE, by_dataset)
+        return results
+
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict:
+        """Evaluate ``model`` with the views of ``TEST.AUG`` and write ``RESULTS_TTA_FILE``.
+
+        The views are made from the image as it is on disk, not as ``INPUT.MIN_SIZE_TEST`` has it.
+        The evaluators write to ``OUTPUT_DIR``/inference_TTA/(data set).
+
+        Returns:
+            as :meth:`test`, with ``_TTA`` behind every outer key.
+
+        Raises:
+            ValueError: if a key of ``TEST.AUG`` has a value not accepted.
+        """
+        original_size = cfg.clone()
+        original_size.defrost()
+        original_size.INPUT.MIN_SIZE_TEST = 0
+        evaluators = [
+            build_evaluator(cfg, name, os.path.join(cfg.OUTPUT_DIR, "inference_TTA", name))
+            for name in cfg.DATASETS.TEST
+        ]
+        wrapped = with_test_time_augmentation(cfg, with_sliding_window(cfg, model))
+        results = super().test(original_size, wrapped, evaluators)
+        results = {f"{key}_TTA": figures for key, figures in (results or {}).items()}
+        if results:
+            write_results(cfg.OUTPUT_DIR, RESULTS_TTA_FILE, results)
         return results
 
     def state_dict(self) -> dict:

@@ -3,7 +3,9 @@
 from proscale.modeling import backbones, pixel_decoders
 from proscale.modeling.head import MaskFormerHead
 from proscale.modeling.losses import HungarianMatcher, SetCriterion
+from proscale.modeling.segformer_head import SegFormerHead
 from proscale.modeling.segmenter import MaskFormer
+from proscale.modeling.sliding_window import SlidingWindow, with_sliding_window
 from proscale.modeling.transformer_decoder import (
     TRANSFORMER_DECODER_REGISTRY,
     build_transformer_decoder,
@@ -14,8 +16,11 @@ __all__ = [
     "HungarianMatcher",
     "MaskFormer",
     "MaskFormerHead",
+    "SegFormerHead",
     "SetCriterion",
+    "SlidingWindow",
     "backbones",
     "build_transformer_decoder",
     "pixel_decoders",
+    "with_sliding_window",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.modeling.losses import HungarianMatcher, SetCriterion
-from proscale.modeling.mask_resize import Sizes
+from proscale.modeling.mask_resize import Size, Sizes
 from proscale.modeling.postprocessing import (
     Collector,
     InstanceSet,
@@ -200,6 +200,19 @@ class MaskFormer(nn.Module):
         if self.semantic_on:
             kind = SemanticLabels if self.semantic_labels_only else SemanticScores
             collectors["sem_seg"] = kind(class_logits, size)
+        collectors |= self.segment_collectors(class_logits, size)
+        results = collect_results(
+            list(collectors.values()),
+            mask_logits,
+            Sizes(padded=padded_size, image=image_size, result=size),
+            resize_first=self.resize_first,
+            strip_bytes=self.strip_bytes,
+        )
+        return dict(zip(collectors, results, strict=True))
+
+    def segment_collectors(self, class_logits: Tensor, size: Size) -> dict[str, Collector]:
+        """Collectors of the panoptic and the instance results, as far as switched on."""
+        collectors: dict[str, Collector] = {}
         if self.panoptic_on:
             collectors["panoptic_seg"] = PanopticMap(
                 class_logits,
@@ -215,14 +228,7 @@ class MaskFormer(nn.Module):
                 max_instances=self.max_instances,
                 things=self.things if self.panoptic_on else None,
             )
-        results = collect_results(
-            list(collectors.values()),
-            mask_logits,
-            Sizes(padded=padded_size, image=image_size, result=size),
-            resize_first=self.resize_first,
-            strip_bytes=self.strip_bytes,
-        )
-        return dict(zip(collectors, results, strict=True))
+        return collectors
 
 
 def thing_classes(cfg: CfgNode) -> list[int]:

@@ -14,6 +14,8 @@ class Model(nn.Module):
         self.backbone.norm = nn.LayerNorm(4)
         self.backbone.relative_position_bias_table = nn.Parameter(torch.zeros(9, 2))
         self.backbone.frozen = nn.Conv2d(3, 4, 1).requires_grad_(False)
+        self.backbone.dwconv = nn.Conv2d(4, 4, 3, groups=4)
+        self.sem_seg_head = nn.ModuleDict({"fuse": nn.Conv2d(4, 4, 1), "norm": nn.BatchNorm2d(4)})
         self.norms = nn.ModuleList([nn.BatchNorm2d(4), nn.GroupNorm(2, 4)])
         self.query_embed = nn.Embedding(5, 4)
         self.level_embed = nn.Parameter(torch.zeros(3, 4))
@@ -27,6 +29,7 @@ def make_cfg(**solver):
     solver = {
         "BASE_LR": 1.0,
         "BACKBONE_MULTIPLIER": 0.5,
+        "HEAD_MULTIPLIER": 10.0,
         "WEIGHT_DECAY": 0.25,
         "WEIGHT_DECAY_NORM": 0.125,
         "WEIGHT_DECAY_EMBED": 0.0625,
@@ -68,6 +71,12 @@ def test_settings():
         "backbone.conv.bias": (0.5, 0.25),
         "backbone.norm.weight": (0.5, 0.125),
         "backbone.norm.bias": (0.5, 0.125),
+        "backbone.dwconv.weight": (0.5, 0.0),
+        "backbone.dwconv.bias": (0.5, 0.0),
+        "sem_seg_head.fuse.weight": (10.0, 0.25),
+        "sem_seg_head.fuse.bias": (10.0, 0.25),
+        "sem_seg_head.norm.weight": (10.0, 0.125),
+        "sem_seg_head.norm.bias": (10.0, 0.125),
         "norms.0.weight": (1.0, 0.125),
         "norms.0.bias": (1.0, 0.125),
         "norms.1.weight": (1.0, 0.125),
@@ -80,7 +89,7 @@ def test_settings():
 
 def test_groups_have_distinct_settings():
     groups = parameter_groups(make_cfg(), Model())
-    assert len({(g["lr"], g["weight_decay"]) for g in groups}) == len(groups) == 6
+    assert len({(g["lr"], g["weight_decay"]) for g in groups}) == len(groups) == 8
 
 
 def test_settings_of_biases():

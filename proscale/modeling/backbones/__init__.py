@@ -1,5 +1,6 @@
 """Backbones that Detectron2 does not have."""
 
+from proscale.modeling.backbones.mit import MixVisionTransformer
 from proscale.modeling.backbones.swin import D2SwinTransformer
 
-__all__ = ["D2SwinTransformer"]
+__all__ = ["D2SwinTransformer", "MixVisionTransformer"]

@@ -1,0 +1,157 @@
+"""Block of the Mix Transformer: efficient self-attention and Mix-FFN (SegFormer, §3.1)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from proscale.modeling.backbones.swin import DropPath
+from proscale.modeling.backbones.token_merging import Matcher, Size, Unmerged, to_map, to_tokens
+
+# Hidden activations of a strip of the Mix-FFN, bytes: about a core's second-level cache.
+STRIP_BYTES = 2**21
+
+
+class EfficientAttention(nn.Module):
+    """Self-attention whose keys and values come from a map reduced by ``sr_ratio`` to the side.
+
+    Args:
+        dim: width; a multiple of ``num_heads``.
+        num_heads: heads.
+        sr_ratio: side of the windows, tokens, that become one key and value each. Tokens behind
+            the last whole window are left out; a map smaller than a window is padded by zeros.
+        norm_eps: of the norm.
+    """
+
+    def __init__(self, dim: int, num_heads: int, sr_ratio: int, *, norm_eps: float):
+        super().__init__()
+        self.num_heads, self.sr_ratio = num_heads, sr_ratio
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+        if sr_ratio > 1:
+            self.sr = nn.Conv2d(dim, dim, kernel_size=sr_ratio, stride=sr_ratio)
+            self.norm = nn.LayerNorm(dim, eps=norm_eps)
+
+    def forward(
+        self, tokens: Tensor, size: Size, match_query: Matcher, match_key_value: Matcher
+    ) -> Tensor:
+        """``(B, H·W, dim)``, a map of ``size`` (H, W), to the same shape; the matchers merge the
+        queries and, after their reduction, the keys and values."""
+        matching = match_query(tokens, size)
+        key, value = self.keys_and_values(tokens, size, match_key_value)
+        return matching.unmerge(self.attend(matching.merge(tokens), key, value))
+
+    def attend(self, tokens: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Results for the queries ``tokens``, ``(B, N, dim)``, in the same shape."""
+        query = self.q(tokens).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(attended.transpose(1, 2).flatten(2))
+
+    def keys_and_values(self, tokens: Tensor, size: Size, match: Matcher) -> tuple[Tensor, Tensor]:
+        """``(B, num_heads, M, dim / num_heads)`` each, reduced and then merged."""
+        reduced, reduced_size = self.reduce(tokens, size)
+        reduced = match(reduced, reduced_size).merge(reduced)
+        key, value = self.kv(reduced).unflatten(2, (2, self.num_heads, -1)).unbind(2)
+        return key.transpose(1, 2), value.transpose(1, 2)
+
+    def reduce(self, tokens: Tensor, size: Size) -> tuple[Tensor, Size]:
+        """The tokens that become keys and values, and the size of their map."""
+        if self.sr_ratio == 1:
+            return tokens, size
+        maps = to_map(tokens, size)
+        below, right = (max(self.sr_ratio - side, 0) for side in size)
+        if below or right:
+            maps = F.pad(maps, (0, right, 0, below))
+        maps = self.sr(maps)
+        return self.norm(to_tokens(maps)), tuple(maps.shape[2:])
+
+
+class MixFeedForward(nn.Module):
+    """Linear, 3x3 depth-wise convolution, GELU, linear; the convolution's zero padding is what
+    tells the model about position."""
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.dwconv = nn.Conv2d(hidden, hidden, kernel_size=3, padding=1, groups=hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, tokens: Tensor, size: Size, rows: slice = slice(None)) -> Tensor:
+        """``(B, H·W, dim)``, a map of ``size`` (H, W), to the results for ``rows`` of it,
+        ``(B, h·W, dim)``."""
+        hidden = self.dwconv(to_map(self.fc1(tokens), size))
+        return self.fc2(F.gelu(to_tokens(hidden[:, :, rows])))
+
+
+class Block(nn.Module):
+    """Attention and Mix-FFN, both pre-norm, each on a residual branch.
+
+    Args:
+        dim, num_heads, sr_ratio: see :class:`EfficientAttention`.
+        mlp_ratio: hidden width of the Mix-FFN over ``dim``.
+        drop_path: rate of dropping a branch.
+        norm_eps: of the norms.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        sr_ratio: int,
+        *,
+        mlp_ratio: float,
+        drop_path: float,
+        norm_eps: float,
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = EfficientAttention(dim, num_heads, sr_ratio, norm_eps=norm_eps)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = MixFeedForward(dim, int(dim * mlp_ratio))
+
+    def forward(
+        self, x: Tensor, size: Size, match_query: Matcher, match_key_value: Matcher
+    ) -> Tensor:
+        """Arguments as for :class:`EfficientAttention`; returns the shape of ``x``."""
+        if x.is_cpu and not (
+            torch.is_grad_enabled()
+            or self.training
+            or torch.jit.is_tracing()
+            or torch.compiler.is_compiling()
+        ):
+            return self._in_strips(x, size, match_query, match_key_value)
+        x = x + self.drop_path(self.attn(self.norm1(x), size, match_query, match_key_value))
+        return x + self.drop_path(self.mlp(self.norm2(x), size))
+
+    def _in_strips(
+        self, x: Tensor, size: Size, match_query: Matcher, match_key_value: Matcher
+    ) -> Tensor:
+        """The same strip by strip of the map, so that what lies between the residual sums, above
+        all the hidden activations, the largest of the model, never leaves the cache."""
+        height, width = size
+        row_bytes = width * len(x) * self.mlp.fc1.out_features * x.element_size()
+        rows = max(1, STRIP_BYTES // row_bytes)
+        strips = [(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+        tokens = self.norm1(x)
+        matching = match_query(tokens, size)
+        key, value = self.attn.keys_and_values(tokens, size, match_key_value)
+        if isinstance(matching, Unmerged):
+            attended = torch.empty_like(x)
+            for top, bottom in strips:
+                inside = slice(top * width, bottom * width)
+                branch = self.attn.attend(tokens[:, inside], key, value)
+                torch.add(x[:, inside], branch, out=attended[:, inside])
+        else:
+            attended = x + matching.unmerge(self.attn.attend(matching.merge(tokens), key, value))
+
+        out = torch.empty_like(x)
+        for top, bottom in strips:
+            # With the neighbouring rows, which the convolution looks at.
+            first, last = max(top - 1, 0), min(bottom + 1, height)
+            tokens = self.norm2(attended[:, first * width : last * width])
+            branch = self.mlp(tokens, (last - first, width), slice(top - first, bottom - first))
+            inside = slice(top * width, bottom * width)
+            torch.add(attended[:, inside], branch, out=out[:, inside])
+        return out

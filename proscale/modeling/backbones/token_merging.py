@@ -1,0 +1,180 @@
+"""Token merging inside attention (SegFormer++, Kienzle et al., 2024, §III): averages for tokens.
+
+A *method* looks at the tokens of a map and makes a *matching*: which tokens are averaged into one.
+The matching then merges any sequence of that map and copies a merged one back to full length.
+Bipartite soft matching (Bolya et al., Token Merging, ICLR 2023, §3; Bolya & Hoffman, Token Merging
+for Fast Stable Diffusion, 2023, §4) goes by the tokens' likeness, pooling by their place alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Size = tuple[int, int]
+
+
+class Matching(Protocol):
+    """Which tokens of a map of N tokens become one of M."""
+
+    def merge(self, tokens: Tensor) -> Tensor:
+        """``(B, N, C)`` to ``(B, M, C)``, averages."""
+
+    def unmerge(self, merged: Tensor) -> Tensor:
+        """``(B, M, C)`` to ``(B, N, C)``, copies."""
+
+
+class Method(Protocol):
+    """A way of making matchings."""
+
+    def match(self, tokens: Tensor, size: Size) -> Matching:
+        """Match the tokens ``(B, H·W, C)``, row by row, of a map of ``size`` (H, W)."""
+
+
+class Unmerged:
+    """The matching, and the method, that leaves every token by itself."""
+
+    def match(self, tokens: Tensor, size: Size) -> Matching:
+        return self
+
+    def merge(self, tokens: Tensor) -> Tensor:
+        return tokens
+
+    def unmerge(self, merged: Tensor) -> Tensor:
+        return merged
+
+
+@dataclass(frozen=True)
+class BipartiteSoftMatching:
+    """Average the most redundant tokens into the most similar of a grid of destinations.
+
+    Attributes:
+        ratio: share r of all tokens to merge away, in [0, 1): ⌊r·N⌋ tokens, at most all that are no
+            destination.
+        cell: (sy, sx), tokens; the top left token of every whole cell is a destination. A map
+            without a whole cell stays as it is.
+    """
+
+    ratio: float
+    cell: Size
+
+    @torch.no_grad()
+    def match(self, tokens: Tensor, size: Size) -> Matching:
+        """Cosine similarity decides; it is computed in float32 also under autocast, whose 8 bits
+        cannot tell near-duplicates apart."""
+        count = tokens.shape[1]
+        rows, columns = (side // step for side, step in zip(size, self.cell, strict=True))
+        destinations = rows * columns
+        merged_away = min(int(self.ratio * count), count - destinations)
+        if destinations == 0 or merged_away == 0:
+            return Unmerged()
+        sources_left = count - destinations - merged_away
+
+        def grid(of_tokens: Tensor) -> Tensor:
+            """View of the destinations in ``(B, N, …)``: ``(B, rows, columns, …)``."""
+            (sy, sx), maps = self.cell, of_tokens.unflatten(1, size)
+            return maps[:, : rows * sy : sy, : columns * sx : sx]
+
+        with torch.autocast(tokens.device.type, enabled=False):
+            tokens = tokens.float()
+            # A source's own length scales all its similarities: normalising the maxima is enough.
+            directions = F.normalize(grid(tokens).flatten(1, 2), dim=-1)
+            similarity, owner = (tokens @ directions.mT).max(-1)
+            similarity = similarity / tokens.norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
+        grid(similarity).fill_(torch.inf)
+        left = similarity.topk(sources_left, largest=False, sorted=False).indices
+        places = torch.arange(sources_left + destinations, device=tokens.device)
+        owner = owner + sources_left
+        owner.scatter_(1, left, places[:sources_left].expand_as(left))
+        grid(owner).copy_(places[sources_left:].view(rows, columns))
+        return SoftMatching(owner, sources_left + destinations)
+
+
+class SoftMatching:
+    """Tokens by the merged token that they belong to: sources left alone, then destinations.
+
+    Args:
+        owner: ``(B, N)`` int64, in [0, M).
+        length: M.
+    """
+
+    def __init__(self, owner: Tensor, length: int):
+        self._batch, self._length = owner.shape[0], length
+        # Rows of the whole batch, so that one index moves a token with all its channels.
+        first = torch.arange(self._batch, device=owner.device) * length
+        self._rows = (owner + first[:, None]).flatten()
+
+    def merge(self, tokens: Tensor) -> Tensor:
+        tokens = tokens.flatten(0, 1)
+        merged = tokens.new_zeros(self._batch * self._length, tokens.shape[1])
+        index = self._rows[:, None].expand_as(tokens)
+        merged = merged.scatter_reduce(0, index, tokens, "mean", include_self=False)
+        return merged.unflatten(0, (self._batch, self._length))
+
+    def unmerge(self, merged: Tensor) -> Tensor:
+        return merged.flatten(0, 1).index_select(0, self._rows).unflatten(0, (self._batch, -1))
+
+
+@dataclass(frozen=True)
+class AveragePooling:
+    """Average over windows; un-merging is nearest interpolation.
+
+    Attributes:
+        window: (rows, columns), tokens. Windows at the far borders average what is there.
+        flat: pool along the sequence of all tokens, row by row, instead of the map.
+    """
+
+    window: Size
+    flat: bool = False
+
+    def match(self, tokens: Tensor, size: Size) -> Matching:
+        if self.flat:
+            size = (1, size[0] * size[1])
+        return PooledMap(size, self.window)
+
+
+class PooledMap:
+    """The windows of a map of ``size`` (H, W)."""
+
+    def __init__(self, size: Size, window: Size):
+        self._size, self._window = size, window
+        self._pooled = tuple(-(-side // step) for side, step in zip(size, window, strict=True))
+
+    def merge(self, tokens: Tensor) -> Tensor:
+        return to_tokens(F.avg_pool2d(to_map(tokens, self._size), self._window, ceil_mode=True))
+
+    def unmerge(self, merged: Tensor) -> Tensor:
+        return to_tokens(F.interpolate(to_map(merged, self._pooled), size=self._size))
+
+
+class Matcher:
+    """Makes the matchings for the blocks of a stage, in their order.
+
+    Args:
+        method: how.
+        reuse: successive blocks that share a matching.
+    """
+
+    def __init__(self, method: Method, reuse: int):
+        self._method, self._reuse = method, reuse
+        self._calls = 0
+
+    def __call__(self, tokens: Tensor, size: Size) -> Matching:
+        """The next block's matching; arguments as for :class:`Method`."""
+        if self._calls % self._reuse == 0:
+            self._matching = self._method.match(tokens, size)
+        self._calls += 1
+        return self._matching
+
+
+def to_map(tokens: Tensor, size: Sequence[int]) -> Tensor:
+    """``(B, H·W, C)`` as ``(B, C, H, W)`` in channels-last layout, without a copy."""
+    return tokens.unflatten(1, size).permute(0, 3, 1, 2)
+
+
+def to_tokens(maps: Tensor) -> Tensor:
+    """``(B, C, H, W)`` as ``(B, H·W, C)``, contiguous; without a copy where channels are last."""
+    return maps.permute(0, 2, 3, 1).flatten(1, 2)

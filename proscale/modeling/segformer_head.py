@@ -1,0 +1,248 @@
+"""SegFormer's head: project every stage, fuse, classify (Xie et al., NeurIPS 2021, §3.2).
+
+The published head up-samples all stages to the finest one, concatenates and fuses them by a 1×1
+convolution. Such a convolution and bilinear resizing commute, so that here every stage is fused at
+its own resolution and only the sum is made at the finest one: the same numbers, with a fraction of
+the multiply-adds and without the concatenation.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import fvcore.nn.weight_init as weight_init
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FORMS = ("openmmlab", "nvidia")
+NORMS = ("BN", "SyncBN")
+# Evaluation on a CPU fuses so many channels at a time that a map of theirs has about this size,
+# bytes: what is up-sampled stays in the cache, and memory is used again instead of mapped anew.
+_CPU_CHUNK_BYTES = 8 * 2**20
+_MIN_CHUNK = 16
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class SegFormerHead(nn.Module):
+    """Semantic segmentation head for Detectron2's ``SemanticSegmentor``.
+
+    Form ``openmmlab`` (SegFormer++'s weights) projects a stage by 1×1 convolution, norm and ReLU,
+    ``nvidia`` (NVIDIA's and Hugging Face's weights) linearly. Both fuse by 1×1 convolution, norm
+    and ReLU, then classify.
+
+    Args:
+        input_shape: channels and strides of the stages.
+        form: one of :data:`FORMS`.
+        num_classes: K.
+        conv_dims: channels C of the projections and of the fusion.
+        norm: one of :data:`NORMS`.
+        dropout: probability of dropping a channel before the classifier.
+        loss_weight: factor of the loss.
+        ignore_value: label of the pixels that do not count.
+
+    Raises:
+        ValueError: ``form`` or ``norm`` is another one.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: Mapping[str, ShapeSpec],
+        *,
+        form: str,
+        num_classes: int,
+        conv_dims: int,
+        norm: str,
+        dropout: float,
+        loss_weight: float,
+        ignore_value: int,
+    ):
+        super().__init__()
+        if form not in FORMS:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.SEGFORMER_FORM is {form!r}: accepts {' or '.join(FORMS)}"
+            )
+        if norm not in NORMS:
+            raise ValueError(f"MODEL.SEM_SEG_HEAD.NORM is {norm!r}: accepts {' or '.join(NORMS)}")
+        stages = sorted(input_shape.items(), key=lambda item: item[1].stride)
+        self.in_features = [name for name, _ in stages]
+        self.common_stride = stages[0][1].stride
+        self.form = form
+        self.num_classes = num_classes
+        self.loss_weight = loss_weight
+        self.ignore_value = ignore_value
+
+        self.projections = nn.ModuleList(
+            _conv(shape.channels, conv_dims, norm)
+            if form == "openmmlab"
+            else Conv2d(shape.channels, conv_dims, kernel_size=1)
+            for _, shape in stages
+        )
+        self.fuse = _conv(len(stages) * conv_dims, conv_dims, norm)
+        self.dropout = nn.Dropout2d(dropout)
+        self.predictor = Conv2d(conv_dims, num_classes, kernel_size=1)
+        for conv in (*self.projections, self.fuse):
+            weight_init.c2_msra_fill(conv)
+        nn.init.normal_(self.predictor.weight, std=0.01)
+        nn.init.zeros_(self.predictor.bias)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict:
+        node = cfg.MODEL.SEM_SEG_HEAD
+        if not node.IN_FEATURES or any(name not in input_shape for name in node.IN_FEATURES):
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(node.IN_FEATURES)}: accepts levels that "
+                f"the backbone {cfg.MODEL.BACKBONE.NAME} has, {sorted(input_shape)}"
+            )
+        return {
+            "input_shape": {name: input_shape[name] for name in node.IN_FEATURES},
+            "form": node.SEGFORMER_FORM,
+            "num_classes": node.NUM_CLASSES,
+            "conv_dims": node.CONVS_DIM,
+            "norm": node.NORM,
+            "dropout": node.SEGFORMER_DROPOUT,
+            "loss_weight": node.LOSS_WEIGHT,
+            "ignore_value": node.IGNORE_VALUE,
+        }
+
+    def forward(
+        self, features: Mapping[str, Tensor], targets: Tensor | None = None
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """As Detectron2's ``SemSegFPNHead``.
+
+        Args:
+            features: ``(B, channels, H / stride, W / stride)`` by name.
+            targets: ``(B, H, W)`` class ids, needed in training.
+
+        Returns:
+            None and the losses in training; the logits ``(B, K, H, W)`` and no losses otherwise.
+        """
+        logits = self.layers(features)
+        if self.training:
+            return None, self.losses(logits, targets)
+        return self._upsample(logits), {}
+
+    def layers(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Logits ``(B, K, h, w)`` at the finest stage's resolution, from ``features`` by name."""
+        maps = [
+            features[name].contiguous(memory_format=torch.channels_last)
+            for name in self.in_features
+        ]
+        return self._train_layers(maps) if self.training else self._eval_layers(maps)
+
+    def losses(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy averaged over the labelled pixels; 0 where there are none.
+
+        Args:
+            logits: ``(B, K, h, w)`` as from ``layers``.
+            targets: ``(B, H, W)`` class ids.
+        """
+        # Sizes that the stride does not divide end in a partial cell.
+        height, width = targets.shape[-2:]
+        logits = self._upsample(logits.float())[..., :height, :width]
+        total = F.cross_entropy(logits, targets, reduction="sum", ignore_index=self.ignore_value)
+        labelled = (targets != self.ignore_value).sum().clamp(min=1)
+        return {"loss_sem_seg": self.loss_weight * total / labelled}
+
+    def _train_layers(self, maps: Sequence[Tensor]) -> Tensor:
+        if self.form == "openmmlab":
+            maps = [project(x) for project, x in zip(self.projections, maps, strict=True)]
+            weights, bias = self._fuse_weights(), None
+        else:
+            weights, bias = self._fold_projections()
+        fused = F.relu_(self.fuse.norm(_sum_of_stages(maps, weights, bias)))
+        return self.predictor(self.dropout(fused))
+
+    def _eval_layers(self, maps: Sequence[Tensor]) -> Tensor:
+        """With the norms folded into the convolutions, and a few channels of the fusion at a time,
+        because every one of them only meets the others in the classifier's sum."""
+        if self.form == "openmmlab":
+            maps = [
+                _fold_and_apply(conv, x) for conv, x in zip(self.projections, maps, strict=True)
+            ]
+            weights, bias = self._fuse_weights(), None
+        else:
+            weights, bias = self._fold_projections()
+        scale, shift = _affine(self.fuse.norm)
+        weights = [weight * scale[:, None, None, None] for weight in weights]
+        bias = shift if bias is None else shift + scale * bias
+
+        size = _chunk_size(maps[0], len(bias))
+        logits = None
+        for *chunk, chunk_bias, classify in zip(
+            *(weight.split(size) for weight in weights),
+            bias.split(size),
+            self.predictor.weight.split(size, dim=1),
+            strict=True,
+        ):
+            fused = F.relu_(_sum_of_stages(maps, chunk, chunk_bias))
+            if logits is None:
+                logits = F.conv2d(fused, classify, self.predictor.bias)
+            else:
+                logits += F.conv2d(fused, classify)
+        return logits
+
+    def _fuse_weights(self) -> tuple[Tensor, ...]:
+        """The part ``(C, C, 1, 1)`` of the fusion that belongs to each stage."""
+        return self.fuse.weight.chunk(len(self.projections), dim=1)
+
+    def _fold_projections(self) -> tuple[list[Tensor], Tensor]:
+        """Linear projection and fusion of a stage as one convolution ``(C, channels, 1, 1)``; and
+        their common bias ``(C,)``."""
+        parts = [weight.flatten(1) for weight in self._fuse_weights()]
+        pairs = list(zip(parts, self.projections, strict=True))
+        weights = [(part @ p.weight.flatten(1))[..., None, None] for part, p in pairs]
+        return weights, sum(part @ p.bias for part, p in pairs)
+
+    def _upsample(self, logits: Tensor) -> Tensor:
+        # Results are made from them class by class.
+        logits = logits.contiguous()
+        return F.interpolate(
+            logits, scale_factor=self.common_stride, mode="bilinear", align_corners=False
+        )
+
+
+def _conv(in_channels: int, out_channels: int, norm: str) -> Conv2d:
+    """1×1 convolution without bias, norm, ReLU."""
+    return Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size=1,
+        bias=False,
+        norm=get_norm(norm, out_channels),
+        activation=F.relu,
+    )
+
+
+def _sum_of_stages(
+    maps: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None
+) -> Tensor:
+    """Convolve every map at its own resolution; their sum at that of the first one, which gets the
+    bias."""
+    total = F.conv2d(maps[0], weights[0], bias)
+    for x, weight in zip(maps[1:], weights[1:], strict=True):
+        part = F.conv2d(x, weight)
+        total += F.interpolate(part, size=total.shape[-2:], mode="bilinear", align_corners=False)
+    return total
+
+
+def _chunk_size(finest: Tensor, channels: int) -> int:
+    """How many of so many channels to fuse at a time."""
+    if finest.device.type != "cpu":
+        return channels
+    map_bytes = finest[:, 0].numel() * finest.element_size()
+    return max(_CPU_CHUNK_BYTES // map_bytes, _MIN_CHUNK)
+
+
+def _affine(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
+    """``(scale, shift)``, (C,) each, that the norm applies in evaluation."""
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale
+
+
+def _fold_and_apply(conv: Conv2d, x: Tensor) -> Tensor:
+    """``conv`` with its norm and ReLU, in evaluation."""
+    scale, shift = _affine(conv.norm)
+    return F.relu_(F.conv2d(x, conv.weight * scale[:, None, None, None], shift))

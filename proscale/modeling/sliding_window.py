@@ -1,0 +1,124 @@
+"""Semantic segmentation by overlapping windows, as SegFormer is evaluated on Cityscapes.
+
+A model that was trained on crops sees crops of the same size in evaluation, too. The windows' class
+scores are averaged where they overlap (Xie et al., SegFormer, NeurIPS 2021, §4.1). One window is in
+the model at a time, so that memory grows with the image only by its class scores.
+"""
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from torch import Tensor, nn
+
+Span = tuple[int, int]
+"""First place, and the one after the last."""
+
+
+class SlidingWindow(nn.Module):
+    """Wraps a model that returns ``sem_seg`` scores; for evaluation.
+
+    Args:
+        model: Detectron2's ``SemanticSegmentor`` or this project's ``MaskFormer``.
+        crop_size: (height, width) of a window, pixels of the model's input. An image that is
+            smaller is one window.
+        stride: (height, width) from one window to the next. The last one ends with the image.
+    """
+
+    def __init__(self, model: nn.Module, *, crop_size: tuple[int, int], stride: tuple[int, int]):
+        super().__init__()
+        self.model = model
+        self.crop_size = crop_size
+        self.stride = stride
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
+        """
+        Args:
+            batched_inputs: as the model takes them: ``image`` (3, H, W), and ``height`` and
+                ``width`` of the result if they are not the image's.
+
+        Returns:
+            for every image ``sem_seg``, the classes' scores ``(K, height, width)``.
+        """
+        return [{"sem_seg": self._segment(sample)} for sample in batched_inputs]
+
+    def windows(self, height: int, width: int) -> tuple[list[Span], list[Span]]:
+        """(top, bottom) of the rows of windows over an image, and (left, right) of the columns."""
+        rows = _windows(height, self.crop_size[0], self.stride[0])
+        return rows, _windows(width, self.crop_size[1], self.stride[1])
+
+    def _segment(self, sample: dict) -> Tensor:
+        image = sample["image"]
+        height, width = image.shape[-2:]
+        rows, columns = self.windows(height, width)
+        total = None
+        for top, bottom in rows:
+            for left, right in columns:
+                (result,) = self.model([{"image": image[:, top:bottom, left:right]}])
+                scores = result["sem_seg"]
+                if total is None:
+                    total = scores.new_zeros(len(scores), height, width)
+                total[:, top:bottom, left:right] += scores
+        # Windows form a grid, so that their number over a pixel is a product.
+        total /= _counts(rows, height).to(total)[:, None]
+        total /= _counts(columns, width).to(total)
+        size = sample.get("height", height), sample.get("width", width)
+        if size == (height, width):
+            return total
+        return sem_seg_postprocess(total, (height, width), *size)
+
+
+def with_sliding_window(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """``model`` as ``TEST.SLIDING_WINDOW`` has it evaluated: wrapped, or as it is.
+
+    Raises:
+        ValueError: a crop size or stride is not accepted, or the model is to give other results
+            than semantic scores.
+    """
+    node = cfg.TEST.SLIDING_WINDOW
+    if not node.ENABLED:
+        return model
+    for key in ("CROP_SIZE", "STRIDE"):
+        value = list(node[key])
+        if len(value) != 2 or any(type(length) is not int or length < 1 for length in value):
+            raise ValueError(
+                f"TEST.SLIDING_WINDOW.{key} is {value}: accepts [height, width], pixels from 1"
+            )
+    if any(step > size for step, size in zip(node.STRIDE, node.CROP_SIZE, strict=True)):
+        raise ValueError(
+            f"TEST.SLIDING_WINDOW.STRIDE is {list(node.STRIDE)}: accepts at most CROP_SIZE, "
+            f"{list(node.CROP_SIZE)}, or pixels between the windows would be left out"
+        )
+    if cfg.MODEL.META_ARCHITECTURE == "MaskFormer":
+        _check_semantic_scores(cfg)
+    return SlidingWindow(model, crop_size=tuple(node.CROP_SIZE), stride=tuple(node.STRIDE))
+
+
+def _check_semantic_scores(cfg: CfgNode) -> None:
+    test = cfg.MODEL.MASK_FORMER.TEST
+    wanted = {
+        "SEMANTIC_ON": True,
+        "PANOPTIC_ON": False,
+        "INSTANCE_ON": False,
+        "SEMANTIC_LABELS_ONLY": False,
+    }
+    for key, value in wanted.items():
+        if test[key] is not value:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.TEST.{key} is {test[key]}: accepts {value} with "
+                "TEST.SLIDING_WINDOW.ENABLED, because windows are averaged by their class scores"
+            )
+
+
+def _windows(length: int, size: int, stride: int) -> list[Span]:
+    """The windows along a side; the last one is moved back inside."""
+    starts = [*range(0, max(length - size, 0), stride), max(length - size, 0)]
+    return [(start, min(start + size, length)) for start in starts]
+
+
+def _counts(windows: list[Span], length: int) -> Tensor:
+    """``(length,)``: how many windows cover each place."""
+    counts = torch.zeros(length)
+    for begin, end in windows:
+        counts[begin:end] += 1
+    return counts

@@ -1,0 +1,234 @@
+"""Test-time augmentation: one result from several scales of an image, and their mirror images.
+
+Semantic scores of the views are averaged. Queries cannot be: the third query of one view has
+nothing to do with the third of another. So for panoptic and instance results the views' queries are
+matched first, by the IoU of their masks, as panoptic quality matches segments: above one half, a
+segment has one partner. Matched queries are averaged, and a view that has no partner for a query
+votes for “no object”. What follows is the inference of a single view.
+"""
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data.transforms import HFlipTransform
+from detectron2.modeling import DatasetMapperTTA
+from detectron2.structures import ImageList
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from proscale.modeling.mask_resize import Size, Sizes, mask_probabilities
+from proscale.modeling.postprocessing import SemanticScores, collect_results
+from proscale.modeling.segmenter import MaskFormer
+
+MASK_STRIDE = 4
+"""Pixels of the largest view for one of the masks that are averaged, as in the model itself."""
+
+
+def with_test_time_augmentation(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """Wrap ``model`` in the views of ``TEST.AUG``: ``MIN_SIZES``, ``MAX_SIZE`` and ``FLIP``.
+
+    Args:
+        cfg: the configuration.
+        model: this project's ``MaskFormer``, for all of its results, or any model that returns
+            ``sem_seg`` scores.
+
+    Raises:
+        ValueError: if there are no ``MIN_SIZES``.
+    """
+    if not cfg.TEST.AUG.MIN_SIZES:
+        raise ValueError("TEST.AUG.MIN_SIZES is empty: accepts short sides in pixels, one or more")
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
+    kind = MaskFormerWithTTA if isinstance(model, MaskFormer) else SemanticSegmentorWithTTA
+    return kind(model, DatasetMapperTTA(cfg))
+
+
+class SemanticSegmentorWithTTA(nn.Module):
+    """Averages the semantic scores that a model gives for the views of an image.
+
+    Args:
+        model: returns ``sem_seg``, ``(K, H, W)``.
+        mapper: makes the views of an image.
+    """
+
+    def __init__(self, model: nn.Module, mapper: DatasetMapperTTA):
+        super().__init__()
+        self.model = model
+        self.mapper = mapper
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
+        """As the model's; ``sem_seg`` has the size of ``height`` and ``width``."""
+        return [{"sem_seg": self._segment(sample)} for sample in batched_inputs]
+
+    def _segment(self, sample: dict) -> Tensor:
+        views = self.mapper(_with_size(sample))
+        total = None
+        for view in views:
+            (result,) = self.model([view])
+            scores = _unflip(result["sem_seg"], view)
+            total = scores if total is None else total.add_(scores)
+        return total / len(views)
+
+
+class MaskFormerWithTTA(nn.Module):
+    """All results of a ``MaskFormer`` from the views of an image.
+
+    Args:
+        model: its switches and thresholds apply.
+        mapper: makes the views of an image.
+    """
+
+    def __init__(self, model: MaskFormer, mapper: DatasetMapperTTA):
+        super().__init__()
+        self.model = model
+        self.mapper = mapper
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        """As :meth:`MaskFormer.forward` in evaluation; one view at a time is in the model."""
+        return [self._segment(_with_size(sample)) for sample in batched_inputs]
+
+    def _segment(self, sample: dict) -> dict:
+        model, size = self.model, (sample["height"], sample["width"])
+        views = self.mapper(sample)
+        largest = max(
+            (tuple(view["image"].shape[-2:]) for view in views), key=lambda s: s[0] * s[1]
+        )
+        grid = tuple(-(-length // MASK_STRIDE) for length in largest)
+        fusion = QueryFusion()
+        scores = None
+        for view in views:
+            class_logits, mask_logits, sizes = self._predict(view["image"], size)
+            if model.semantic_on:
+                of_view = self._semantic_scores(class_logits, mask_logits, sizes)
+                of_view = _unflip(of_view, view)
+                scores = of_view if scores is None else scores.add_(of_view)
+            if model.panoptic_on or model.instance_on:
+                probabilities = class_logits.float().softmax(-1)
+                queries = (probabilities.argmax(-1) < probabilities.shape[1] - 1).nonzero()[:, 0]
+                masks = self._masks(mask_logits, queries, sizes, grid)
+                fusion.add(probabilities[queries], _unflip(masks, view))
+        results = {}
+        if model.semantic_on:
+            scores /= len(views)
+            results["sem_seg"] = scores.argmax(0) if model.semantic_labels_only else scores
+        if model.panoptic_on or model.instance_on:
+            results |= self._from_queries(*fusion.result(), size)
+        return results
+
+    def _predict(self, image: Tensor, size: Size) -> tuple[Tensor, Tensor, Sizes]:
+        """Logits of the queries' classes ``(Q, K + 1)`` and masks ``(Q, h, w)``."""
+        model = self.model
+        normal = (image.to(model.device) - model.pixel_mean) / model.pixel_std
+        images = ImageList.from_tensors([normal], model.size_divisibility)
+        outputs = model.sem_seg_head(model.backbone(images.tensor))
+        sizes = Sizes(
+            padded=tuple(images.tensor.shape[-2:]), image=tuple(image.shape[-2:]), result=size
+        )
+        return outputs["pred_logits"][0], outputs["pred_masks"][0], sizes
+
+    def _semantic_scores(self, class_logits: Tensor, mask_logits: Tensor, sizes: Sizes) -> Tensor:
+        (scores,) = collect_results(
+            [SemanticScores(class_logits, sizes.result)],
+            mask_logits,
+            sizes,
+            resize_first=self.model.resize_first,
+            strip_bytes=self.model.strip_bytes,
+        )
+        return scores
+
+    def _masks(self, mask_logits: Tensor, queries: Tensor, sizes: Sizes, grid: Size) -> Tensor:
+        """``(N, *grid)`` mask probabilities of these queries."""
+        if not len(queries):
+            return mask_logits.new_zeros((0, *grid), dtype=torch.float32)
+        strips = mask_probabilities(
+            mask_logits,
+            queries,
+            Sizes(padded=sizes.padded, image=sizes.image, result=grid),
+            resize_first=True,
+            strip_bytes=self.model.strip_bytes,
+        )
+        return torch.cat([strip for _, strip in strips], dim=1)
+
+    def _from_queries(self, class_logits: Tensor, mask_logits: Tensor, size: Size) -> dict:
+        collectors = self.model.segment_collectors(class_logits, size)
+        results = collect_results(
+            list(collectors.values()),
+            mask_logits,
+            Sizes(padded=size, image=size, result=size),
+            resize_first=True,
+            strip_bytes=self.model.strip_bytes,
+        )
+        return dict(zip(collectors, results, strict=True))
+
+
+class QueryFusion:
+    """Averages the queries of several views, having found out which ones mean the same.
+
+    A query joins the one of the views before whose mean mask it overlaps with an IoU of more than
+    one half, the assignment that has the most IoU and the most agreement on classes; a query
+    without such a partner is a new one.
+    """
+
+    def __init__(self) -> None:
+        self.num_views = 0
+        self.probabilities: Tensor | None = None
+        self.masks: Tensor | None = None
+        self.counts: Tensor | None = None
+
+    def add(self, probabilities: Tensor, masks: Tensor) -> None:
+        """Add the queries of a view.
+
+        Args:
+            probabilities: ``(N, K + 1)``, “no object” last.
+            masks: ``(N, h, w)`` in [0, 1], h and w being the same in all views.
+        """
+        self.num_views += 1
+        if self.probabilities is None:
+            self.probabilities, self.masks = probabilities.clone(), masks.clone()
+            self.counts = probabilities.new_ones(len(probabilities))
+            return
+        known, new = self._partners(probabilities, masks)
+        self.probabilities[known] += probabilities[new]
+        self.masks[known] += masks[new]
+        self.counts[known] += 1
+        alone = torch.ones(len(masks), dtype=torch.bool, device=masks.device)
+        alone[new] = False
+        self.probabilities = torch.cat([self.probabilities, probabilities[alone]])
+        self.masks = torch.cat([self.masks, masks[alone]])
+        self.counts = torch.cat([self.counts, self.counts.new_ones(int(alone.sum()))])
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Logits of the M queries' classes ``(M, K + 1)`` and masks ``(M, h, w)``."""
+        probabilities = self.probabilities / self.num_views
+        probabilities[:, -1] += 1 - self.counts / self.num_views
+        masks = self.masks / self.counts[:, None, None]
+        return probabilities.clamp_min(1e-30).log(), masks.logit(eps=1e-6)
+
+    def _partners(self, probabilities: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices of queries known and of new ones that mean the same."""
+        old = (self.masks > 0.5 * self.counts[:, None, None]).flatten(1).float()
+        new = (masks > 0.5).flatten(1).float()
+        common = old @ new.T
+        iou = common / (old.sum(1)[:, None] + new.sum(1) - common).clamp_min(1)
+        agreement = (self.probabilities / self.counts[:, None])[:, :-1] @ probabilities[:, :-1].T
+        is_same = iou > 0.5
+        # Pairs that may not be are worth nothing.
+        rows, columns = linear_sum_assignment(
+            torch.where(is_same, iou + agreement, 0).cpu().numpy(), maximize=True
+        )
+        rows, columns = (torch.from_numpy(i).to(masks.device) for i in (rows, columns))
+        chosen = is_same[rows, columns]
+        return rows[chosen], columns[chosen]
+
+
+def _with_size(sample: dict) -> dict:
+    height, width = sample["image"].shape[-2:]
+    return {"height": height, "width": width, **sample}
+
+
+def _unflip(maps: Tensor, view: dict) -> Tensor:
+    """``(…, H, W)`` as they lie in the image that the view is of."""
+    is_flipped = any(isinstance(t, HFlipTransform) for t in view["transforms"].transforms)
+    return maps.flip(-1) if is_flipped else maps

@@ -1,0 +1,70 @@
+"""Own data and other classes in the trainer and in every process of train_net.py."""
+
+import importlib.util
+import logging
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+
+from proscale.engine import setup_cfg
+
+
+@pytest.fixture
+def train_net():
+    path = Path(__file__).parents[2] / "train_net.py"
+    spec = importlib.util.spec_from_file_location("train_net_with_own_data", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_process_registers_the_data(train_net, own_block, tmp_path, monkeypatch):
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump({"DATASETS": {"OWN": [own_block("semantic")]}}))
+    cfg = setup_cfg(str(file), ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path / "output")])
+    # As in a process that was started with the configuration.
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    trained_on = []
+
+    class StandIn:
+        def __init__(self, cfg):
+            trained_on.extend(DatasetCatalog.get(cfg.DATASETS.TRAIN[0]))
+
+        def resume_or_load(self, resume):
+            pass
+
+        def train(self):
+            pass
+
+    monkeypatch.setattr(train_net, "Trainer", StandIn)
+    monkeypatch.setattr(train_net, "default_setup", lambda cfg, args: None)
+    monkeypatch.setattr(train_net, "setup_logger", lambda *_, **__: None)
+    train_net.main(Namespace(eval_only=False, resume=False), cfg)
+    assert len(trained_on) == 3
+
+
+def test_training_starts_from_weights_of_other_classes(
+    toy_cfg, toy_trainer, small_cfg, tmp_path, caplog
+):
+    small_cfg.SOLVER, small_cfg.DATASETS = toy_cfg().SOLVER, toy_cfg().DATASETS
+    small_cfg.OUTPUT_DIR = str(tmp_path / "output")
+    small_cfg.DATALOADER.NUM_WORKERS = 0
+    test = small_cfg.MODEL.MASK_FORMER.TEST
+    test.PANOPTIC_ON, test.INSTANCE_ON = False, False
+    small_cfg.MODEL.WEIGHTS = str(tmp_path / "weights.pth")
+    torch.save({"model": build_model(small_cfg).state_dict()}, small_cfg.MODEL.WEIGHTS)
+
+    small_cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 9
+    trainer = toy_trainer(small_cfg)
+    with caplog.at_level(logging.WARNING):
+        trainer.resume_or_load(resume=False)
+    lines = [record.message for record in caplog.records if "class layer" in record.message]
+    assert len(lines) == 1
+    assert "of 134 outputs, this model one of 10" in lines[0]
