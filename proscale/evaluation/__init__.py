@@ -1,12 +1,16 @@
-"""Evaluation: panoptic quality, instance mask AP and semantic mIoU."""
+"""Evaluation: panoptic quality, instance AP and semantic mIoU, of COCO's kind and Cityscapes'."""
 
 from proscale.evaluation.build import build_evaluator
+from proscale.evaluation.cityscapes_instance import CityscapesInstanceEvaluator
+from proscale.evaluation.cityscapes_semantic import CityscapesSemanticEvaluator
 from proscale.evaluation.instance_evaluator import InstanceEvaluator
 from proscale.evaluation.panoptic_evaluator import CocoPanopticEvaluator
 from proscale.evaluation.panoptic_quality import PanopticQuality
 from proscale.evaluation.semantic_evaluator import SemanticEvaluator
 
 __all__ = [
+    "CityscapesInstanceEvaluator",
+    "CityscapesSemanticEvaluator",
     "CocoPanopticEvaluator",
     "InstanceEvaluator",
     "PanopticQuality",

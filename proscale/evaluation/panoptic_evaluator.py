@@ -1,25 +1,28 @@
 """PQ of a model over a COCO panoptic data set, as a Detectron2 evaluator.
 
 Detectron2's own evaluator writes every prediction to disk and hands the folder to `panopticapi`.
-This one scores each image as it comes: besides the truth's JSON it holds a few sums per category
-and the ids of the images seen.
+This one scores each image as it comes, on a few threads while the model goes on: besides the
+truth's JSON it holds a few sums per category and the ids of the images seen.
 """
 
 import json
 import logging
 import os
-from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
+import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from tabulate import tabulate
 
-from proscale.data.panoptic_png import read_panoptic_png
+from proscale.data.panoptic_png import read_panoptic_png, write_panoptic_png
+from proscale.evaluation.background import Background
+from proscale.evaluation.figures import check_every_image_once, table
 from proscale.evaluation.panoptic_quality import (
     CategoryQuality,
     PanopticQuality,
@@ -28,6 +31,7 @@ from proscale.evaluation.panoptic_quality import (
 from proscale.evaluation.results_file import write_results
 
 RESULTS_FILE = "panoptic_seg.json"
+PREDICTIONS = "panoptic_predictions"
 
 logger = logging.getLogger(__name__)
 
@@ -42,23 +46,48 @@ class CocoPanopticEvaluator(DatasetEvaluator):
             consists of these images of the JSON only.
         output_dir: where to write `panoptic_seg.json` with the summary and every category's
             figures; None writes nothing.
+        save_predictions: also write the predictions to `output_dir` as COCO's test server takes
+            them: `panoptic_predictions.json` and the PNG files in `panoptic_predictions`. A data
+            set without annotations, a test split, can only be saved.
+        num_workers: threads that score, 1 or more.
 
     Raises:
         ValueError: a category of the JSON has no contiguous id in the metadata, or the JSON has no
-            annotation of one of `image_ids`.
+            annotation of one of `image_ids`; there is nothing to compare with and
+            `save_predictions` is off; or there is no `output_dir` to save to.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | None = None,
+        *,
+        save_predictions: bool = False,
+        num_workers: int = 2,
+    ) -> None:
+        if save_predictions and output_dir is None:
+            raise ValueError("TEST.SAVE_PREDICTIONS needs an output folder for the predictions")
         metadata = MetadataCatalog.get(dataset_name)
         self._dataset_name = dataset_name
         self._output_dir = output_dir
+        self._save_predictions = save_predictions
         self._panoptic_json = metadata.panoptic_json
         self._panoptic_root = metadata.panoptic_root
         with PathManager.open(self._panoptic_json) as file:
             truth = json.load(file)
         self._categories = truth["categories"]
+        self._has_truth = "annotations" in truth
+        if not self._has_truth and not save_predictions:
+            raise ValueError(
+                f"{self._panoptic_json} has no annotations to compare with; set "
+                "TEST.SAVE_PREDICTIONS True to write predictions for a test server"
+            )
         # The JSON lists images and annotations in different orders; image_id is the key.
-        annotations = {a["image_id"]: a for a in truth["annotations"]}
+        annotations = (
+            {a["image_id"]: a for a in truth["annotations"]}
+            if self._has_truth
+            else {i["id"]: {"file_name": _png_name(i["file_name"])} for i in truth["images"]}
+        )
         image_ids = metadata.get("image_ids", annotations)
         absent = [image_id for image_id in image_ids if image_id not in annotations]
         if absent:
@@ -82,14 +111,17 @@ class CocoPanopticEvaluator(DatasetEvaluator):
                 f"{self._panoptic_json}: categories {sorted(unmapped)} have no contiguous id in "
                 f"the metadata of data set {dataset_name!r}"
             )
+        self._background = Background(self._add, num_workers=num_workers)
         self.reset()
 
     def reset(self) -> None:
+        self._background.cancel()
         self._quality = PanopticQuality(self._categories)
         self._scored: list[Any] = []
+        self._saved: list[dict[str, Any]] = []
 
     def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
-        """Score a batch.
+        """Start scoring a batch; its maps must not be changed afterwards.
 
         Args:
             inputs: dicts with `image_id` and `file_name`.
@@ -98,48 +130,59 @@ class CocoPanopticEvaluator(DatasetEvaluator):
                 `category_id` (contiguous), one for each id in the tensor.
 
         Raises:
-            ValueError: the data set lacks the image, or a prediction does not fit the format or its
-                truth (`PanopticQuality.update`); names the image, and the segment if it is one.
+            ValueError: the data set lacks the image; or, at the latest in `evaluate`, a prediction
+                does not fit the format or its truth (`PanopticQuality.update`). Names the image,
+                and the segment if it is one.
         """
         for input_, output in zip(inputs, outputs, strict=True):
-            image = f"{input_['file_name']} (image_id {input_['image_id']})"
-            annotation = self._annotations.get(input_["image_id"])
+            image_id = input_["image_id"]
+            image = f"{input_['file_name']} (image_id {image_id})"
+            annotation = self._annotations.get(image_id)
             if annotation is None:
                 raise ValueError(
                     f"image {image} is not among the {len(self._annotations)} images that data set "
                     f"{self._dataset_name!r} has in {self._panoptic_json}"
                 )
             predicted_map, predicted_segments = output["panoptic_seg"]
-            truth_file = os.path.join(self._panoptic_root, annotation["file_name"])
-            self._quality.update(
-                predicted_map.cpu().numpy(),
-                [self._with_dataset_id(segment, image) for segment in predicted_segments],
-                read_panoptic_png(PathManager.get_local_path(truth_file)),
-                annotation["segments_info"],
-                image=image,
-            )
-            self._scored.append(input_["image_id"])
+            segments = [self._with_dataset_id(segment, image) for segment in predicted_segments]
+            ids = predicted_map.cpu().numpy()
+            self._scored.append(image_id)
+            if self._save_predictions:
+                name = annotation["file_name"]
+                self._saved.append(
+                    {"image_id": image_id, "file_name": name, "segments_info": segments}
+                )
+            self._background.submit(partial(self._score, ids, segments, annotation, image))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """Merge the ranks' counts; log two tables and write the JSON file on rank 0.
+        """Merge the ranks' counts; log two tables and write the files on rank 0.
 
         Returns:
             `{"panoptic_seg": {"PQ": ..., "SQ": ..., "RQ": ..., "PQ_th": ..., ...}}` in percent on
-            rank 0, None on the others.
+            rank 0, None on the others. Without annotations the inner dict is empty.
 
         Raises:
-            ValueError: images of the data set were never scored, or scored more than once.
+            ValueError: images of the data set were never scored, or scored more than once; or see
+                `process`.
         """
-        gathered = comm.gather((self._quality, self._scored))
+        self._background.finish()
+        gathered = comm.gather((self._quality, self._scored, self._saved))
         if not comm.is_main_process():
             return None
         total = PanopticQuality(self._categories)
-        scored: Counter[Any] = Counter()
-        for quality, image_ids in gathered:
+        scored: list[Any] = []
+        saved: list[dict[str, Any]] = []
+        for quality, image_ids, predictions in gathered:
             total.merge(quality)
-            scored.update(image_ids)
-        self._check_every_image_once(scored)
+            scored += image_ids
+            saved += predictions
+        check_every_image_once(self._annotations, scored, dataset_name=self._dataset_name)
 
+        if self._save_predictions:
+            write_results(self._output_dir, f"{PREDICTIONS}.json", {"annotations": saved})
+            logger.info("Panoptic predictions: %s", os.path.join(self._output_dir, PREDICTIONS))
+        if not self._has_truth:
+            return OrderedDict(panoptic_seg={})
         results = total.results()
         logger.info("Panoptic quality on %s:\n%s", self._dataset_name, _summary_table(results))
         logger.info("Panoptic quality per category:\n%s", _category_table(results.per_category))
@@ -156,6 +199,33 @@ class CocoPanopticEvaluator(DatasetEvaluator):
             )
         return OrderedDict(panoptic_seg=results.summary())
 
+    def _score(
+        self,
+        predicted_map: np.ndarray,
+        predicted_segments: Sequence[Mapping[str, Any]],
+        annotation: Mapping[str, Any],
+        image: str,
+    ) -> PanopticQuality:
+        """The counts of one image; runs on a thread of its own."""
+        quality = PanopticQuality(self._categories)
+        if self._has_truth:
+            truth_file = os.path.join(self._panoptic_root, annotation["file_name"])
+            quality.update(
+                predicted_map,
+                predicted_segments,
+                read_panoptic_png(PathManager.get_local_path(truth_file)),
+                annotation["segments_info"],
+                image=image,
+            )
+        if self._save_predictions:
+            path = os.path.join(self._output_dir, PREDICTIONS, annotation["file_name"])
+            PathManager.mkdirs(os.path.dirname(path))
+            write_panoptic_png(path, predicted_map)
+        return quality
+
+    def _add(self, quality: PanopticQuality) -> None:
+        self._quality.merge(quality)
+
     def _with_dataset_id(self, segment: dict, image: str) -> dict[str, int]:
         key = bool(segment["isthing"]), segment["category_id"]
         if key not in self._dataset_ids:
@@ -167,19 +237,9 @@ class CocoPanopticEvaluator(DatasetEvaluator):
             )
         return {"id": segment["id"], "category_id": self._dataset_ids[key]}
 
-    def _check_every_image_once(self, scored: Counter[Any]) -> None:
-        missing = [i for i in self._annotations if i not in scored]
-        repeated = [i for i, times in scored.items() if times > 1]
-        for image_ids, fault in (
-            (missing, "have no prediction"),
-            (repeated, "were predicted more than once"),
-        ):
-            if image_ids:
-                raise ValueError(
-                    f"{len(image_ids)} of the {len(self._annotations)} images of data set "
-                    f"{self._dataset_name!r} {fault}, the first being image_id "
-                    f"{', '.join(map(str, image_ids[:5]))}: PQ counts every image exactly once"
-                )
+
+def _png_name(image_name: str) -> str:
+    return os.path.splitext(image_name)[0] + ".png"
 
 
 def _summary_table(results: PanopticResults) -> str:
@@ -191,14 +251,10 @@ def _summary_table(results: PanopticResults) -> str:
             ("Stuff", results.stuff),
         )
     ]
-    return _table(rows, ["", "PQ", "SQ", "RQ", "categories"])
+    return table(rows, ["", "PQ", "SQ", "RQ", "categories"])
 
 
 def _category_table(categories: Sequence[CategoryQuality]) -> str:
     """The categories that occur; the others have no figures."""
     rows = [(c.name, c.pq, c.sq, c.rq, c.tp, c.fp, c.fn) for c in categories if c.occurs]
-    return _table(rows, ["category", "PQ", "SQ", "RQ", "TP", "FP", "FN"])
-
-
-def _table(rows: Sequence[tuple], headers: list[str]) -> str:
-    return tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".2f")
+    return table(rows, ["category", "PQ", "SQ", "RQ", "TP", "FP", "FN"])

@@ -4,7 +4,8 @@ PQ = (sum of IoU over matched pairs) / (TP + FP/2 + FN/2) (Kirillov et al., Pano
 CVPR 2019, §4), counted as the COCO panoptic evaluator counts it, void and crowd regions included,
 so that figures can be compared with published ones. Only sums per category are kept: counting an
 image costs one pass over its pixels, memory does not grow with the data set, and shards of a data
-set can be counted apart and merged.
+set can be counted apart and merged. Sums are exact, so that the order of images and the cut into
+shards have no influence, not even on the last digit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,11 @@ from typing import Any
 import numpy as np
 
 from proscale.data.panoptic_png import VOID
+
+# The IoU of a match is a float in (0.5, 1], a whole multiple of 2**-53. Sums of that multiple are
+# kept in two halves, which overflow after 2**31 matches.
+_IOU_UNIT = 2.0**53
+_HALF = 32
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,8 @@ class PanopticQuality:
         self._index = {category_id: i for i, (category_id, _, _) in enumerate(self.categories)}
         if len(self._index) != len(self.categories):
             raise ValueError("categories: every id may be given once only")
-        self._iou_sum = np.zeros(len(self.categories), dtype=np.float64)
+        # (upper half, lower half) per category
+        self._iou_units = np.zeros((2, len(self.categories)), dtype=np.int64)
         self._tp = np.zeros(len(self.categories), dtype=np.int64)
         self._fp = np.zeros(len(self.categories), dtype=np.int64)
         self._fn = np.zeros(len(self.categories), dtype=np.int64)
@@ -157,9 +164,10 @@ class PanopticQuality:
         spurious = ~matched.any(axis=0) & (2 * excused <= predicted_area)
 
         rows, columns = np.nonzero(matched)
-        np.add.at(
-            self._iou_sum, true_category[rows], intersection[rows, columns] / union[rows, columns]
-        )
+        iou = intersection[rows, columns] / union[rows, columns]
+        units = (iou * _IOU_UNIT).astype(np.int64)
+        halves = np.stack([units >> _HALF, units & (1 << _HALF) - 1])
+        np.add.at(self._iou_units, (slice(None), true_category[rows]), halves)
         np.add.at(self._tp, true_category[rows], 1)
         np.add.at(self._fp, predicted_category[spurious], 1)
         np.add.at(self._fn, true_category[missed], 1)
@@ -174,7 +182,7 @@ class PanopticQuality:
             raise ValueError(
                 "only counts over the same categories, in the same order, can be merged"
             )
-        self._iou_sum += other._iou_sum
+        self._iou_units += other._iou_units
         self._tp += other._tp
         self._fp += other._fp
         self._fn += other._fn
@@ -184,12 +192,15 @@ class PanopticQuality:
 
         Means are taken over the categories with TP + FP + FN > 0.
         """
+        iou_sum = np.array(
+            [((high << _HALF) + low) / _IOU_UNIT for high, low in self._iou_units.T.tolist()]
+        )
         denominator = self._tp + 0.5 * self._fp + 0.5 * self._fn
         with np.errstate(invalid="ignore"):
-            pq = 100 * self._iou_sum / denominator
+            pq = 100 * iou_sum / denominator
             rq = 100 * self._tp / denominator
         # A category that occurs but never matches has SQ 0.
-        sq = 100 * self._iou_sum / np.maximum(self._tp, 1)
+        sq = 100 * iou_sum / np.maximum(self._tp, 1)
         sq[denominator == 0] = np.nan
 
         per_category = tuple(
@@ -238,7 +249,8 @@ def _overlaps(
     """
     true_map, predicted_map = true_map.ravel(), predicted_map.ravel()
     is_start = np.ones(true_map.size, dtype=bool)
-    is_start[1:] = (true_map[1:] != true_map[:-1]) | (predicted_map[1:] != predicted_map[:-1])
+    np.not_equal(true_map[1:], true_map[:-1], out=is_start[1:])
+    is_start[1:] |= predicted_map[1:] != predicted_map[:-1]
     starts = np.flatnonzero(is_start)
     lengths = np.diff(starts, append=true_map.size)
     rows = _positions(true_map[starts], true_ids, f"image {image}, true")

@@ -7,6 +7,7 @@ a confusion matrix instead of the predictions.
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from PIL import Image
-from tabulate import tabulate
 
+from proscale.data.label_image import read_label_image
 from proscale.data.panoptic_png import read_panoptic_png
+from proscale.evaluation.boundary import inner_boundary
+from proscale.evaluation.figures import confusion_metrics, nan_mean, table
 from proscale.evaluation.results_file import write_results
 
 RESULTS_FILE = "sem_seg.json"
@@ -29,10 +31,10 @@ logger = logging.getLogger(__name__)
 class SemanticEvaluator(DatasetEvaluator):
     """mIoU, fwIoU, mACC and pACC, in percent.
 
-    Over the classes that occur in the truth, mIoU is the mean of TP / (TP + FP + FN) and mACC the
-    mean of TP / (TP + FN); fwIoU is the mean IoU weighted by the classes' true pixels; pACC is the
-    share of pixels that are right. A class that is only predicted has no part in the means (its
-    pixels are errors of the classes it covers). Unlabelled pixels count nowhere.
+    mIoU is the mean of TP / (TP + FP + FN) over the classes that occur in the truth or in the
+    predictions, mACC the mean of TP / (TP + FN) over those in the truth; fwIoU is the mean IoU
+    weighted by the classes' true pixels; pACC is the share of pixels that are right. Unlabelled
+    pixels count nowhere.
 
     Args:
         dataset_name: a registered data set. Its metadata has `stuff_classes`, the names of all C
@@ -42,22 +44,33 @@ class SemanticEvaluator(DatasetEvaluator):
             unlabelled.
         output_dir: where to write `sem_seg.json` with the metrics and every class's IoU and
             accuracy; None writes nothing.
+        boundary_iou: also compute mBoundaryIoU, the mean over classes of the IoU of the boundaries
+            of their masks (Cheng et al. 2021), summed over the data set like IoU.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
+    def __init__(
+        self, dataset_name: str, output_dir: str | None = None, *, boundary_iou: bool = False
+    ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
         self._dataset_name = dataset_name
         self._output_dir = output_dir
+        self._boundary_iou = boundary_iou
         self._class_names = list(metadata.stuff_classes)
         self._ignore_label = metadata.ignore_label
-        # Detectron2's mapper takes the truth out of what the model gets.
-        self._entries = {entry["file_name"]: entry for entry in DatasetCatalog.get(dataset_name)}
         self.reset()
 
     def reset(self) -> None:
+        self._counts = self._no_counts()
+
+    def _no_counts(self) -> dict[str, np.ndarray]:
+        """What is summed over images and over ranks, at zero."""
         num_classes = len(self._class_names)
-        # [true class, predicted class] pixels
-        self._confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
+        return {
+            # Pixels of [true class, predicted class].
+            "confusion": np.zeros((num_classes, num_classes), dtype=np.int64),
+            # Pixels of every class's boundaries, [their intersection, their union].
+            "boundaries": np.zeros((2, num_classes), dtype=np.int64),
+        }
 
     def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
         """Count a batch.
@@ -71,53 +84,80 @@ class SemanticEvaluator(DatasetEvaluator):
             ValueError: a prediction has another number of classes or another size than the truth;
                 the truth has a class id out of range; the data set gives no truth for the image.
         """
-        num_classes = len(self._class_names)
         for input_, output in zip(inputs, outputs, strict=True):
             name, predicted = input_["file_name"], output["sem_seg"]
             truth = self._truth(name)
-            if tuple(predicted.shape) not in (truth.shape, (num_classes, *truth.shape)):
+            scores_shape = (len(self._class_names), *truth.shape)
+            if tuple(predicted.shape) not in (truth.shape, scores_shape):
                 raise ValueError(
                     f"image {name}: sem_seg has shape {tuple(predicted.shape)}, expected "
-                    f"(C, H, W) = {(num_classes, *truth.shape)} or (H, W) = {truth.shape}"
+                    f"(C, H, W) = {scores_shape} or (H, W) = {truth.shape}"
                 )
             if predicted.ndim == 3:
                 predicted = predicted.argmax(dim=0)
-            predicted = predicted.cpu().numpy()
-            labelled = truth != IGNORE
-            self._confusion += np.bincount(
-                truth[labelled] * num_classes + predicted[labelled], minlength=num_classes**2
-            ).reshape(num_classes, num_classes)
+            self._count(name, predicted.cpu().numpy(), truth)
+
+    def _count(self, file_name: str, predicted: np.ndarray, truth: np.ndarray) -> None:
+        """Count an image, from its class ids (H, W)."""
+        num_classes = len(self._class_names)
+        if predicted.min(initial=0) < 0 or predicted.max(initial=0) >= num_classes:
+            raise ValueError(
+                f"image {file_name}: sem_seg has class ids {predicted.min()} to {predicted.max()}; "
+                f"accepted are 0 to {num_classes - 1}"
+            )
+        labelled = truth != IGNORE
+        self._counts["confusion"] += np.bincount(
+            truth[labelled] * num_classes + predicted[labelled], minlength=num_classes**2
+        ).reshape(num_classes, num_classes)
+        if self._boundary_iou:
+            for class_ in np.union1d(truth[labelled], predicted[labelled]).tolist():
+                true = inner_boundary(truth == class_)
+                # What is predicted where nothing is labelled must not move the outline.
+                found = inner_boundary((predicted == class_) & labelled)
+                self._counts["boundaries"][:, class_] += (true & found).sum(), (true | found).sum()
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Add up the ranks' counts; log a table and write the JSON file on rank 0.
 
         Returns:
-            `{"sem_seg": {"mIoU": ..., "fwIoU": ..., "mACC": ..., "pACC": ...}}` in percent (nan
-            if no pixel was labelled) on rank 0, None on the others.
+            `{"sem_seg": {"mIoU": ..., "fwIoU": ..., "mACC": ..., "pACC": ...}}`, and `mBoundaryIoU`
+            if asked for, in percent (nan if no pixel was labelled) on rank 0, None on the others.
         """
-        gathered = comm.gather(self._confusion)
+        gathered = comm.gather(self._counts)
         if not comm.is_main_process():
             return None
-        summary, per_class = _metrics(np.sum(gathered, axis=0))
-        logger.info(
-            "Semantic segmentation on %s:\n%s",
-            self._dataset_name,
-            tabulate([summary], headers="keys", tablefmt="pipe", floatfmt=".2f"),
-        )
+        total = {name: sum(counts[name] for counts in gathered) for name in self._counts}
+        summary, columns = self._figures(total)
+        columns = {"name": self._class_names} | {k: v.tolist() for k, v in columns.items()}
+        per_class = [
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        ]
+        logger.info("Semantic segmentation on %s:\n%s", self._dataset_name, table([summary]))
+        logger.info("Semantic segmentation per class:\n%s", table(per_class))
         if self._output_dir is not None:
             write_results(
                 self._output_dir,
                 RESULTS_FILE,
-                {
-                    "dataset": self._dataset_name,
-                    "summary": summary,
-                    "per_class": [
-                        {"name": name, "IoU": iou, "ACC": accuracy}
-                        for name, (iou, accuracy) in zip(self._class_names, per_class, strict=True)
-                    ],
-                },
+                {"dataset": self._dataset_name, "summary": summary, "per_class": per_class},
             )
         return OrderedDict(sem_seg=summary)
+
+    def _figures(
+        self, counts: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """The summary, and (C,) figures of the classes; nan for what is not defined."""
+        summary, per_class = confusion_metrics(counts["confusion"])
+        if self._boundary_iou:
+            with np.errstate(invalid="ignore"):
+                iou = 100 * counts["boundaries"][0] / counts["boundaries"][1]
+            summary["mBoundaryIoU"] = nan_mean(iou)
+            per_class["BoundaryIoU"] = iou
+        return summary, per_class
+
+    @cached_property
+    def _entries(self) -> dict[str, Mapping[str, Any]]:
+        # Detectron2's mapper takes the truth out of what the model gets.
+        return {entry["file_name"]: entry for entry in DatasetCatalog.get(self._dataset_name)}
 
     def _truth(self, file_name: str) -> np.ndarray:
         """(H, W) int64 class ids, `IGNORE` where unlabelled."""
@@ -136,8 +176,7 @@ class SemanticEvaluator(DatasetEvaluator):
         )
 
     def _truth_from_labels(self, path: str) -> np.ndarray:
-        with PathManager.open(path, "rb") as file, Image.open(file) as image:
-            labels = np.array(image, dtype=np.int64)
+        labels = read_label_image(PathManager.get_local_path(path)).astype(np.int64)
         labels[labels == self._ignore_label] = IGNORE
         if labels.max(initial=IGNORE) >= len(self._class_names):
             raise ValueError(
@@ -159,24 +198,3 @@ class SemanticEvaluator(DatasetEvaluator):
             raise ValueError(f"{path}: segments {unlisted} are missing in its segments_info")
         classes = np.array([class_of[i] for i in ids.tolist()], dtype=np.int64)
         return classes[index]
-
-
-def _metrics(confusion: np.ndarray) -> tuple[dict[str, float], list[list[float]]]:
-    """Metrics of a (C, C) confusion matrix [truth, prediction], and (IoU, accuracy) per class."""
-    right = np.diag(confusion).astype(np.float64)
-    true, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
-    occurs = true > 0
-    with np.errstate(invalid="ignore"):
-        iou = 100 * right / (true + predicted - right)
-        accuracy = 100 * right / true
-    iou[~occurs] = np.nan
-    if occurs.any():
-        summary = {
-            "mIoU": float(iou[occurs].mean()),
-            "fwIoU": float((iou * true)[occurs].sum() / true.sum()),
-            "mACC": float(accuracy[occurs].mean()),
-            "pACC": float(100 * right.sum() / true.sum()),
-        }
-    else:
-        summary = dict.fromkeys(("mIoU", "fwIoU", "mACC", "pACC"), float("nan"))
-    return summary, np.stack([iou, accuracy], axis=1).tolist()

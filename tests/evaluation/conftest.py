@@ -10,6 +10,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
+from pycocotools import mask as rle
 
 from proscale.data.panoptic_png import write_panoptic_png
 
@@ -116,3 +117,32 @@ def toy_dataset(tmp_path: Path):
     yield toy
     DatasetCatalog.remove(toy.name)
     MetadataCatalog.remove(toy.name)
+
+
+@pytest.fixture
+def toy_with_instances(toy_dataset):
+    """The toy with the instances' JSON of its things."""
+    names = {c["id"]: c["name"] for c in CATEGORIES if c["isthing"]}
+    annotations, images = [], []
+    for image_id, ids in toy_dataset.maps.items():
+        images.append({"id": image_id, "height": ids.shape[0], "width": ids.shape[1]})
+        for segment in toy_dataset.segments[image_id]:
+            if segment["category_id"] in names:
+                mask = rle.encode(np.asfortranarray(ids == segment["id"], dtype=np.uint8))
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image_id,
+                        "category_id": segment["category_id"],
+                        "iscrowd": segment["iscrowd"],
+                        "area": int(rle.area(mask)),
+                        "bbox": rle.toBbox(mask).tolist(),
+                        "segmentation": {**mask, "counts": mask["counts"].decode()},
+                    }
+                )
+    path = toy_dataset.root / "instances.json"
+    categories = [{"id": i, "name": name} for i, name in names.items()]
+    content = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+    path.write_text(json.dumps(content))
+    MetadataCatalog.get(toy_dataset.name).json_file = str(path)
+    return toy_dataset

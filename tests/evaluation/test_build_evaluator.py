@@ -5,9 +5,12 @@ import logging
 import pytest
 from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
+from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
 from proscale import add_proscale_config
 from proscale.evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemanticEvaluator,
     CocoPanopticEvaluator,
     InstanceEvaluator,
     SemanticEvaluator,
@@ -74,7 +77,7 @@ def test_nothing_to_evaluate(toy_dataset):
 def test_unknown_evaluator_type(toy_dataset, evaluator_type):
     MetadataCatalog.get(toy_dataset.name).__dict__["evaluator_type"] = evaluator_type
     with pytest.raises(
-        ValueError, match=f"{toy_dataset.name}.*{evaluator_type}.*accepted are coco_panoptic_seg"
+        ValueError, match=f"{toy_dataset.name}.*{evaluator_type}.*accepted are coco.*sem_seg"
     ):
         build_evaluator(config("PANOPTIC_ON"), toy_dataset.name)
 
@@ -85,3 +88,61 @@ def test_files_go_to_the_output_dir(toy_dataset, tmp_path):
         built.process([toy_dataset.inputs(image_id)], [toy_dataset.panoptic(image_id)])
     assert built.evaluate()["panoptic_seg"]["PQ"] == 100.0
     assert (tmp_path / "out" / "panoptic_seg.json").is_file()
+
+
+def of_type(dataset, evaluator_type):
+    metadata = MetadataCatalog.get(dataset.name).__dict__
+    metadata["evaluator_type"] = evaluator_type
+    if evaluator_type.startswith("cityscapes"):
+        names = [c["name"] for c in CITYSCAPES_CATEGORIES]
+        folder = dataset.root / "gtFine" / "bonn"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "bonn_0_0_gtFine_instanceIds.png").touch()
+        metadata |= {
+            "gt_dir": str(folder.parent),
+            "thing_classes": names,
+            "stuff_classes": names,
+        }
+    return dataset.name
+
+
+@pytest.mark.parametrize(
+    ("evaluator_type", "expected"),
+    [
+        ("coco", [InstanceEvaluator]),
+        ("coco_panoptic_seg", [CocoPanopticEvaluator, InstanceEvaluator, SemanticEvaluator]),
+        ("ade20k_panoptic_seg", [CocoPanopticEvaluator, InstanceEvaluator, SemanticEvaluator]),
+        ("mapillary_vistas_panoptic_seg", [CocoPanopticEvaluator, SemanticEvaluator]),
+        (
+            "cityscapes_panoptic_seg",
+            [CocoPanopticEvaluator, CityscapesInstanceEvaluator, CityscapesSemanticEvaluator],
+        ),
+        ("cityscapes_instance", [CityscapesInstanceEvaluator]),
+        ("cityscapes_sem_seg", [CityscapesSemanticEvaluator]),
+        ("sem_seg", [SemanticEvaluator]),
+    ],
+)
+def test_each_type_has_its_evaluators(with_instances, caplog, evaluator_type, expected):
+    name = of_type(with_instances, evaluator_type)
+    switches = ["PANOPTIC_ON", "INSTANCE_ON", "SEMANTIC_ON"]
+    with caplog.at_level(logging.WARNING, logger="proscale"):
+        assert kinds(build_evaluator(config(*switches), name)) == expected
+    assert len(caplog.records) == 3 - len(expected), "one line for each that is left out"
+    assert all(evaluator_type in record.getMessage() for record in caplog.records)
+
+
+def test_what_the_data_set_has_no_truth_for(toy_dataset):
+    name = of_type(toy_dataset, "sem_seg")
+    with pytest.raises(ValueError, match=rf"{name}'.*evaluator_type 'sem_seg'"):
+        build_evaluator(config("PANOPTIC_ON", "INSTANCE_ON"), name)
+
+
+def test_keys_reach_the_evaluators(with_instances, tmp_path):
+    cfg = config("PANOPTIC_ON", "INSTANCE_ON", "SEMANTIC_ON")
+    cfg.TEST.BOUNDARY_IOU = cfg.TEST.SAVE_PREDICTIONS = True
+    panoptic, instance, semantic = build_evaluator(
+        cfg, with_instances.name, str(tmp_path / "out")
+    )._evaluators
+    assert panoptic._save_predictions and instance._save_predictions
+    assert "boundary" in instance.evaluate() and "mBoundaryIoU" in semantic.evaluate()["sem_seg"]
+    assert (tmp_path / "out" / "coco_instances_results.json").is_file()

@@ -141,7 +141,9 @@ def test_faults_name_the_image(toy_dataset):
     inputs = toy_dataset.inputs(3)
 
     def process(new_map, new_infos):
+        evaluator.reset()
         evaluator.process([inputs], [{"panoptic_seg": (new_map, new_infos)}])
+        evaluator.evaluate()
 
     first = infos[0]["id"]
     with pytest.raises(ValueError, match=rf"3\.jpg .*segment {first}: it is in the map"):
@@ -155,6 +157,52 @@ def test_faults_name_the_image(toy_dataset):
     (toy_dataset.root / "3.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"3\.png"):
         process(segment_map, infos)
+
+
+def test_a_fault_is_raised_while_images_still_come(toy_dataset):
+    evaluator = CocoPanopticEvaluator(toy_dataset.name, num_workers=1)
+    segment_map, infos = toy_dataset.panoptic(3)["panoptic_seg"]
+    wrong = {"panoptic_seg": (segment_map, infos[1:])}
+    with pytest.raises(ValueError, match=r"3\.jpg .*: it is in the map"):
+        for _ in range(4):
+            evaluator.process([toy_dataset.inputs(3)], [wrong])
+    evaluator.reset()
+    fill(evaluator, toy_dataset, (3, 5, 7))
+    assert evaluator.evaluate()["panoptic_seg"]["PQ"] == 100.0
+
+
+def test_predictions_for_a_test_server(toy_dataset, tmp_path):
+    out = tmp_path / "out"
+    evaluator = CocoPanopticEvaluator(toy_dataset.name, str(out), save_predictions=True)
+    fill(evaluator, toy_dataset, (3, 5, 7))
+    assert evaluator.evaluate()["panoptic_seg"]["PQ"] == 100.0
+    written = json.loads((out / "panoptic_predictions.json").read_text())["annotations"]
+    assert {a["image_id"] for a in written} == {3, 5, 7}
+    # What was written scores as what was predicted.
+    truth = json.loads((tmp_path / "panoptic.json").read_text())
+    true_segments = {a["image_id"]: a["segments_info"] for a in truth["annotations"]}
+    quality = PanopticQuality(truth["categories"])
+    for annotation in written:
+        ids = read_panoptic_png(out / "panoptic_predictions" / annotation["file_name"])
+        image_id = annotation["image_id"]
+        true_map = toy_dataset.maps[image_id]
+        quality.update(ids, annotation["segments_info"], true_map, true_segments[image_id])
+    assert quality.results().all.pq == 100.0
+
+
+def test_a_split_without_annotations_is_saved_only(toy_dataset, tmp_path):
+    content = json.loads((tmp_path / "panoptic.json").read_text())
+    del content["annotations"]
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"panoptic\.json has no annotations.*SAVE_PREDICTIONS"):
+        CocoPanopticEvaluator(toy_dataset.name, str(tmp_path))
+    out = tmp_path / "out"
+    evaluator = CocoPanopticEvaluator(toy_dataset.name, str(out), save_predictions=True)
+    fill(evaluator, toy_dataset, (3, 5, 7))
+    assert evaluator.evaluate() == {"panoptic_seg": {}}
+    assert {p.name for p in (out / "panoptic_predictions").iterdir()} == {"3.png", "5.png", "7.png"}
+    with pytest.raises(ValueError, match=r"TEST\.SAVE_PREDICTIONS needs an output folder"):
+        CocoPanopticEvaluator(toy_dataset.name, save_predictions=True)
 
 
 def test_categories_that_the_metadata_lacks(toy_dataset):

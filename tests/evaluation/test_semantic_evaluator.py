@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import SemSegEvaluator
 from detectron2.utils import comm
 from PIL import Image
 
@@ -39,7 +40,7 @@ def labelled(toy, labels):
 
 
 def test_figures_worked_out_by_hand(toy_dataset, tmp_path):
-    # Class 3 is never true, class 2 never occurs; the last pixel is unlabelled.
+    # Class 3 is only predicted, class 2 never occurs; the last pixel is unlabelled.
     labelled(toy_dataset, [[0, 0, 0, 0, 1, 1, 255]])
     evaluator = SemanticEvaluator(toy_dataset.name, str(tmp_path / "out"))
     predicted = scores(np.array([[0, 0, 0, 1, 1, 3, 2]]))
@@ -47,7 +48,7 @@ def test_figures_worked_out_by_hand(toy_dataset, tmp_path):
     summary = evaluator.evaluate()["sem_seg"]
     iou, accuracy = (3 / 4, 1 / 3), (3 / 4, 1 / 2)
     assert summary == {
-        "mIoU": pytest.approx(100 * (iou[0] + iou[1]) / 2),
+        "mIoU": pytest.approx(100 * (iou[0] + iou[1] + 0) / 3),
         "fwIoU": pytest.approx(100 * (4 * iou[0] + 2 * iou[1]) / 6),
         "mACC": pytest.approx(100 * (accuracy[0] + accuracy[1]) / 2),
         "pACC": pytest.approx(100 * 4 / 6),
@@ -58,7 +59,7 @@ def test_figures_worked_out_by_hand(toy_dataset, tmp_path):
         {"name": "cat", "IoU": 75.0, "ACC": 75.0},
         {"name": "dog", "IoU": pytest.approx(100 / 3), "ACC": 50.0},
         {"name": "grass", "IoU": None, "ACC": None},
-        {"name": "sky", "IoU": None, "ACC": None},
+        {"name": "sky", "IoU": 0.0, "ACC": None},
     ]
 
 
@@ -86,12 +87,87 @@ def test_reset_and_ranks(toy_dataset, monkeypatch):
     evaluator.reset()
     evaluator.process([toy_dataset.inputs(3)], [scores(np.array([[0, 0, 1]]))])
     assert evaluator.evaluate()["sem_seg"]["pACC"] == 100.0
-    other_rank = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
-    other_rank[2, 3] = 1
+    other_rank = {
+        "confusion": np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64),
+        "boundaries": np.zeros((2, NUM_CLASSES), dtype=np.int64),
+    }
+    other_rank["confusion"][2, 3] = 1
     monkeypatch.setattr(comm, "gather", lambda data: [data, other_rank])
     assert evaluator.evaluate()["sem_seg"]["pACC"] == 75.0
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
     assert evaluator.evaluate() is None
+
+
+def test_tables_of_all_and_of_every_class(toy_dataset, caplog):
+    labelled(toy_dataset, [[0, 0, 1]])
+    evaluator = SemanticEvaluator(toy_dataset.name)
+    evaluator.process([toy_dataset.inputs(3)], [scores(np.array([[0, 0, 0]]))])
+    with caplog.at_level("INFO", logger="proscale"):
+        evaluator.evaluate()
+    assert "mIoU" in caplog.text and "| cat" in caplog.text and "66.67" in caplog.text
+
+
+def test_boundary_iou_worked_out_by_hand(toy_dataset):
+    # In an image of this size boundaries are one pixel wide.
+    truth = np.zeros((7, 7), dtype=np.uint8)
+    truth[1:6, 1:6] = 1
+    truth[0, 0] = 255
+    labelled(toy_dataset, truth)
+    predicted = np.zeros((7, 7), dtype=np.int64)
+    predicted[1:6, 1:5] = 1
+    evaluator = SemanticEvaluator(toy_dataset.name, boundary_iou=True)
+    evaluator.process([toy_dataset.inputs(3)], [scores(predicted)])
+    figures = evaluator.evaluate()["sem_seg"]
+    # Class 1: rings of 16 and 14 pixels, 11 of them common. Class 0: a frame of 24 pixels less the
+    # unlabelled one, all of it boundary; the prediction has a column of 5 more.
+    ring, frame = 11 / (16 + 14 - 11), 23 / 28
+    assert figures["mBoundaryIoU"] == pytest.approx(100 * (ring + frame) / 2)
+    assert "mBoundaryIoU" not in SemanticEvaluator(toy_dataset.name).evaluate()["sem_seg"]
+
+
+def test_boundary_iou_of_the_truth_whatever_is_predicted_for_unlabelled_pixels(toy_dataset):
+    truth = np.zeros((40, 60), dtype=np.uint8)
+    truth[:, 20:35] = 1
+    truth[10:20, 10:50] = 255
+    labelled(toy_dataset, truth)
+    evaluator = SemanticEvaluator(toy_dataset.name, boundary_iou=True)
+    predicted = np.where(truth == 255, 1, truth).astype(np.int64)
+    evaluator.process([toy_dataset.inputs(3)], [scores(predicted)])
+    assert evaluator.evaluate()["sem_seg"]["mBoundaryIoU"] == 100.0
+
+
+def damaged(random, labels):
+    """Class scores of labels moved and mistaken; unlabelled pixels get some class."""
+    moved = np.roll(labels, random.integers(-9, 10, 2), axis=(0, 1))
+    mistaken = np.where(random.random(NUM_CLASSES) < 0.6, np.arange(NUM_CLASSES), 3)
+    return scores(mistaken[np.where(moved == 255, 0, moved)])
+
+
+def test_figures_equal_detectron2s(toy_dataset):
+    """Classes: 0, 1 true, 2 nowhere or both, 3 often only predicted."""
+    random = np.random.default_rng(4)
+    for number in range(8):
+        entries = DatasetCatalog.get(toy_dataset.name)
+        truth = {}
+        for entry in entries:
+            labels = random.choice([0, 1, 2 if number % 2 else 0, 255], size=(4, 5))
+            truth[entry["file_name"]] = np.kron(labels, np.ones((6, 7))).astype(np.uint8)
+            path = toy_dataset.root / f"labels_{entry['image_id']}.png"
+            Image.fromarray(truth[entry["file_name"]]).save(path)
+            entry["sem_seg_file_name"] = str(path)
+        ours = SemanticEvaluator(toy_dataset.name)
+        metadata = MetadataCatalog.get(toy_dataset.name)
+        metadata.__dict__["stuff_dataset_id_to_contiguous_id"] = {i: i for i in range(NUM_CLASSES)}
+        theirs = SemSegEvaluator(toy_dataset.name, distributed=False)
+        ours.reset()
+        theirs.reset()
+        for entry in entries:
+            output = damaged(random, truth[entry["file_name"]].astype(np.int64))
+            ours.process([entry], [output])
+            theirs.process([entry], [output])
+        expected = theirs.evaluate()["sem_seg"]
+        for name, value in ours.evaluate()["sem_seg"].items():
+            assert value == pytest.approx(expected[name], abs=1e-9), name
 
 
 def test_faults_name_the_file(toy_dataset):
@@ -103,6 +179,10 @@ def test_faults_name_the_file(toy_dataset):
         evaluator.process([toy_dataset.inputs(5)], [{"sem_seg": right["sem_seg"][1:]}])
     with pytest.raises(ValueError, match=r"other\.jpg: data set"):
         evaluator.process([{"file_name": "other.jpg"}], [right])
+
+    labels = torch.full((12, 20), 4)
+    with pytest.raises(ValueError, match=r"5\.jpg: sem_seg has class ids 4 to 4; .* are 0 to 3"):
+        evaluator.process([toy_dataset.inputs(5)], [{"sem_seg": labels}])
 
     labelled(toy_dataset, [[0, 4, 255]])
     with pytest.raises(ValueError, match=r"labels\.png: it has class id 4; accepted are 0 to 3"):
