@@ -4,10 +4,10 @@ import argparse
 import logging
 import sys
 
-from proscale.cli import benchmark, check_dataset, convert, demo, prepare
+from proscale.cli import benchmark, check_dataset, compare_merging, convert, demo, flops, prepare
 from proscale.engine import ConfigError
 
-_COMMANDS = (demo, benchmark, prepare, check_dataset, convert)
+_COMMANDS = (demo, flops, benchmark, prepare, check_dataset, compare_merging, convert)
 
 
 def main(arguments: list[str] | None = None) -> None:

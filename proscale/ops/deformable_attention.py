@@ -5,7 +5,8 @@
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 
@@ -17,6 +18,8 @@ from proscale.ops import embedding_bag, reference, triton_backend
 
 _BACKENDS: dict[str, ModuleType] = {"embedding_bag": embedding_bag, "triton": triton_backend}
 REFERENCE = "reference"
+# What a backend of None means within using_backend().
+_preferred: str | None = None
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +63,7 @@ def deformable_attention(
     _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
     device = value.device.type
     if backend is None:
-        backend = _default_backend(device)
+        backend = _preferred or _default_backend(device)
     elif backend not in available_backends():
         raise ValueError(f"backend is {backend!r}: accepts {', '.join(available_backends())}")
     if torch.is_autocast_enabled(device) and value.dtype != torch.float64:
@@ -74,6 +77,24 @@ def deformable_attention(
     if torch.jit.is_tracing():  # where sizes are tensors; fvcore counts that way
         sizes = [int(length) for length in sizes]
     return _operator(value, sizes, sampling_locations, attention_weights, backend)
+
+
+@contextmanager
+def using_backend(name: str) -> Iterator[None]:
+    """Within it :func:`deformable_attention` takes this backend where none is named, so that whole
+    models can be compared. For one thread at a time.
+
+    Raises:
+        ValueError: the backend is unknown.
+    """
+    global _preferred
+    if name not in available_backends():
+        raise ValueError(f"backend is {name!r}: accepts {', '.join(available_backends())}")
+    before, _preferred = _preferred, name
+    try:
+        yield
+    finally:
+        _preferred = before
 
 
 @cache

@@ -9,15 +9,21 @@ from proscale.analysis import model_benchmark
 from proscale.analysis.latency import TOTAL, Stopwatch
 from proscale.analysis.memory import can_measure_resident, model_bytes
 from proscale.analysis.model_benchmark import (
-    QUERIES_PER_CONFIDENT,
-    TARGETS_PER_IMAGE,
+    DTYPES,
     ModelRun,
     ModelSettings,
     benchmark_models,
+    compare_with_plain,
+)
+from proscale.analysis.model_inputs import (
+    QUERIES_PER_CONFIDENT,
+    TARGETS_PER_IMAGE,
     confident_logits,
 )
+from proscale.analysis.parts import NETWORK
+from proscale.ops import reference
 
-INFERENCE = ModelSettings(size=(50, 70), batch=1, dtype="float32", train=False)
+INFERENCE = ModelSettings(size=(50, 70), batch=1)
 TRAINING = dataclasses.replace(INFERENCE, train=True)
 
 
@@ -48,7 +54,7 @@ def parts_of(run):
 
 def test_inference_is_lapped_at_every_seam_once(small_cfg):
     parts = parts_of(ModelRun(small_cfg, INFERENCE))
-    assert list(parts) == ["input", "backbone", "pixel decoder", "transformer decoder", "results"]
+    assert list(parts) == ["input", "backbone", "encoder", "transformer decoder", "results"]
     assert set(parts.values()) == {1}
 
 
@@ -101,7 +107,7 @@ def test_the_model_is_left_as_it_was(small_cfg):
     assert not predictor._forward_pre_hooks
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_dtype_is_what_the_network_computes_in(small_cfg, dtype):
     run = ModelRun(small_cfg, dataclasses.replace(INFERENCE, dtype=dtype))
     dtypes = []
@@ -109,7 +115,7 @@ def test_dtype_is_what_the_network_computes_in(small_cfg, dtype):
         lambda module, inputs, output: dtypes.append(output.dtype)
     )
     parts_of(run)
-    assert dtypes == [getattr(torch, dtype)]
+    assert dtypes == [DTYPES[dtype]]
 
 
 def test_cost_of_several_models(small_cfg, quick):
@@ -121,11 +127,14 @@ def test_cost_of_several_models(small_cfg, quick):
     for name, cost in costs.items():
         assert list(cost.times)[-1] == TOTAL
         for sample, total in enumerate(cost.times[TOTAL].samples):
-            parts = (cost.times[part].samples[sample] for part in cost.times if part != TOTAL)
-            assert sum(parts) == pytest.approx(total)
+            seconds = {part: cost.times[part].samples[sample] for part in cost.times}
+            outside = seconds["input"] + seconds["results"]
+            assert seconds[NETWORK] + outside == pytest.approx(total)
+            network = ("backbone", "encoder", "transformer decoder")
+            assert sum(seconds[part] for part in network) == pytest.approx(seconds[NETWORK])
         assert cost.peak_memory == model_bytes(runs[name].model) + 1000
     small, deeper = (costs[name].multiply_adds for name in ("small", "deeper"))
-    assert small["pixel decoder"] < deeper["pixel decoder"]
+    assert small["encoder"] < deeper["encoder"]
     assert small["backbone"] == deeper["backbone"]
 
 
@@ -145,7 +154,44 @@ def test_peak_memory_is_left_out_where_it_cannot_be_measured(small_cfg, quick, m
     assert cost.peak_memory is None
 
 
-def test_other_architectures_are_refused(small_cfg):
-    small_cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
-    with pytest.raises(ValueError, match="META_ARCHITECTURE is SemanticSegmentor: accepts MaskF"):
-        ModelRun(small_cfg, INFERENCE)
+def test_the_plain_path_gives_the_same_results_with_the_reference_operator(small_cfg, monkeypatch):
+    run = ModelRun(small_cfg, INFERENCE)
+    found = compare_with_plain(run)
+    assert set(found) == {"semantic", "panoptic", "instances"}
+    assert max(found.values()) < 1e-4
+    calls = []
+    original = reference.deformable_attention
+    monkeypatch.setattr(
+        reference, "deformable_attention", lambda *a: calls.append(1) or original(*a)
+    )
+    parts_of(run)
+    assert not calls
+    parts_of(ModelRun(small_cfg, dataclasses.replace(INFERENCE, plain=True)))
+    assert len(calls) == 3
+
+
+def test_compiled_are_the_parts_between_the_seams(small_cfg, monkeypatch):
+    compiled = []
+
+    def compile_(function):
+        compiled.append(function.__qualname__)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    parts = parts_of(ModelRun(small_cfg, dataclasses.replace(INFERENCE, compiled=True)))
+    assert len(compiled) == 3
+    assert list(parts) == ["input", "backbone", "encoder", "transformer decoder", "results"]
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_semantic_models_have_a_head(cfg, train):
+    cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+    cfg.MODEL.BACKBONE.NAME = "MixVisionTransformer"
+    cfg.MODEL.PIXEL_MEAN = cfg.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]
+    head = cfg.MODEL.SEM_SEG_HEAD
+    head.NAME, head.NORM, head.NUM_CLASSES, head.CONVS_DIM = "SegFormerHead", "BN", 19, 32
+    head.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    run = ModelRun(cfg, dataclasses.replace(INFERENCE, size=(64, 64), train=train))
+    end = ["losses", "backward"] if train else ["results"]
+    assert list(parts_of(run)) == ["input", "backbone", "head", *end]
+    assert set(run.multiply_adds()) == (set() if train else {"backbone", "head", NETWORK})

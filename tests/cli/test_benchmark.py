@@ -34,12 +34,12 @@ def run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         "proscale.analysis.model_benchmark.in_fresh_process", lambda *_: 300 * 2**20
     )
-    monkeypatch.setattr("proscale.cli.benchmark.fp32_peak", lambda device: 4e11)
+    monkeypatch.setattr("proscale.cli.benchmark_model.fp32_peak", lambda device: 4e11)
 
     def run(*arguments):
         file = tmp_path / "figures" / "benchmark.json"
         subject, *rest = arguments
-        main(["benchmark", subject, "--device", "cpu", "--json", str(file), *rest])
+        main(["benchmark", *subject.split(), "--device", "cpu", "--json", str(file), *rest])
         return capsys.readouterr().out, json.loads(file.read_text())
 
     return run
@@ -91,10 +91,11 @@ def test_models_in_turns(run, config_file):
         assert network["multiply_adds"] == sum(part["multiply_adds"] for part in parts)
         seconds = sum(
             model["times"][part]["median"]
-            for part in ("backbone", "pixel decoder", "transformer decoder")
+            for part in ("backbone", "encoder", "transformer decoder")
         )
+        assert model["times"]["network"]["median"] == pytest.approx(seconds, rel=0.5)
         assert network["flops_per_second"] == pytest.approx(
-            2 * 2 * network["multiply_adds"] / seconds
+            2 * 2 * network["multiply_adds"] / model["times"]["network"]["median"]
         )
         assert network["share_of_fp32_peak"] == pytest.approx(
             network["flops_per_second"] / document["fp32_peak_flops"]
@@ -107,15 +108,50 @@ def test_models_in_turns(run, config_file):
 def test_training_step(run, config_file):
     printed, document = run(
         *("model", "--config-file", config_file("small.yaml"), "--size", "64x64"),
-        *("--repeats", "1", "--train", "--dtype", "bfloat16"),
+        *("--repeats", "1", "--train", "--dtype", "bf16"),
     )
     assert "training step" in printed
-    assert "dtype: bfloat16" in printed
+    assert "dtype: bf16" in printed
     assert "of fp32 peak" not in printed
     model = document["models"]["small"]
     assert {"losses", "backward"} < set(model["times"])
     assert model["peak_memory_bytes"] > 300 * 2**20
     assert model["speed"] == {}
+
+
+def test_without_a_subject_models_are_timed(run, config_file):
+    # Options come first, as `--config-file` would take what follows.
+    file = config_file("small.yaml")
+    _, document = run("", "--size", "32x32", "--repeats", "1", "--config-file", file)
+    assert list(document["models"]) == ["small"]
+
+
+def test_dtypes_side_by_side_against_the_plain_path(run, config_file, tmp_path):
+    picture, tables = tmp_path / "out" / "latency.svg", tmp_path / "tables.md"
+    quality = tmp_path / "quality.json"
+    quality.write_text('{"small, bf16": {"PQ": 40.0}}')
+    printed, document = run(
+        *("model", "--dtype", "fp32", "bf16", "--plain", "--size", "32x64", "--repeats", "1"),
+        *("--plot", str(picture), "--markdown", str(tables), "--results", str(quality)),
+        *("--config-file", config_file("small.yaml")),
+    )
+    names = ["small, fp32", "small, fp32 (plain)", "small, bf16", "small, bf16 (plain)"]
+    assert list(document["models"]) == names
+    assert document["differences"]["small, fp32"]["semantic"] < 1e-4
+    assert "| small, bf16 |" in tables.read_text()
+    assert all(name in picture.read_text() for name in (*names, "PQ", "latency, ms"))
+    assert "speed-up" in printed
+
+
+def test_results_that_differ_from_the_plain_paths_are_an_error(run, config_file, monkeypatch):
+    monkeypatch.setattr(
+        "proscale.cli.benchmark_model.compare_with_plain", lambda run: {"panoptic": 0.2}
+    )
+    with pytest.raises(SystemExit, match=r"plain path's by more than 0.001: small: panoptic by 2"):
+        run(
+            *("model", "--plain", "--size", "32x32", "--repeats", "1"),
+            *("--config-file", config_file("small.yaml")),
+        )
 
 
 def test_files_of_the_same_name_keep_their_folders(run, config_file):
@@ -130,6 +166,8 @@ def test_files_of_the_same_name_keep_their_folders(run, config_file):
         (["operator", "--backends", "reference,warp"], "--backends has warp; accepted are ref"),
         (["model", "--config-file", "no.yaml"], "there is no configuration file no.yaml"),
         (["model", "--config-file", "a.yaml", "a.yaml"], "--config-file has a file twice"),
+        (["--config-file", "a.yaml", "--plot", "a.gif"], r"--plot a.gif: accepts .* \.svg"),
+        (["--config-file", "a.yaml", "--results", "a.json"], "--results needs --plot"),
     ],
 )
 def test_what_cannot_run_is_told_in_a_sentence(arguments, message):

@@ -1,0 +1,89 @@
+"""Trace a network without computing anything: only shapes are worked out.
+
+fvcore counts on a trace by ``torch.jit``. A traced forward pass of a large model takes a minute on
+a CPU, and its numbers are of no interest. Here parameters and inputs are PyTorch's fake tensors,
+which have shapes and a device but no memory, so that a trace takes a second or two and neither
+weights nor their memory are needed. Two things that tracing expects of real tensors are made up for
+by :class:`_TracedShapes`.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_CPU = torch.device("cpu")
+_TRACER = torch._C._parse_dispatch_key("Tracer")
+
+
+def build_without_weights(cfg: CfgNode) -> nn.Module:
+    """The model of ``cfg`` on the meta device: parameters without memory, made in no time.
+
+    Raises:
+        ValueError: no model can be built from ``cfg``.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        return build_model(cfg)
+
+
+def without_memory(model: nn.Module) -> tuple[nn.Module, FakeTensorMode]:
+    """A copy of the model whose parameters and buffers are fake tensors on the CPU.
+
+    Returns:
+        the copy, and the mode that its inputs must be made in.
+    """
+    # Maps of coordinates that a model makes for itself stay real.
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def fake(tensor: Tensor) -> Tensor:
+        return FakeTensor(mode, tensor.detach().to("meta"), _CPU)
+
+    replaced: dict[int, Tensor] = {
+        id(parameter): nn.Parameter(fake(parameter), requires_grad=False)
+        for parameter in model.parameters()
+    }
+    replaced |= {id(buffer): fake(buffer) for buffer in model.buffers()}
+    return copy.deepcopy(model, replaced), mode
+
+
+@contextmanager
+def traced_shapes() -> Iterator[None]:
+    """Within it ``torch.jit`` can trace models of :func:`without_memory`."""
+    with torch.no_grad(), _TracedShapes():
+        yield
+
+
+class _TracedShapes(TorchDispatchMode):
+    """Keeps a trace complete, and shapes numbers.
+
+    - Convolutions enter a trace as ``_convolution``, which a fake convolution never gets to: it is
+      called here.
+    - While a trace is made, lengths read from a tensor are tensors. That is not meant for the code
+      that works out shapes, so tracing pauses for it: whatever arrives here is recorded already.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        state = torch._C._get_tracing_state()
+        if state is None:
+            return func(*args, **kwargs)
+        excluded = torch._C._dispatch_tls_is_dispatch_key_excluded(_TRACER)
+        torch._C._dispatch_tls_set_dispatch_key_excluded(_TRACER, False)
+        try:
+            if func is torch.ops.aten.convolution.default:
+                with self:
+                    return torch.ops.aten._convolution(*args, False, False, False, False)
+            torch._C._set_tracing_state(None)
+            return func(*args, **kwargs)
+        finally:
+            torch._C._set_tracing_state(state)
+            torch._C._dispatch_tls_set_dispatch_key_excluded(_TRACER, excluded)

@@ -1,0 +1,86 @@
+"""Command-line arguments that several commands have, and how benchmarks introduce themselves."""
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from proscale.analysis.machine import describe_machine
+from proscale.engine import ConfigError
+
+_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: accepts whole numbers from 1")
+    return value
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """HxW as (height, width)."""
+    sides = text.split("x")
+    if len(sides) != 2:
+        raise argparse.ArgumentTypeError(f"{text!r}: accepts HxW, such as 640x960")
+    return positive(sides[0]), positive(sides[1])
+
+
+def split_overrides(options: argparse.Namespace) -> None:
+    """Move what follows the files of --config-file, KEY VALUE pairs, to ``options.opts``."""
+    files: list[str] = options.config_file
+    keys = (place for place, text in enumerate(files) if _KEY.fullmatch(text))
+    first = next(keys, len(files))
+    options.config_file, options.opts = files[:first], [*files[first:], *options.opts]
+
+
+def short_names(files: Sequence[str]) -> dict[str, str]:
+    """Configuration files by names for tables: without folder where that tells them apart.
+
+    Raises:
+        ConfigError: a file is there twice.
+    """
+    if len(set(files)) < len(files):
+        raise ConfigError(f"--config-file has a file twice: {' '.join(files)}")
+    stems = [Path(file).stem for file in files]
+    return dict(zip(stems if len(set(stems)) == len(stems) else files, files, strict=True))
+
+
+def add_benchmark_arguments(parser: argparse.ArgumentParser, *, repeats: int) -> None:
+    """--device, --repeats (``repeats`` by default) and --json."""
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="where to run",
+    )
+    parser.add_argument("--repeats", type=positive, default=repeats, help="calls that count")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, too")
+
+
+def find_device(name: str) -> torch.device:
+    """The device of --device.
+
+    Raises:
+        ConfigError: this machine does not have it.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device is cuda, but CUDA is not available; accepted here is cpu")
+    return torch.device(name)
+
+
+def describe_run(
+    device: torch.device, settings: Mapping[str, str | int]
+) -> dict[str, dict[str, str | int]]:
+    """Machine and settings, for the head of a benchmark's report and for JSON."""
+    return {"machine": describe_machine(device), "settings": dict(settings)}
+
+
+def print_header(header: Mapping[str, Mapping[str, str | int]]) -> None:
+    """Print what :func:`describe_run` made, a line each."""
+    for group in header.values():
+        print("; ".join(f"{name}: {value}" for name, value in group.items()))
+    print(flush=True)

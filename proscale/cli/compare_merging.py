@@ -1,0 +1,160 @@
+"""``proscale compare-merging``: a trained model with every kind of token merging.
+
+The same weights of a model with the backbone MixVisionTransformer run unmerged, with every preset
+of SegFormer++ and with halved images on DATASETS.TEST: mIoU, agreement with the unmerged
+prediction, multiply-adds and time, side by side. Times are medians of calls in turns in one
+process.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from detectron2.data.detection_utils import convert_image_to_rgb
+from torch import nn
+
+from proscale.analysis.flops import padded_size
+from proscale.analysis.latency import TOTAL
+from proscale.analysis.machine import describe_machine
+from proscale.analysis.merged_tokens import draw_merged_tokens, merged_maps
+from proscale.analysis.merging_comparison import (
+    BACKBONE,
+    DOWNSAMPLE,
+    VARIANTS,
+    MergedModel,
+    MergingResult,
+    compare_merging,
+)
+from proscale.analysis.tables import markdown_table, write_json
+from proscale.checkpoint import CheckpointError
+from proscale.cli.arguments import positive
+from proscale.engine import Checkpointer, ConfigError, Trainer, check_weights, setup_cfg
+from proscale.modeling.backbones.token_merging_config import NO_MERGING
+
+PICTURES = (".png", ".jpg", ".pdf", ".svg")
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command to ``proscale``."""
+    parser = commands.add_parser(
+        "compare-merging",
+        help="a trained model with every kind of token merging",
+        description=__doc__.split("\n\n", 1)[1],
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="the model")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="its weights")
+    parser.add_argument(
+        "--repeats",
+        type=positive,
+        default=5,
+        help="calls that count, of each kind (default: %(default)s)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, too")
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        metavar="FILE",
+        help=f"draw which tokens of the first image are merged: {', '.join(PICTURES)}",
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration overrides")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
+    if options.picture is not None and options.picture.suffix not in PICTURES:
+        raise ConfigError(f"--picture is {options.picture}: accepts {', '.join(PICTURES)}")
+    cfg = setup_cfg(options.config_file, [*options.opts, "MODEL.WEIGHTS", options.weights])
+    check_weights(cfg, resume=False, required=True)
+    dataset = cfg.DATASETS.TEST[0]
+
+    def load(model: nn.Module) -> None:
+        Checkpointer(model, fine_tune=False).load(cfg.MODEL.WEIGHTS)
+
+    try:
+        merged = MergedModel(cfg, load)
+        loader = Trainer.build_test_loader(cfg, dataset)
+        results = compare_merging(merged, loader, dataset, repeats=options.repeats)
+    except (CheckpointError, ValueError) as error:
+        raise ConfigError(f"{options.config_file}: {error}") from error
+    print(f"{dataset}\n\n{_table(results)}")
+    write_json(options.json, _document(merged.model.device, dataset, options, results))
+    if options.picture is not None:
+        _draw(merged, next(iter(loader))[0], cfg.INPUT.FORMAT, options.picture)
+        print(f"\nMerged tokens: {options.picture}")
+
+
+def _table(results: Mapping[str, MergingResult]) -> str:
+    plain = results[NO_MERGING]
+    rows = []
+    for name, result in results.items():
+        speed = [
+            f"{plain.times[part].median / result.times[part].median:.2f}×"
+            for part in (BACKBONE, TOTAL)
+        ]
+        rows.append(
+            [
+                name,
+                f"{result.metrics['mIoU']:.2f}",
+                f"{result.agreement:.2f} %",
+                f"{result.multiply_adds / 1e9:.2f}",
+                f"{1000 * result.times[BACKBONE].median:.0f}",
+                speed[0],
+                f"{1000 * result.times[TOTAL].median:.0f}",
+                speed[1],
+            ]
+        )
+    headers = [
+        "merging",
+        "mIoU",
+        "as unmerged",
+        "GFLOPs",
+        "backbone, ms",
+        "backbone's speed",
+        "image, ms",
+        "image's speed",
+    ]
+    return markdown_table(rows, headers, text=("merging",))
+
+
+def _document(
+    device: torch.device,
+    dataset: str,
+    options: argparse.Namespace,
+    results: Mapping[str, MergingResult],
+) -> dict:
+    return {
+        "machine": describe_machine(device),
+        "settings": {
+            "config": options.config_file,
+            "weights": options.weights,
+            "overrides": options.opts,
+            "dataset": dataset,
+            "repeats": options.repeats,
+        },
+        "merging": {
+            name: {
+                "metrics": dict(result.metrics),
+                "agreement": result.agreement,
+                "multiply_adds": result.multiply_adds,
+                "seconds": {part: timing.as_dict() for part, timing in result.times.items()},
+            }
+            for name, result in results.items()
+        },
+    }
+
+
+def _draw(merged: MergedModel, sample: dict, image_format: str, path: Path) -> None:
+    image = sample["image"]
+    maps = {
+        name: merged_maps(merged.variant(name), image)
+        for name in VARIANTS
+        if name not in (NO_MERGING, DOWNSAMPLE)
+    }
+    draw_merged_tokens(
+        path,
+        convert_image_to_rgb(image.permute(1, 2, 0), image_format),
+        maps,
+        padded_size=padded_size(merged.model, tuple(image.shape[-2:])),
+    )
