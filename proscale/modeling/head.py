@@ -64,6 +64,7 @@ MultiScaleMaskedTransformerDecoder`.
         }
 
     def forward(self, features: Mapping[str, Tensor]) -> dict:
-        """``features`` of the backbone by name; returns the predictor's outputs."""
+        """``features`` of the backbone by name; returns the predictor's outputs, auxiliary ones
+        only when training."""
         mask_features, _, levels = self.pixel_decoder.forward_features(features)
-        return self.predictor(levels, mask_features)
+        return self.predictor(levels, mask_features, auxiliary=self.training)
