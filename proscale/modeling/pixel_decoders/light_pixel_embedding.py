@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from proscale.modeling.eager import in_blocks
 
-# So many numbers, 1 MiB of float32, stay in a CPU's cache from pass to pass.
-BLOCK_NUMBERS = 2**18
+# So many numbers, 4 MiB of float32, stay in a CPU's cache from pass to pass.
+BLOCK_NUMBERS = 2**20
 
 
 class LightPixelEmbedding(nn.Module):
@@ -24,7 +24,10 @@ class LightPixelEmbedding(nn.Module):
         self.norm = get_norm(norm, channels) or nn.Identity()
 
     def forward(self, feature: Tensor) -> Tensor:
-        """``(B, C, H, W)`` to the same shape, values ≥ 0."""
+        """``(B, C, H, W)`` to the same shape, values ≥ 0.
+
+        ``feature`` may be overwritten where no gradient is wanted.
+        """
         return self.norm(_max_pool(feature)).relu_()
 
 
@@ -35,22 +38,30 @@ def _max_pool(feature: Tensor) -> Tensor:
     if not in_blocks(feature):
         return F.max_pool2d(feature, 3, stride=1, padding=1)
     # PyTorch's own also writes where it found the maxima, twice as many bytes as these.
-    pooled = torch.empty_like(feature)
-    for image, result in zip(feature, pooled, strict=True):
-        rows, out = image.permute(1, 2, 0), result.permute(1, 2, 0)  # (H, W, C)
+    for rows in feature.permute(0, 2, 3, 1):  # (H, W, C)
         step = max(1, BLOCK_NUMBERS // rows[0].numel())
+        above = rows[:1].clone()
         for start in range(0, len(rows), step):
-            _pool_rows(rows, out, start, min(start + step, len(rows)))
-    return pooled
+            above = _pool_rows(rows, start, min(start + step, len(rows)), above)
+    return feature
 
 
-def _pool_rows(rows: Tensor, out: Tensor, start: int, stop: int) -> None:
-    """Rows ``start`` to ``stop`` of the result; both ``(H, W, C)``."""
-    block = rows[start:stop].clone()
-    above, below = max(start, 1), min(stop, len(rows) - 1)
-    torch.maximum(block[above - start :], rows[above - 1 : stop - 1], out=block[above - start :])
-    torch.maximum(block[: below - start], rows[start + 1 : below + 1], out=block[: below - start])
-    target = out[start:stop]
-    target.copy_(block)
-    torch.maximum(block[:, 1:], block[:, :-1], out=target[:, 1:])
-    torch.maximum(target[:, :-1], block[:, 1:], out=target[:, :-1])
+def _pool_rows(rows: Tensor, start: int, stop: int, above: Tensor) -> Tensor:
+    """Pool rows ``start`` to ``stop`` of ``(H, W, C)`` in place.
+
+    Args:
+        above: ``(1, W, C)``, the row before ``start`` as it was, which has been pooled already.
+
+    Returns:
+        the last row as it was.
+    """
+    block = rows[start:stop]
+    last = block[-1:].clone()
+    tallest = torch.cat((above, block[:-1]))
+    torch.maximum(tallest, block, out=tallest)
+    below = rows[start + 1 : stop + 1]
+    torch.maximum(tallest[: len(below)], below, out=tallest[: len(below)])
+    block.copy_(tallest)
+    torch.maximum(tallest[:, 1:], tallest[:, :-1], out=block[:, 1:])
+    torch.maximum(block[:, :-1], tallest[:, 1:], out=block[:, :-1])
+    return last
