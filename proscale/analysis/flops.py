@@ -25,7 +25,7 @@ from proscale.analysis.operators import (
     shape,
 )
 from proscale.analysis.shape_tracing import traced_shapes, without_memory
-from proscale.modeling import MaskFormer
+from proscale.modeling import MaskFormer, MaskFormerHead
 
 # What the papers call the encoder: input projections, deformable layers, mask features.
 ENCODER = "sem_seg_head.pixel_decoder"
@@ -148,10 +148,12 @@ class _Network(nn.Module):
         self.backbone, self.sem_seg_head = model.backbone, model.sem_seg_head
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.sem_seg_head(self.backbone(image))
-        if isinstance(outputs, Mapping):
+        features = self.backbone(image)
+        if isinstance(self.sem_seg_head, MaskFormerHead):
+            # As published counts have it: every layer predicts, which inference here leaves out.
+            outputs = self.sem_seg_head(features, auxiliary=True)
             return outputs["pred_logits"], outputs["pred_masks"]
-        logits, _losses = outputs
+        logits, _losses = self.sem_seg_head(features)
         return (logits,)
 
 

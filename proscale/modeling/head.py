@@ -63,7 +63,18 @@ MultiScaleMaskedTransformerDecoder`.
             "num_classes": head.NUM_CLASSES,
         }
 
-    def forward(self, features: Mapping[str, Tensor]) -> dict:
-        """``features`` of the backbone by name; returns the predictor's outputs."""
+    def forward(self, features: Mapping[str, Tensor], *, auxiliary: bool | None = None) -> dict:
+        """Predict from the backbone's features.
+
+        Args:
+            features: by name.
+            auxiliary: whether the predictor's earlier predictions are wanted; None wants them when
+                training.
+
+        Returns:
+            the predictor's outputs.
+        """
         mask_features, _, levels = self.pixel_decoder.forward_features(features)
-        return self.predictor(levels, mask_features)
+        if auxiliary is None:
+            auxiliary = self.training
+        return self.predictor(levels, mask_features, auxiliary=auxiliary)

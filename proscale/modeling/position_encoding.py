@@ -5,7 +5,10 @@ import math
 import torch
 from torch import Tensor
 
+from proscale.modeling.eager import once_per_arguments
 
+
+@once_per_arguments
 def sine_position_encoding(
     height: int,
     width: int,

@@ -22,6 +22,13 @@ from proscale.modeling.postprocessing import (
     collect_results,
 )
 
+#: Accepted values of MODEL.MASK_FORMER.TEST.DTYPE; None leaves autocast as it is.
+INFERENCE_DTYPES = {
+    "float32": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
 
 @META_ARCH_REGISTRY.register()
 class MaskFormer(nn.Module):
@@ -44,9 +51,12 @@ class MaskFormer(nn.Module):
         max_instances: instances per image.
         strip_memory: MiB of masks looked at at a time, see
             :func:`~proscale.modeling.mask_resize.mask_probabilities`.
+        inference_dtype: number format of autocast in inference, for backbone and head: one of
+            :data:`INFERENCE_DTYPES`.
+        channels_last: keep images and convolutions' weights with channels as the innermost axis.
 
     Raises:
-        ValueError: if ``strip_memory`` is not positive.
+        ValueError: if ``strip_memory`` is not positive, or ``inference_dtype`` unknown.
     """
 
     @configurable
@@ -70,8 +80,15 @@ class MaskFormer(nn.Module):
         overlap_threshold: float,
         max_instances: int,
         strip_memory: int,
+        inference_dtype: str,
+        channels_last: bool,
     ):
         super().__init__()
+        if inference_dtype not in INFERENCE_DTYPES:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.TEST.DTYPE is {inference_dtype!r}: accepts "
+                f"{', '.join(INFERENCE_DTYPES)}"
+            )
         if strip_memory < 1:
             raise ValueError(
                 f"MODEL.MASK_FORMER.TEST.STRIP_MEMORY is {strip_memory}: accepts 1 (MiB) or more"
@@ -95,6 +112,9 @@ class MaskFormer(nn.Module):
         self.overlap_threshold = overlap_threshold
         self.max_instances = max_instances
         self.strip_bytes = strip_memory * 2**20
+        self.inference_dtype = INFERENCE_DTYPES[inference_dtype]
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.to(memory_format=self.memory_format)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -118,6 +138,8 @@ class MaskFormer(nn.Module):
             "overlap_threshold": node.TEST.OVERLAP_THRESHOLD,
             "max_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
             "strip_memory": node.TEST.STRIP_MEMORY,
+            "inference_dtype": node.TEST.DTYPE,
+            "channels_last": cfg.MODEL.CHANNELS_LAST,
         }
 
     @property
@@ -149,7 +171,7 @@ class MaskFormer(nn.Module):
         results: list[dict] = [{}] * len(images)
         for indices in self._group_by_padded_size(images):
             group = ImageList.from_tensors([images[i] for i in indices], self.size_divisibility)
-            outputs = self.sem_seg_head(self.backbone(group.tensor))
+            outputs = self._infer(group.tensor)
             for index, class_logits, mask_logits in zip(
                 indices, outputs["pred_logits"], outputs["pred_masks"], strict=True
             ):
@@ -165,6 +187,15 @@ class MaskFormer(nn.Module):
     def _normalise(self, image: Tensor) -> Tensor:
         return (image.to(self.device) - self.pixel_mean) / self.pixel_std
 
+    def _predict(self, batch: Tensor) -> dict:
+        return self.sem_seg_head(self.backbone(batch.contiguous(memory_format=self.memory_format)))
+
+    def _infer(self, batch: Tensor) -> dict:
+        if self.inference_dtype is None:  # whatever autocast the caller may have chosen
+            return self._predict(batch)
+        with torch.autocast(self.device.type, self.inference_dtype):
+            return self._predict(batch)
+
     def _group_by_padded_size(self, images: list[Tensor]) -> list[list[int]]:
         step = max(self.size_divisibility, 1)
         groups = defaultdict(list)
@@ -176,7 +207,7 @@ class MaskFormer(nn.Module):
         self, images: list[Tensor], samples: list[dict], target_counts: Sequence[int] | None
     ) -> dict[str, Tensor]:
         batch = ImageList.from_tensors(images, self.size_divisibility)
-        outputs = self.sem_seg_head(self.backbone(batch.tensor))
+        outputs = self._predict(batch.tensor)
         if not self.deep_supervision:
             del outputs["aux_outputs"]
         targets = [

@@ -97,22 +97,29 @@ def using_backend(name: str) -> Iterator[None]:
         _preferred = before
 
 
-@cache
 def _default_backend(device: str) -> str:
     if device in ("cpu", "meta"):
-        backend = "embedding_bag"
-    elif device == "cuda" and triton_backend.is_available():
-        backend = "triton"
-    else:
-        backend = REFERENCE
-        logger.warning(
-            "deformable attention has no fast backend for the device %s here (triton is needed on "
-            "CUDA): computing it with %s, which is slow",
-            device,
-            backend,
-        )
+        return "embedding_bag"
+    if device == "cuda" and triton_backend.is_available():
+        return "triton"
+    if not torch.compiler.is_compiling():
+        _warn_of_reference(device)
+    return REFERENCE
+
+
+@cache
+def _warn_of_reference(device: str) -> None:
+    logger.warning(
+        "deformable attention has no fast backend for the device %s here (triton is needed on "
+        "CUDA): computing it with %s, which is slow",
+        device,
+        REFERENCE,
+    )
+
+
+@cache
+def _log_selection(device: str, backend: str) -> None:
     logger.info("deformable attention on %s: backend %s", device, backend)
-    return backend
 
 
 @torch.library.custom_op("proscale::deformable_attention", mutates_args=())
@@ -123,6 +130,7 @@ def _operator(
     attention_weights: Tensor,
     backend: str,
 ) -> Tensor:
+    _log_selection(value.device.type, backend)
     with torch.autocast(value.device.type, enabled=False):
         return _BACKENDS[backend].forward(
             value, _pairs(sizes), sampling_locations, attention_weights

@@ -60,6 +60,30 @@ def test_batched_equals_single_whatever_the_sizes(model):
         assert_same_results(infer(model, sample)[0], batched)
 
 
+def test_channels_last_and_inference_dtype(small_cfg, model):
+    small_cfg.MODEL.CHANNELS_LAST = True
+    last = build_model(small_cfg).eval()
+    last.load_state_dict(model.state_dict())
+    assert last.sem_seg_head.pixel_decoder.mask_features.weight.is_contiguous(
+        memory_format=torch.channels_last
+    )
+    sample = {"image": image(64, 96)}
+    expected = infer(model, sample)[0]
+    assert_same_results(infer(last, sample)[0], expected)
+
+    small_cfg.MODEL.MASK_FORMER.TEST.DTYPE = "bfloat16"
+    rounded = build_model(small_cfg).eval()
+    rounded.load_state_dict(model.state_dict())
+    scores = infer(rounded, sample)[0]["sem_seg"]
+    assert scores.dtype == torch.float32
+    assert not torch.equal(scores, expected["sem_seg"])
+    torch.testing.assert_close(scores, expected["sem_seg"], rtol=0.1, atol=0.1)
+
+    small_cfg.MODEL.MASK_FORMER.TEST.DTYPE = "half"
+    with pytest.raises(ValueError, match=r"TEST\.DTYPE is 'half': accepts float32, bfloat16, fl"):
+        build_model(small_cfg)
+
+
 def test_padding_does_not_change_results(model):
     small = image(50, 70)
     # The mean colour is zero after normalisation, what the model itself pads with.

@@ -1,5 +1,6 @@
 """The deformable attention operator against its definition, written as loops."""
 
+import importlib
 import itertools
 import math
 
@@ -86,3 +87,15 @@ def test_wrong_arguments_are_named():
         deformable_attention(value, shapes, locations[..., :1], weights)
     with pytest.raises(ValueError, match=r"attention_weights has shape"):
         deformable_attention(value, shapes, locations, weights[..., :1])
+
+
+def test_the_backend_is_logged_once(caplog):
+    # In the package the function has the module's name.
+    importlib.import_module("proscale.ops.deformable_attention")._log_selection.cache_clear()
+    value, locations = torch.rand(1, 6, 1, 2), torch.rand(1, 2, 1, 1, 1, 2)
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            deformable_attention(value, [(2, 3)], locations, torch.ones(1, 2, 1, 1, 1))
+    assert [record.message for record in caplog.records] == [
+        "deformable attention on cpu: backend embedding_bag"
+    ]

@@ -362,7 +362,7 @@ class D2SwinTransformer(Backbone):
             name = f"res{stage + 2}"
             if name in self._out_features:
                 norm = self.get_submodule(f"norm{stage}")
-                features[name] = norm(feature).permute(0, 3, 1, 2).contiguous()
+                features[name] = norm(feature).permute(0, 3, 1, 2)
         return features
 
 

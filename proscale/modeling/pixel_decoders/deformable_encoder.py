@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from proscale.modeling.eager import once_per_arguments
+from proscale.modeling.feed_forward import feed_forward
 from proscale.modeling.position_encoding import sine_position_encoding
 from proscale.ops import deformable_attention
 
@@ -51,41 +53,43 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
-    def forward(
-        self,
-        query: Tensor,
-        reference_points: Tensor,
-        tokens: Tensor,
-        spatial_shapes: Sequence[tuple[int, int]],
-    ) -> Tensor:
-        """Attend ``tokens``.
+    def forward(self, query: Tensor, tokens: Tensor, plan: "TokenPlan") -> Tensor:
+        """Every token's query attends the tokens.
 
         Args:
-            query: ``(B, N, C)``.
-            reference_points: ``(N, 2)`` as (x, y) in [0, 1].
-            tokens: ``(B, S, C)``, S = ΣH·W of ``spatial_shapes``.
-            spatial_shapes: ``(H, W)`` of each level.
+            query: ``(B, S, C)``.
+            tokens: ``(B, S, C)``.
+            plan: of the tokens.
 
         Returns:
-            ``(B, N, C)``.
+            ``(B, S, C)``.
         """
         batch, queries, _ = query.shape
         grouped = (batch, queries, self.n_heads, self.n_levels)
         value = self.value_proj(tokens).view(batch, tokens.shape[1], self.n_heads, -1)
-        # Offsets stay in float32 under autocast: in half precision a place in the map would be
-        # rounded by up to a tenth of a cell.
-        with torch.autocast(query.device.type, enabled=False):
-            offsets = F.linear(
-                query.float(), self.sampling_offsets.weight, self.sampling_offsets.bias
-            )
-        offsets = offsets.view(*grouped, self.n_points, 2)
-        weights = self.attention_weights(query).view(*grouped[:3], -1).softmax(-1)
-        cells = offsets.new_tensor([(width, height) for height, width in spatial_shapes])
-        locations = reference_points[:, None, None, None] + offsets / cells[:, None]
+        weights = softmax_of_few(self.attention_weights(query).view(*grouped[:3], -1))
         attended = deformable_attention(
-            value, spatial_shapes, locations, weights.view(*grouped, self.n_points)
+            value,
+            plan.spatial_shapes,
+            self._locations(query, plan).view(*grouped, self.n_points, 2),
+            weights.view(*grouped, self.n_points),
         )
         return self.output_proj(attended)
+
+    def _locations(self, query: Tensor, plan: "TokenPlan") -> Tensor:
+        """``(B, S, M·L·P·2)``: the tokens' own places plus their offsets, learned in cells."""
+        # Scaling the layer rather than its output saves a pass over the offsets.
+        per_level = (self.n_heads, self.n_levels, self.n_points, 2)
+        share = plan.cell_sizes[:, None].expand(per_level).reshape(-1)
+        # Float32 under autocast, too: in half precision a place in the map would be rounded by up
+        # to a tenth of a cell.
+        with torch.autocast(query.device.type, enabled=False):
+            offsets = F.linear(
+                query.float(),
+                self.sampling_offsets.weight * share[:, None],
+                self.sampling_offsets.bias * share,
+            )
+        return offsets.unflatten(2, (-1, 2)).add_(plan.reference_points[:, None]).flatten(2)
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -118,19 +122,12 @@ class DeformableEncoderLayer(nn.Module):
         nn.init.xavier_uniform_(self.linear1.weight)
         nn.init.xavier_uniform_(self.linear2.weight)
 
-    def forward(
-        self,
-        tokens: Tensor,
-        position: Tensor,
-        reference_points: Tensor,
-        spatial_shapes: Sequence[tuple[int, int]],
-    ) -> Tensor:
-        """``tokens`` ``(B, S, C)``, ``position`` ``(S, C)``, ``reference_points`` ``(S, 2)``;
-        returns ``(B, S, C)``."""
-        attended = self.self_attn(tokens + position, reference_points, tokens, spatial_shapes)
-        tokens = self.norm1(tokens + self.dropout(attended))
-        hidden = self.dropout(self.linear1(tokens).relu())
-        return self.norm2(tokens + self.dropout(self.linear2(hidden)))
+    def forward(self, tokens: Tensor, plan: "TokenPlan") -> Tensor:
+        """``(B, S, C)`` to the same shape."""
+        attended = self.self_attn(tokens + plan.position, tokens, plan)
+        tokens = self.norm1(self.dropout(attended).add_(tokens))
+        update = feed_forward(tokens, self.linear1, self.linear2, self.dropout)
+        return self.norm2(self.dropout(update).add_(tokens))
 
 
 class TokenPlan(NamedTuple):
@@ -139,6 +136,7 @@ class TokenPlan(NamedTuple):
     spatial_shapes: list[tuple[int, int]]
     position: Tensor  #: ``(S, C)`` sine encoding plus the level's embedding
     reference_points: Tensor  #: ``(S, 2)`` the cells' centres as (x, y) in (0, 1)
+    cell_sizes: Tensor  #: ``(L, 2)`` of each level, as (x, y) shares of the map
 
     @property
     def lengths(self) -> list[int]:
@@ -149,7 +147,10 @@ class TokenPlan(NamedTuple):
         """The plan of the first ``levels`` levels alone."""
         tokens = sum(self.lengths[:levels])
         return TokenPlan(
-            self.spatial_shapes[:levels], self.position[:tokens], self.reference_points[:tokens]
+            self.spatial_shapes[:levels],
+            self.position[:tokens],
+            self.reference_points[:tokens],
+            self.cell_sizes[:levels],
         )
 
 
@@ -160,14 +161,38 @@ def plan_tokens(spatial_shapes: Sequence[tuple[int, int]], level_embed: Tensor) 
         sine_position_encoding(height, width, channels, device=device) + embedding
         for (height, width), embedding in zip(spatial_shapes, level_embed, strict=True)
     ]
-    centres = [_cell_centres(height, width, device) for height, width in spatial_shapes]
-    return TokenPlan(list(spatial_shapes), torch.cat(position), torch.cat(centres))
+    shapes = tuple(spatial_shapes)
+    return TokenPlan(
+        list(spatial_shapes),
+        torch.cat(position),
+        _cell_centres(shapes, device),
+        _cell_sizes(shapes, device),
+    )
 
 
-def _cell_centres(height: int, width: int, device: torch.device) -> Tensor:
-    y = (torch.arange(height, device=device) + 0.5) / height
-    x = (torch.arange(width, device=device) + 0.5) / width
-    return torch.stack((x.expand(height, width), y[:, None].expand(height, width)), -1).view(-1, 2)
+@once_per_arguments
+def _cell_centres(spatial_shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    centres = []
+    for height, width in spatial_shapes:
+        y = (torch.arange(height, device=device) + 0.5) / height
+        x = (torch.arange(width, device=device) + 0.5) / width
+        centre = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), -1)
+        centres.append(centre.view(-1, 2))
+    return torch.cat(centres)
+
+
+@once_per_arguments
+def _cell_sizes(spatial_shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    return torch.tensor([(1 / width, 1 / height) for height, width in spatial_shapes]).to(device)
+
+
+def softmax_of_few(logits: Tensor) -> Tensor:
+    """Softmax over a last dimension that is shorter than a CPU's vectors."""
+    if logits.device.type != "cpu":
+        return logits.softmax(-1)
+    # PyTorch's own works through such rows number by number.
+    exponentials = (logits - logits.amax(-1, keepdim=True)).exp_()
+    return exponentials / exponentials.sum(-1, keepdim=True)
 
 
 def to_tokens(feature: Tensor) -> Tensor:

@@ -130,10 +130,14 @@ class PixelDecoder(nn.Module):
         )
         for number, name in reversed(list(enumerate(self.pyramid_features, start=1))):
             lateral = self.get_submodule(f"adapter_{number}")(features[name])
+            # A copy, because PyTorch resizes a slice of the tokens several times as slowly.
             above = F.interpolate(
-                levels[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False
+                levels[-1].clone(memory_format=torch.channels_last),
+                size=lateral.shape[-2:],
+                mode="bilinear",
+                align_corners=False,
             )
-            levels.append(self.get_submodule(f"layer_{number}")(lateral + above))
+            levels.append(self.get_submodule(f"layer_{number}")(above.add_(lateral)))
         return self.mask_features(levels[-1]), levels[0], levels[:NUM_DECODER_LEVELS]
 
 

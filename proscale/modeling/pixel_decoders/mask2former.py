@@ -28,7 +28,7 @@ class DeformableEncoder(nn.Module):
         """``levels``: ``(B, H·W, C)`` each, coarse to fine; returns the same shapes."""
         tokens = torch.cat(list(levels), dim=1)
         for layer in self.layers:
-            tokens = layer(tokens, plan.position, plan.reference_points, plan.spatial_shapes)
+            tokens = layer(tokens, plan)
         return list(tokens.split(plan.lengths, dim=1))
 
 

@@ -59,9 +59,7 @@ class ProgressiveEncoder(nn.Module):
             inputs = torch.cat((inputs, entering), dim=1)
             seen = plan.first(stage + 1)
             for _ in range(num_layers):
-                tokens = next(layers)(
-                    tokens, seen.position, seen.reference_points, seen.spatial_shapes
-                )
+                tokens = next(layers)(tokens, seen)
                 if self.residual and stage < last:
                     tokens = tokens + inputs
         return list(tokens.split(plan.lengths, dim=1))

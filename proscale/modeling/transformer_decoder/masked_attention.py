@@ -109,37 +109,52 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             "enforce_input_project": node.ENFORCE_INPUT_PROJ,
         }
 
-    def forward(self, levels: Sequence[Tensor], mask_features: Tensor) -> dict:
+    def forward(
+        self, levels: Sequence[Tensor], mask_features: Tensor, *, auxiliary: bool = True
+    ) -> dict:
         """Predict classes and masks.
 
         Args:
             levels: three maps ``(B, in_channels, H, W)``, coarse to fine.
             mask_features: ``(B, mask_dim, H, W)``.
+            auxiliary: return the earlier predictions as well. Without them no classes are predicted
+                but the last ones, and masks to attend within only at the level's own size.
 
         Returns:
             ``pred_logits`` ``(B, Q, K + 1)``, “no object” last; ``pred_masks`` ``(B, Q, H, W)``
-            logits; ``aux_outputs``, the same two of every earlier prediction in order.
+            logits; ``aux_outputs``, the same two of every earlier prediction in order, empty
+            without ``auxiliary``.
         """
         batch = mask_features.shape[0]
         shapes = [level.shape[-2:] for level in levels]
         tokens, positions = self._tokens(levels)
         query_position = self.query_embed.weight.expand(batch, -1, -1)
         queries = self.query_feat.weight.expand(batch, -1, -1)
+        # Masks are linear in the features: resizing these once resizes every layer's masks.
+        guides = [mask_features if auxiliary else _resize(mask_features, shape) for shape in shapes]
 
-        predictions = [self._predict(queries, mask_features)]
+        predictions = []
         for index in range(self.num_layers):
             level = index % NUM_DECODER_LEVELS
+            content = self.decoder_norm(queries)
+            masks = self._masks(content, guides[level])
+            if auxiliary:
+                predictions.append({"pred_logits": self.class_embed(content), "pred_masks": masks})
             queries = self.transformer_cross_attention_layers[index](
                 queries,
                 query_position,
                 tokens[level],
                 positions[level],
-                attention_mask(predictions[-1]["pred_masks"], shapes[level]),
+                attention_mask(masks, shapes[level]),
             )
             queries = self.transformer_self_attention_layers[index](queries, query_position)
             queries = self.transformer_ffn_layers[index](queries)
-            predictions.append(self._predict(queries, mask_features))
-        return {**predictions[-1], "aux_outputs": predictions[:-1]}
+        content = self.decoder_norm(queries)
+        return {
+            "pred_logits": self.class_embed(content),
+            "pred_masks": self._masks(content, mask_features),
+            "aux_outputs": predictions,
+        }
 
     def _tokens(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         tokens, positions = [], []
@@ -153,13 +168,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             )
         return tokens, positions
 
-    def _predict(self, queries: Tensor, mask_features: Tensor) -> dict[str, Tensor]:
-        queries = self.decoder_norm(queries)
-        embedding = self.mask_embed(queries)
-        return {
-            "pred_logits": self.class_embed(queries),
-            "pred_masks": torch.einsum("bqc,bchw->bqhw", embedding, mask_features),
-        }
+    def _masks(self, content: Tensor, features: Tensor) -> Tensor:
+        return torch.einsum("bqc,bchw->bqhw", self.mask_embed(content), features)
 
 
 @torch.no_grad()
@@ -173,9 +183,14 @@ def attention_mask(masks: Tensor, spatial_shape: tuple[int, int]) -> Tensor:
     Returns:
         ``(B, Q, h·w)`` bool.
     """
-    resized = F.interpolate(masks.detach(), spatial_shape, mode="bilinear", align_corners=False)
-    inside = (resized >= 0).flatten(2)
+    inside = (_resize(masks, spatial_shape) >= 0).flatten(2)
     return inside | ~inside.any(dim=-1, keepdim=True)
+
+
+def _resize(maps: Tensor, spatial_shape: tuple[int, int]) -> Tensor:
+    if maps.shape[-2:] == spatial_shape:
+        return maps
+    return F.interpolate(maps, spatial_shape, mode="bilinear", align_corners=False)
 
 
 def _projection(in_channels: int, hidden_dim: int) -> nn.Conv2d:

@@ -86,3 +86,18 @@ def test_projection_can_be_enforced(build):
 def test_wrong_values_are_refused_by_key(build, key, value, message):
     with pytest.raises(ValueError, match=message):
         build(f"MODEL.MASK_FORMER.{key}", value)
+
+
+@pytest.mark.parametrize("sizes", [[(2, 3), (4, 6), (8, 12)], [(3, 3), (5, 7), (9, 13)]])
+def test_last_prediction_is_the_same_without_the_auxiliary_ones(small_cfg, sizes):
+    torch.manual_seed(0)
+    decoder = build_transformer_decoder(small_cfg, 64).eval()
+    levels = [torch.randn(2, 64, *size) for size in sizes]
+    height, width = sizes[-1]
+    mask_features = torch.randn(2, 48, 2 * height - 1, 2 * width)
+    with torch.no_grad():
+        full = decoder(levels, mask_features)
+        last = decoder(levels, mask_features, auxiliary=False)
+    assert len(full.pop("aux_outputs")) == decoder.num_layers
+    assert last.pop("aux_outputs") == []
+    torch.testing.assert_close(last, full, rtol=1e-4, atol=1e-4)

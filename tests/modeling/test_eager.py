@@ -1,0 +1,36 @@
+"""What is kept between calls, and when not."""
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from proscale.modeling.eager import in_blocks, once_per_arguments
+
+
+def test_results_are_kept_by_arguments():
+    ramp = once_per_arguments(lambda length, *, device: torch.arange(length, device=device))
+    assert ramp(3, device="cpu") is ramp(3, device="cpu")
+    assert ramp(3, device="cpu") is not ramp(4, device="cpu")
+    assert ramp(3, device="meta").device.type == "meta"
+
+
+def test_fake_tensors_neither_see_nor_leave_kept_ones():
+    ramp = once_per_arguments(lambda length: torch.arange(length))
+    with FakeTensorMode():
+        assert isinstance(ramp(3), FakeTensor)
+    assert ramp(3).tolist() == [0, 1, 2]
+    with FakeTensorMode():
+        assert isinstance(ramp(3), FakeTensor)
+
+
+def test_results_of_inference_take_part_in_training():
+    ramp = once_per_arguments(lambda length: torch.arange(length).float())
+    with torch.inference_mode():
+        ramp(3)
+    (ramp(3) * torch.ones(3, requires_grad=True)).sum().backward()
+
+
+def test_blocks_only_without_gradients():
+    assert not in_blocks(torch.zeros(1))
+    with torch.no_grad():
+        assert in_blocks(torch.zeros(1))
+        assert not in_blocks(torch.zeros(1, device="meta"))
