@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,18 @@ def sample_coco() -> Path:
     if not (root / "annotations" / "panoptic_val2017.json").is_file():
         pytest.skip(f"no COCO panoptic images under {root}; point DETECTRON2_DATASETS at them")
     return root
+
+
+@pytest.fixture(autouse=True)
+def restored_loggers() -> Iterator[None]:
+    """Commands set loggers up for their process; the next test shall not see that."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "proscale")]
+    before = [(logger.level, logger.propagate, logger.handlers[:]) for logger in loggers]
+    yield
+    for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.propagate = propagate
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture

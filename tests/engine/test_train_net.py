@@ -1,6 +1,5 @@
 import importlib.util
 import json
-import logging
 import runpy
 import sys
 from pathlib import Path
@@ -20,18 +19,6 @@ def train_net():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(autouse=True)
-def keep_loggers():
-    """train_net.py sets loggers up for its process; the next test shall not see that."""
-    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "proscale")]
-    before = [(logger.level, logger.propagate, logger.handlers[:]) for logger in loggers]
-    yield
-    for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
-        logger.setLevel(level)
-        logger.propagate = propagate
-        logger.handlers[:] = handlers
 
 
 @pytest.fixture
