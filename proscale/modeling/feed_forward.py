@@ -19,10 +19,9 @@ def feed_forward(
 ) -> Tensor:
     """``linear2(dropout(relu(linear1(tokens))))``; ``tokens`` ``(…, C)``."""
 
-    def update(block: Tensor) -> Tensor:
-        return linear2(dropout(linear1(block).relu_()))
-
     if not in_blocks(tokens):
-        return update(tokens)
+        # Autograd copies a linear layer's output, a view, when that is changed in place.
+        return linear2(dropout(linear1(tokens).relu()))
     blocks = tokens.flatten(0, -2).split(BLOCK_TOKENS)
-    return torch.cat([update(block) for block in blocks]).view_as(tokens)
+    updates = [linear2(dropout(linear1(block).relu_())) for block in blocks]
+    return torch.cat(updates).view_as(tokens)

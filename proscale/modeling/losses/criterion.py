@@ -87,6 +87,8 @@ class SetCriterion(nn.Module):
         predictions = [("", outputs)]
         predictions += [(f"_{i}", aux) for i, aux in enumerate(outputs.get("aux_outputs", ()))]
         losses = {}
+        # Masks are sampled as numbers; once for all predictions.
+        targets = [target | {"masks": target["masks"].float()} for target in targets]
         # Point sampling and sums over thousands of points need float32.
         with torch.autocast(outputs["pred_logits"].device.type, enabled=False):
             for suffix, prediction in predictions:
@@ -153,9 +155,7 @@ class SetCriterion(nn.Module):
             places = points.split([len(matched) for _, matched in matches])
             true = torch.cat(
                 [
-                    point_sample(
-                        target["masks"][matched][:, None].float(), place, align_corners=False
-                    )
+                    point_sample(target["masks"][matched][:, None], place, align_corners=False)
                     for target, (_, matched), place in zip(targets, matches, places, strict=True)
                 ]
             ).squeeze(1)

@@ -89,7 +89,7 @@ class DeformableAttention(nn.Module):
                 self.sampling_offsets.weight * share[:, None],
                 self.sampling_offsets.bias * share,
             )
-        return offsets.unflatten(2, (-1, 2)).add_(plan.reference_points[:, None]).flatten(2)
+        return (offsets.unflatten(2, (-1, 2)) + plan.reference_points[:, None]).flatten(2)
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -125,9 +125,9 @@ class DeformableEncoderLayer(nn.Module):
     def forward(self, tokens: Tensor, plan: "TokenPlan") -> Tensor:
         """``(B, S, C)`` to the same shape."""
         attended = self.self_attn(tokens + plan.position, tokens, plan)
-        tokens = self.norm1(self.dropout(attended).add_(tokens))
+        tokens = self.norm1(tokens + self.dropout(attended))
         update = feed_forward(tokens, self.linear1, self.linear2, self.dropout)
-        return self.norm2(self.dropout(update).add_(tokens))
+        return self.norm2(tokens + self.dropout(update))
 
 
 class TokenPlan(NamedTuple):

@@ -169,7 +169,9 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         return tokens, positions
 
     def _masks(self, content: Tensor, features: Tensor) -> Tensor:
-        return torch.einsum("bqc,bchw->bqhw", self.mask_embed(content), features)
+        # Whatever the features' layout, each mask's numbers come to lie side by side.
+        masks = self.mask_embed(content) @ features.flatten(2)
+        return masks.unflatten(2, features.shape[-2:])
 
 
 @torch.no_grad()
