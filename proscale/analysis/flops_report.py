@@ -41,7 +41,9 @@ def summary_table(costs: Mapping[str, ModelCost]) -> str:
         if ENCODER_PART in columns:
             row.append(_share(parts[ENCODER_PART], parts[EVERYTHING]))
         if len(costs) > 1:
-            first = next(one for one in costs.values() if one.part(BACKBONE) == parts[BACKBONE])
+            # Told by its parameters: merging tokens changes its cost.
+            size = parts[BACKBONE].parameters
+            first = next(one for one in costs.values() if one.part(BACKBONE).parameters == size)
             row += [_change(parts[name], first.part(name)) for name in compared]
         whole = parts[NETWORK]
         row += [f"{whole.parameters / 1e6:.2f}", _figure(whole.activations, 1e6, 0)]
