@@ -34,7 +34,12 @@ def sample_coco() -> Path:
 @pytest.fixture(autouse=True)
 def restored_loggers() -> Iterator[None]:
     """Commands set loggers up for their process; the next test shall not see that."""
-    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "proscale")]
+    names = (
+        "detectron2",
+        "fvcore",
+        *(n for n in logging.root.manager.loggerDict if "proscale" in n),
+    )
+    loggers = [logging.getLogger(name) for name in names]
     before = [(logger.level, logger.propagate, logger.handlers[:]) for logger in loggers]
     yield
     for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
