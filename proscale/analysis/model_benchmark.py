@@ -26,6 +26,7 @@ from proscale.analysis.memory import (
 from proscale.analysis.model_inputs import confident_logits, random_images
 from proscale.analysis.parts import BACKBONE, ENCODER_PART, HEAD, NETWORK, TRANSFORMER_DECODER
 from proscale.analysis.plain import differences, plain_path
+from proscale.analysis.shape_tracing import build_without_weights
 
 WARMUP = 2
 INPUT, RESULTS = "input", "results"
@@ -151,7 +152,9 @@ class ModelRun:
         """See :class:`ModelTimes`."""
         if self.settings.train:
             return {}
-        count = count_flops(self.model, self.settings.size).by_module
+        # A compiled model cannot be traced.
+        model = build_without_weights(self.cfg)
+        count = count_flops(model, self.settings.size).by_module
         head = "sem_seg_head"
         if self.predictor is None:
             found = {BACKBONE: count["backbone"], HEAD: count[head]}
