@@ -127,13 +127,13 @@ def _add_mask_former(cfg: CfgNode) -> None:
     node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
     # New. Results are made from masks in strips of this size (MiB, float32 masks of all queries in
     # use); the memory on the way from mask logits to results is a few times that. Small strips stay
-    # in a CPU's cache; a GPU is faster with larger ones, 256 say.
+    # in a CPU's cache; a GPU wants fewer and larger ones.
     node.TEST.STRIP_MEMORY = 8
     # New. Give every pixel's best class, (H, W), rather than the scores of all K classes, (K, H, W)
     # float32: for COCO at 4000x6000 pixels 0.2 GB rather than 12.8 GB.
     node.TEST.SEMANTIC_LABELS_ONLY = False
     # New. Number format that backbone and head infer in: float32 | bfloat16 | float16, by autocast.
-    # A CPU with matrix units for bfloat16 infers about twice as fast with it.
+    # What is faster depends on the machine: `proscale benchmark --dtype fp32 bf16` tells.
     node.TEST.DTYPE = "float32"
 
 

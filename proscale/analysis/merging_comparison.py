@@ -16,14 +16,16 @@ from torch import Tensor, nn
 
 from proscale.analysis.flops import count_flops
 from proscale.analysis.latency import Stopwatch, Timing, device_clock, measure_parts
+from proscale.analysis.merging_benchmark import DOWNSAMPLE
+from proscale.analysis.model_benchmark import lap_after
+from proscale.analysis.parts import BACKBONE
 from proscale.evaluation.semantic_evaluator import SemanticEvaluator
 from proscale.modeling import SlidingWindow, with_sliding_window
 from proscale.modeling.backbones.token_merging_config import NO_MERGING, PRESETS
 
-DOWNSAMPLE = "downsample"
 VARIANTS = (*PRESETS, DOWNSAMPLE)
 """What is compared; the first one is what the others are compared with."""
-BACKBONE, REST = "backbone", "rest"
+REST = "rest"
 
 
 @dataclass(frozen=True)
@@ -166,9 +168,10 @@ def _measure(
 @contextmanager
 def _lapped(backbone: nn.Module, watch: Stopwatch) -> AbstractContextManager[None]:
     with ExitStack() as hooks:
-        before = backbone.register_forward_pre_hook(lambda *_: watch.lap(REST))
+        before = backbone.register_forward_pre_hook(lap_after(watch, REST))
         hooks.callback(before.remove)
-        hooks.callback(backbone.register_forward_hook(lambda *_: watch.lap(BACKBONE)).remove)
+        after = backbone.register_forward_hook(lap_after(watch, BACKBONE))
+        hooks.callback(after.remove)
         yield
 
 

@@ -7,6 +7,7 @@ make its panoptic results free, its class scores are replaced by ones as a train
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -132,7 +133,11 @@ class ModelRun:
 
     def __call__(self, watch: Stopwatch) -> None:
         """Run once, lapping ``watch`` after every part."""
-        with _lapped(self.model, self.predictor, watch), self._path(), self._precision():
+        with (
+            _lapped(self.model, self.predictor, watch),
+            self._path(),
+            precision(self.device, self.settings.dtype),
+        ):
             if self.settings.train:
                 self._step(watch)
             else:
@@ -141,12 +146,12 @@ class ModelRun:
 
     def results(self) -> list[dict]:
         """Results of the images, by inference."""
-        with self._path(), self._precision():
+        with self._path(), precision(self.device, self.settings.dtype):
             return self._infer()
 
     def again(self) -> "Callable[[], ModelRun]":
         """What makes the same in another process."""
-        return _Again(self.cfg, self.settings)
+        return partial(ModelRun, self.cfg, self.settings)
 
     def multiply_adds(self) -> dict[str, int]:
         """See :class:`ModelTimes`."""
@@ -186,11 +191,6 @@ class ModelRun:
     def _path(self):
         return plain_path(self.model) if self.settings.plain else nullcontext()
 
-    def _precision(self) -> torch.autocast:
-        dtype = DTYPES[self.settings.dtype]
-        mixed = dtype != torch.float32
-        return torch.autocast(self.device.type, dtype if mixed else None, enabled=mixed)
-
     def _compile(self) -> None:
         """Compile what lies between the seams, not the hooks that watch them."""
         head = self.model.sem_seg_head
@@ -201,15 +201,6 @@ class ModelRun:
             decoder = head.pixel_decoder
             decoder.forward_features = torch.compile(decoder.forward_features)
             self.predictor.forward = torch.compile(self.predictor.forward)
-
-
-@dataclass(frozen=True)
-class _Again:
-    cfg: CfgNode
-    settings: ModelSettings
-
-    def __call__(self) -> ModelRun:
-        return ModelRun(self.cfg, self.settings)
 
 
 def benchmark_models(runs: Mapping[str, Run], *, repeats: int) -> dict[str, ModelTimes]:
@@ -285,6 +276,12 @@ def _lapped(model: nn.Module, predictor: nn.Module | None, watch: Stopwatch) -> 
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def precision(device: torch.device, dtype: str) -> torch.autocast:
+    """The context of ``dtype``, of :data:`DTYPES`."""
+    mixed = DTYPES[dtype] != torch.float32
+    return torch.autocast(device.type, DTYPES[dtype] if mixed else None, enabled=mixed)
 
 
 def lap_after(watch: Stopwatch, part: str) -> Callable[..., None]:

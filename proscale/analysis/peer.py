@@ -5,13 +5,14 @@ classes and masks, and predicts after every decoder layer, too.
 """
 
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 
 import torch
 from torch import nn
 
 from proscale.analysis.latency import Stopwatch
-from proscale.analysis.model_benchmark import DTYPES, ModelSettings, lap_after
+from proscale.analysis.model_benchmark import ModelSettings, lap_after, precision
 from proscale.analysis.parts import BACKBONE, ENCODER_PART, TRANSFORMER_DECODER
 
 NAME = "transformers_mask2former_swin_tiny"
@@ -70,8 +71,6 @@ class PeerRun:
     @torch.no_grad()
     def __call__(self, watch: Stopwatch) -> None:
         """Run once, lapping ``watch`` after every part."""
-        dtype = DTYPES[self.settings.dtype]
-        mixed = dtype != torch.float32
         seams = (
             (self._levels.encoder, BACKBONE),
             (self._levels.decoder, ENCODER_PART),
@@ -79,7 +78,7 @@ class PeerRun:
         )
         hooks = [module.register_forward_hook(lap_after(watch, part)) for module, part in seams]
         try:
-            with torch.autocast(self.device.type, dtype if mixed else None, enabled=mixed):
+            with precision(self.device, self.settings.dtype):
                 self.model(pixel_values=self.images)
         finally:
             for hook in hooks:
@@ -89,16 +88,8 @@ class PeerRun:
 
     def again(self) -> "Callable[[], PeerRun]":
         """What makes the same in another process."""
-        return _Again(self.settings, self.device)
+        return partial(PeerRun, self.settings, self.device)
 
     def multiply_adds(self) -> dict[str, int]:
         """Not counted."""
         return {}
-
-
-class _Again:
-    def __init__(self, settings: ModelSettings, device: torch.device):
-        self.settings, self.device = settings, device
-
-    def __call__(self) -> PeerRun:
-        return PeerRun(self.settings, self.device)

@@ -37,6 +37,16 @@ def split_overrides(options: argparse.Namespace) -> None:
     options.config_file, options.opts = files[:first], [*files[first:], *options.opts]
 
 
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """KEY VALUE pairs, as ``opts``."""
+    parser.add_argument(
+        "opts",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="configuration overrides for all models",
+    )
+
+
 def short_names(files: Sequence[str]) -> dict[str, str]:
     """Configuration files by names for tables: without folder where that tells them apart.
 

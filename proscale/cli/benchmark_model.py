@@ -33,6 +33,7 @@ from proscale.analysis.plots import bars, check_format, draw, points, read_resul
 from proscale.analysis.tables import write_json, write_markdown
 from proscale.cli.arguments import (
     add_benchmark_arguments,
+    add_overrides,
     describe_run,
     find_device,
     parse_size,
@@ -102,12 +103,7 @@ def add_parser(subjects: argparse._SubParsersAction) -> None:
         "it against latency",
     )
     add_benchmark_arguments(parser, repeats=5)
-    parser.add_argument(
-        "opts",
-        nargs="*",
-        metavar="KEY VALUE",
-        help="configuration overrides for all models",
-    )
+    add_overrides(parser)
     parser.set_defaults(run=run)
 
 

@@ -29,7 +29,13 @@ from proscale.analysis.parts import ENCODER_PART, EVERYTHING, NETWORK
 from proscale.analysis.plots import bars, check_format, draw, points, read_results
 from proscale.analysis.shape_tracing import build_without_weights
 from proscale.analysis.tables import write_json, write_markdown
-from proscale.cli.arguments import parse_size, positive, short_names, split_overrides
+from proscale.cli.arguments import (
+    add_overrides,
+    parse_size,
+    positive,
+    short_names,
+    split_overrides,
+)
 from proscale.engine import ConfigError, setup_cfg
 
 DEFAULT_SIZE = (800, 1280)
@@ -89,12 +95,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--choose", type=_layers, metavar="p1,p2,p3", help="the configuration to write"
     )
     budget.add_argument("--write", type=Path, metavar="FILE", help="its YAML file")
-    parser.add_argument(
-        "opts",
-        nargs="*",
-        metavar="KEY VALUE",
-        help="configuration overrides for all models",
-    )
+    add_overrides(parser)
     parser.set_defaults(run=run)
 
 

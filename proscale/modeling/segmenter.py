@@ -114,7 +114,8 @@ class MaskFormer(nn.Module):
         self.strip_bytes = strip_memory * 2**20
         self.inference_dtype = INFERENCE_DTYPES[inference_dtype]
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.to(memory_format=self.memory_format)
+        if channels_last:  # a backbone may have chosen a layout of its own
+            self.to(memory_format=torch.channels_last)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -163,7 +164,7 @@ class MaskFormer(nn.Module):
             and segments) and ``instances``, as switched on; see
             :mod:`~proscale.modeling.postprocessing`.
         """
-        images = [self._normalise(sample["image"]) for sample in batched_inputs]
+        images = [self.normalise(sample["image"]) for sample in batched_inputs]
         if self.training:
             return self._losses(images, batched_inputs, target_counts)
         # Images of different size are not padded to a common one, so that an image's result does
@@ -171,7 +172,7 @@ class MaskFormer(nn.Module):
         results: list[dict] = [{}] * len(images)
         for indices in self._group_by_padded_size(images):
             group = ImageList.from_tensors([images[i] for i in indices], self.size_divisibility)
-            outputs = self._infer(group.tensor)
+            outputs = self.infer(group.tensor)
             for index, class_logits, mask_logits in zip(
                 indices, outputs["pred_logits"], outputs["pred_masks"], strict=True
             ):
@@ -184,13 +185,16 @@ class MaskFormer(nn.Module):
                 )
         return results
 
-    def _normalise(self, image: Tensor) -> Tensor:
+    def normalise(self, image: Tensor) -> Tensor:
+        """``(3, H, W)`` in the range of ``pixel_mean``, as the backbone takes it."""
         return (image.to(self.device) - self.pixel_mean) / self.pixel_std
 
     def _predict(self, batch: Tensor) -> dict:
         return self.sem_seg_head(self.backbone(batch.contiguous(memory_format=self.memory_format)))
 
-    def _infer(self, batch: Tensor) -> dict:
+    def infer(self, batch: Tensor) -> dict:
+        """The head's outputs for ``(B, 3, H, W)``, normalised and padded, in the number format of
+        inference."""
         if self.inference_dtype is None:  # whatever autocast the caller may have chosen
             return self._predict(batch)
         with torch.autocast(self.device.type, self.inference_dtype):

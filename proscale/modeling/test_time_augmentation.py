@@ -120,9 +120,8 @@ class MaskFormerWithTTA(nn.Module):
     def _predict(self, image: Tensor, size: Size) -> tuple[Tensor, Tensor, Sizes]:
         """Logits of the queries' classes ``(Q, K + 1)`` and masks ``(Q, h, w)``."""
         model = self.model
-        normal = (image.to(model.device) - model.pixel_mean) / model.pixel_std
-        images = ImageList.from_tensors([normal], model.size_divisibility)
-        outputs = model.sem_seg_head(model.backbone(images.tensor))
+        images = ImageList.from_tensors([model.normalise(image)], model.size_divisibility)
+        outputs = model.infer(images.tensor)
         sizes = Sizes(
             padded=tuple(images.tensor.shape[-2:]), image=tuple(image.shape[-2:]), result=size
         )

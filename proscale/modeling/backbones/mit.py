@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.nn.init import normal_, trunc_normal_, zeros_
 
 from proscale.modeling.backbones.mit_block import Block
-from proscale.modeling.backbones.token_merging import Matcher, to_map, to_tokens
+from proscale.modeling.backbones.token_merging import Matcher
 from proscale.modeling.backbones.token_merging_config import (
     STAGES,
     StageMerging,
     TokenMerging,
     parse_token_merging,
 )
+from proscale.modeling.tokens import to_map, to_tokens
 
 NAMES = ("res2", "res3", "res4", "res5")
 #: Width of a head and blocks of each stage, by variant (SegFormer, table 6).

@@ -5,8 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.modeling.backbones.swin import DropPath
-from proscale.modeling.backbones.token_merging import Matcher, Size, Unmerged, to_map, to_tokens
+from proscale.modeling.backbones.token_merging import Matcher, Size, Unmerged
 from proscale.modeling.eager import in_blocks
+from proscale.modeling.tokens import to_map, to_tokens
 
 # Hidden activations of a strip of the Mix-FFN, bytes: about a core's second-level cache.
 STRIP_BYTES = 2**21

@@ -6,13 +6,14 @@ Bipartite soft matching (Bolya et al., Token Merging, ICLR 2023, §3; Bolya & Ho
 for Fast Stable Diffusion, 2023, §4) goes by the tokens' likeness, pooling by their place alone.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from proscale.modeling.tokens import to_map, to_tokens
 
 Size = tuple[int, int]
 
@@ -168,13 +169,3 @@ class Matcher:
             self._matching = self._method.match(tokens, size)
         self._calls += 1
         return self._matching
-
-
-def to_map(tokens: Tensor, size: Sequence[int]) -> Tensor:
-    """``(B, H·W, C)`` as ``(B, C, H, W)`` in channels-last layout, without a copy."""
-    return tokens.unflatten(1, size).permute(0, 3, 1, 2)
-
-
-def to_tokens(maps: Tensor) -> Tensor:
-    """``(B, C, H, W)`` as ``(B, H·W, C)``, contiguous; without a copy where channels are last."""
-    return maps.permute(0, 2, 3, 1).flatten(1, 2)

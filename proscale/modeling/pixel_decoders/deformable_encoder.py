@@ -193,13 +193,3 @@ def softmax_of_few(logits: Tensor) -> Tensor:
     # PyTorch's own works through such rows number by number.
     exponentials = (logits - logits.amax(-1, keepdim=True)).exp_()
     return exponentials / exponentials.sum(-1, keepdim=True)
-
-
-def to_tokens(feature: Tensor) -> Tensor:
-    """``(B, C, H, W)`` to ``(B, H·W, C)``."""
-    return feature.flatten(2).transpose(1, 2)
-
-
-def to_map(tokens: Tensor, spatial_shape: tuple[int, int]) -> Tensor:
-    """``(B, H·W, C)`` to ``(B, C, H, W)``."""
-    return tokens.transpose(1, 2).unflatten(2, spatial_shape)

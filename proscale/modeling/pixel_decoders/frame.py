@@ -13,8 +13,9 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proscale.modeling.pixel_decoders.deformable_encoder import plan_tokens, to_map, to_tokens
+from proscale.modeling.pixel_decoders.deformable_encoder import plan_tokens
 from proscale.modeling.pixel_decoders.light_pixel_embedding import LightPixelEmbedding
+from proscale.modeling.tokens import to_map, to_tokens
 
 GROUPS = 32  # of the group norm behind the encoder's input projections
 NUM_DECODER_LEVELS = 3  # levels that the transformer decoder attends in turn

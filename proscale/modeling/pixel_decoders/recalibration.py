@@ -10,7 +10,7 @@ quality with it, so both readings exist.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proscale.modeling.pixel_decoders.deformable_encoder import to_map, to_tokens
+from proscale.modeling.tokens import to_map, to_tokens
 
 LAYOUTS = ("released", "transposed")
 
