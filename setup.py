@@ -15,6 +15,11 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["proscale", "proscale.*"]),
+    package_data={
+        "proscale.prediction": ["gallery.html"],
+        "proscale.report": ["report.html"],
+        "proscale.web": ["*.css", "*.html", "*.js"],
+    },
     install_requires=[
         "fvcore>=0.1.5.post20221221,<0.1.6",
         "iopath>=0.1.9,<0.1.10",

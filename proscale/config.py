@@ -19,12 +19,15 @@ def add_proscale_config(cfg: CfgNode) -> None:
     _add_datasets(cfg)
     _add_input(cfg)
     _add_solver(cfg)
+    _add_distributed(cfg)
     _add_test(cfg)
     _add_mask_former(cfg)
     _add_pixel_decoder(cfg)
     _add_proscale(cfg)
+    _add_weights(cfg)
     _add_swin(cfg)
     _add_mit(cfg)
+    _add_timm(cfg)
     _add_segformer(cfg)
     _add_sliding_window(cfg)
 
@@ -33,6 +36,9 @@ def _add_datasets(cfg: CfgNode) -> None:
     # New. The user's own data sets, a list of blocks; see proscale.data.own_blocks. Where it is not
     # empty, DATASETS.TRAIN and TEST, the mapper, the results and NUM_CLASSES follow from it.
     cfg.DATASETS.OWN = []
+    # Share of the images that SAMPLER_TRAIN RandomSubsetTrainingSampler takes. Detectron2 0.6 reads
+    # the key, but does not have it.
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
 
 
 def _add_input(cfg: CfgNode) -> None:
@@ -51,7 +57,8 @@ def _add_input(cfg: CfgNode) -> None:
 
 
 def _add_solver(cfg: CfgNode) -> None:
-    cfg.SOLVER.OPTIMIZER = "ADAMW"  # ADAMW | SGD
+    # ADAMW | SGD.
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
     # Learning rate of the backbone relative to BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     # New. Learning rate of the segmentation head (``sem_seg_head``) relative to BASE_LR.
@@ -64,6 +71,20 @@ def _add_solver(cfg: CfgNode) -> None:
     # New. Every batch of IMS_PER_BATCH images is processed in this many parts whose gradients are
     # summed: the same step in a fraction of the memory.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
+    # New. How many numbered checkpoints stay in OUTPUT_DIR, the newest; 0 keeps all. With 1 there
+    # is none to go back to should the last one be damaged.
+    cfg.SOLVER.CHECKPOINTS_TO_KEEP = 0
+    # New. How many steps of a training, resumed parts included, may be left out because a matching
+    # cost, a loss or the gradients' norm was not finite; the next such step ends the training. What
+    # float16's search for its loss scale leaves out does not count.
+    cfg.SOLVER.MAX_SKIPPED_STEPS = 0
+
+
+def _add_distributed(cfg: CfgNode) -> None:
+    node = cfg.DISTRIBUTED = CfgNode()
+    # New. Seconds that a process waits for the others before the job ends as one that hangs: longer
+    # than the slowest thing that only one of them does, which is computing instances' AP.
+    node.TIMEOUT = 600
 
 
 def _add_test(cfg: CfgNode) -> None:
@@ -80,9 +101,11 @@ def _add_mask_former(cfg: CfgNode) -> None:
     cfg.MODEL.CHANNELS_LAST = False
     node = cfg.MODEL.MASK_FORMER = CfgNode()
 
-    # Losses. Weights multiply the loss terms and, as in the papers, the matching costs.
+    # Losses of every decoder layer's predictions, not the last one's alone.
     node.DEEP_SUPERVISION = True
+    # Weight of “no object” among the classes.
     node.NO_OBJECT_WEIGHT = 0.1
+    # Weights of the loss terms and, as in the papers, of the matching costs.
     node.CLASS_WEIGHT = 1.0
     node.DICE_WEIGHT = 1.0
     node.MASK_WEIGHT = 20.0
@@ -92,17 +115,21 @@ def _add_mask_former(cfg: CfgNode) -> None:
     node.OVERSAMPLE_RATIO = 3.0
     node.IMPORTANCE_SAMPLE_RATIO = 0.75
 
-    # Transformer decoder.
+    # The transformer decoder; there is this one.
     node.TRANSFORMER_DECODER_NAME = "MultiScaleMaskedTransformerDecoder"
     # Only "multi_scale_pixel_decoder": the decoder attends the pixel decoder's levels in turn.
     node.TRANSFORMER_IN_FEATURE = "multi_scale_pixel_decoder"
+    # Attention heads.
     node.NHEADS = 8
     # Dropout of the pixel decoder's encoder; the masked-attention decoder has none, as published.
     node.DROPOUT = 0.1
+    # Width of the decoder's feed-forward networks.
     node.DIM_FEEDFORWARD = 2048
     # Predictions made, the one from the learned queries included: 10 means 9 layers.
     node.DEC_LAYERS = 6
+    # Norms before the branches rather than after the sums.
     node.PRE_NORM = False
+    # Width and number of the queries.
     node.HIDDEN_DIM = 256
     node.NUM_OBJECT_QUERIES = 100
     # Project the levels to HIDDEN_DIM even where they already have this width.
@@ -115,6 +142,7 @@ def _add_mask_former(cfg: CfgNode) -> None:
     node.SIZE_DIVISIBILITY = 32
 
     node.TEST = CfgNode()
+    # Which results inference returns, and evaluation looks at.
     node.TEST.SEMANTIC_ON = True
     node.TEST.INSTANCE_ON = False
     node.TEST.PANOPTIC_ON = False
@@ -122,6 +150,8 @@ def _add_mask_former(cfg: CfgNode) -> None:
     node.TEST.OBJECT_MASK_THRESHOLD = 0.0
     # Panoptic: a segment keeps its place if at least this share of its mask is its own.
     node.TEST.OVERLAP_THRESHOLD = 0.0
+    # New. Panoptic: give every segment a ``score``, the class probability of its query.
+    node.TEST.PANOPTIC_SCORES = False
     # Crop and resize masks to the requested size before scores are computed from them. Always done
     # for panoptic and instance results.
     node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
@@ -139,7 +169,8 @@ def _add_mask_former(cfg: CfgNode) -> None:
 
 def _add_pixel_decoder(cfg: CfgNode) -> None:
     node = cfg.MODEL.SEM_SEG_HEAD
-    node.PIXEL_DECODER_NAME = "MSDeformAttnPixelDecoder"  # or PROSCALE
+    # MSDeformAttnPixelDecoder, Mask2Former's | PROSCALE.
+    node.PIXEL_DECODER_NAME = "MSDeformAttnPixelDecoder"
     # Width of the mask embedding.
     node.MASK_DIM = 256
     # Deformable layers of MSDeformAttnPixelDecoder; PROSCALE counts by PROSCALE_NUM_LAYERS.
@@ -172,9 +203,18 @@ def _add_proscale(cfg: CfgNode) -> None:
     node.RESIDUAL = False
 
 
+def _add_weights(cfg: CfgNode) -> None:
+    # New. Read any pickle that MODEL.WEIGHTS or a checkpoint to resume from is. That runs whatever
+    # code is in it; without, only tensors and plain values are accepted.
+    cfg.MODEL.TRUST_WEIGHTS = False
+
+
 def _add_swin(cfg: CfgNode) -> None:
     node = cfg.MODEL.SWIN = CfgNode()
+    # Side of the images it was pre-trained on; only APE depends on it.
     node.PRETRAIN_IMG_SIZE = 224
+    # Pixels to the side of a token; channels, blocks and heads by stage; tokens to the side of a
+    # window; and the other arguments of Swin's authors.
     node.PATCH_SIZE = 4
     node.EMBED_DIM = 96
     node.DEPTHS = [2, 2, 6, 2]
@@ -184,12 +224,15 @@ def _add_swin(cfg: CfgNode) -> None:
     node.QKV_BIAS = True
     # Scale of query-key products; None means head_dim ** -0.5.
     node.QK_SCALE = None
+    # Dropout of tokens, of attention, and of whole branches (rising from 0 with depth).
     node.DROP_RATE = 0.0
     node.ATTN_DROP_RATE = 0.0
     node.DROP_PATH_RATE = 0.3
     # Absolute position embedding, PRETRAIN_IMG_SIZE / PATCH_SIZE squared, resized to the input.
     node.APE = False
+    # Norm behind the patch embedding.
     node.PATCH_NORM = True
+    # Stages that are given out, at strides 4, 8, 16 and 32.
     node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     # Recompute blocks in the backward pass instead of keeping their activations.
     node.USE_CHECKPOINT = False
@@ -197,17 +240,21 @@ def _add_swin(cfg: CfgNode) -> None:
 
 def _add_mit(cfg: CfgNode) -> None:
     node = cfg.MODEL.MIT = CfgNode()
-    # b0 | b1 | b2 | b3 | b4 | b5; empty builds a model from the next five keys, whose defaults are
-    # those of b0.
+    # New, as all of MODEL.MIT. b0 | b1 | b2 | b3 | b4 | b5; empty builds a model from the next five
+    # keys, whose defaults are those of b0.
     node.VARIANT = ""
     # Width of a head; a stage is EMBED_DIM x NUM_HEADS wide.
     node.EMBED_DIM = 32
+    # Blocks and heads, by stage.
     node.DEPTHS = [2, 2, 2, 2]
     node.NUM_HEADS = [1, 2, 5, 8]
     # Reduction of the keys' and values' map to the side, by stage.
     node.SR_RATIOS = [8, 4, 2, 1]
+    # Width of the feed-forward networks over that of the tokens.
     node.MLP_RATIO = 4.0
+    # Probability with which branches are left out in training, rising from 0 with depth.
     node.DROP_PATH_RATE = 0.1
+    # Epsilon of all norms.
     node.NORM_EPS = 1e-6
     # none (also None, the default, which a string or a list may replace) | bsm_hq | bsm_fast |
     # n2d_2x2 | a list with a dictionary for each of the four stages, of q_mode, q_r, q_sx, q_sy,
@@ -220,6 +267,15 @@ def _add_mit(cfg: CfgNode) -> None:
     node.DOWNSAMPLE = False
 
 
+def _add_timm(cfg: CfgNode) -> None:
+    node = cfg.MODEL.TIMM = CfgNode()
+    # New. Which network of timm TimmBackbone is, such as tf_efficientnet_lite0.
+    node.NAME = ""
+    # New. Its batch normalisation: FrozenBN, as Detectron2 has it with ImageNet weights | BN, for
+    # random weights | SyncBN, over all processes.
+    node.NORM = "FrozenBN"
+
+
 def _add_segformer(cfg: CfgNode) -> None:
     node = cfg.MODEL.SEM_SEG_HEAD
     # New. Projections of SegFormerHead: openmmlab (convolution, norm, ReLU) | nvidia (linear).
@@ -230,9 +286,9 @@ def _add_segformer(cfg: CfgNode) -> None:
 
 
 def _add_sliding_window(cfg: CfgNode) -> None:
+    node = cfg.TEST.SLIDING_WINDOW = CfgNode()
     # New. Semantic evaluation by windows of CROP_SIZE every STRIDE (height, width; pixels of the
     # resized image), the mean of what overlaps. Images smaller than a window are seen whole.
-    node = cfg.TEST.SLIDING_WINDOW = CfgNode()
     node.ENABLED = False
     node.CROP_SIZE = [1024, 1024]
     node.STRIDE = [768, 768]

@@ -10,6 +10,7 @@ from proscale.checkpoint.convert import (
     convert_state_dict,
 )
 from proscale.checkpoint.files import read_checkpoint, write_checkpoint
+from proscale.checkpoint.fit import Fit, fit
 
 __all__ = [
     "PROSCALE",
@@ -17,8 +18,10 @@ __all__ = [
     "CheckpointError",
     "Conversion",
     "ConvertingCheckpointer",
+    "Fit",
     "convert",
     "convert_state_dict",
+    "fit",
     "read_checkpoint",
     "write_checkpoint",
 ]

@@ -1,26 +1,44 @@
 """Checkpoints between naming schemes.
 
-Every scheme is a small module with a table of rules; :data:`SCHEMES` lists them. This project's
-own names are those of Mask2Former and PRO-SCALE, ``backbone.…`` and ``sem_seg_head.…``.
+Every scheme is a table of rules; :data:`SCHEMES` lists them. This project's own names are those of
+Mask2Former and PRO-SCALE, ``backbone.…`` and ``sem_seg_head.…``.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from proscale.checkpoint import huggingface, nvidia, openmmlab
+from proscale.checkpoint import (
+    huggingface,
+    huggingface_mask2former,
+    imagenet,
+    nvidia,
+    openmmlab,
+    timm,
+)
 from proscale.checkpoint.rules import Scheme
 
 PROSCALE = "proscale"
-SCHEMES: dict[str, Scheme] = {
-    "openmmlab": openmmlab.SCHEME,
-    "nvidia": nvidia.SCHEME,
-    "huggingface": huggingface.SCHEME,
-    "transformers": huggingface.IN_MEMORY,
+SCHEMES: dict[str, tuple[Scheme, ...]] = {
+    "openmmlab": (openmmlab.SCHEME,),
+    "nvidia": (nvidia.SCHEME,),
+    "huggingface": (huggingface.SCHEME, huggingface_mask2former.SCHEME),
+    "transformers": (huggingface.IN_MEMORY, huggingface_mask2former.IN_MEMORY),
+    "detectron2": (imagenet.DETECTRON2,),
+    "torchvision": (imagenet.TORCHVISION,),
+    "microsoft": (imagenet.MICROSOFT,),
+    "moby": (imagenet.MOBY,),
+    "timm": (imagenet.TIMM_SWIN,),
+    "efficientnet_lite0": (timm.EFFICIENTNET_LITE0,),
 }
-"""By name, besides :data:`PROSCALE`. ``huggingface`` are the names in files, ``transformers`` those
-of ``state_dict()`` in Transformers 5."""
+"""By name, besides :data:`PROSCALE`, for each kind of model that the scheme has names for.
+
+``huggingface`` are the names in files, ``transformers`` those of ``state_dict()`` in Transformers
+5; ``microsoft`` and ``moby`` are their authors' Swin Transformers, supervised and self-supervised.
+"""
 
 CONTAINERS = ("state_dict", "model")
 _DATA_PARALLEL = "module."
@@ -41,11 +59,13 @@ class Conversion:
         unknown: names that have no counterpart. To this project's names they are kept in
             ``state_dict`` as they are, so that a loader tells that it did not use them; to others
             they are left out.
+        settings: configuration that goes with such weights, by key, as far as the scheme says.
     """
 
     state_dict: dict[str, Tensor]
     source: str
     unknown: list[str]
+    settings: Mapping[str, object] = field(default_factory=dict)
 
 
 def convert_state_dict(state_dict: Mapping, to: str = PROSCALE) -> dict[str, Tensor]:
@@ -67,8 +87,14 @@ def convert_state_dict(state_dict: Mapping, to: str = PROSCALE) -> dict[str, Ten
     return convert(state_dict, to=to).state_dict
 
 
-def convert(state_dict: Mapping, *, to: str = PROSCALE) -> Conversion:
+def convert(state_dict: Mapping, *, to: str = PROSCALE, model: Collection[str] = ()) -> Conversion:
     """As :func:`convert_state_dict`, with what it found out.
+
+    Args:
+        state_dict: see there.
+        to: see there.
+        model: names of the tensors of the model that it is for, where it is known. A model with a
+            network of timm takes timm's names.
 
     Raises:
         CheckpointError: see there.
@@ -78,44 +104,64 @@ def convert(state_dict: Mapping, *, to: str = PROSCALE) -> Conversion:
             f"there is no naming scheme {to!r}: accepts {', '.join((PROSCALE, *SCHEMES))}"
         )
     state = tensors_of(state_dict)
-    source = recognise(state)
+    source, scheme = recognise(state)
+    if timm.is_timm_model(model) and source not in (PROSCALE, "efficientnet_lite0"):
+        converted, unknown = timm.to_network(state, model)
+        return Conversion(converted, "timm", unknown)
     if source is None:
         raise CheckpointError(
             f"names of no known scheme ({', '.join((PROSCALE, *SCHEMES))}): "
             f"{', '.join(list(state)[:3]) or 'none at all'}, …"
         )
     unknown: list[str] = []
-    if source != PROSCALE:
-        state, unknown = _to_ours(state, SCHEMES[source])
+    settings: Mapping[str, object] = {}
+    if scheme is not None:
+        state, unknown = _to_ours(state, scheme)
+        settings = scheme.settings
     if to == PROSCALE:
-        return Conversion(state, source, unknown)
+        return Conversion(state, source, unknown, settings)
 
     whole = any(name.startswith(_HEAD) for name in state)
-    converted, left = SCHEMES[to].from_ours(state, with_prefix=whole)
+    converted, left = min(
+        (kind.from_ours(state, with_prefix=whole) for kind in SCHEMES[to]),
+        key=lambda result: len(result[1]),
+    )
     ours = [name for name in left if name.startswith((_BACKBONE, _HEAD)) and name not in unknown]
     if ours:
         raise CheckpointError(
             f"scheme {to} has no names for {len(ours)} tensors of the model: "
             f"{', '.join(ours[:3])}, …"
         )
-    return Conversion(converted, source, left)
+    return Conversion(converted, source, left, settings)
 
 
-def recognise(state: Mapping[str, Tensor]) -> str | None:
-    """The scheme of the names in ``state``, a key of :data:`SCHEMES` or ``proscale``; or None."""
-    for name, scheme in SCHEMES.items():
-        if scheme.recognises(state):
-            return name
-    return PROSCALE if any(name.startswith((_BACKBONE, _HEAD)) for name in state) else None
+def recognise(names: Collection[str]) -> tuple[str | None, Scheme | None]:
+    """The scheme of ``names``: its key in :data:`SCHEMES` and itself; or ``proscale`` or None, and
+    None."""
+    for key, kinds in SCHEMES.items():
+        for scheme in kinds:
+            if scheme.recognises(names):
+                return key, scheme
+    return PROSCALE if any(name.startswith((_BACKBONE, _HEAD)) for name in names) else None, None
 
 
 def tensors_of(checkpoint: Mapping) -> dict[str, Tensor]:
-    """The tensors by name in ``checkpoint``, out of their container and without ``module.``."""
+    """The tensors by name in ``checkpoint``, out of their container and without ``module.``.
+
+    What is beside them and is neither a tensor nor an array is left out.
+    """
     for key in CONTAINERS:
         if isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]
             break
-    return {name.removeprefix(_DATA_PARALLEL): tensor for name, tensor in checkpoint.items()}
+    return {
+        # A copy, because arrays out of pickles may be read-only.
+        name.removeprefix(_DATA_PARALLEL): torch.tensor(tensor)
+        if isinstance(tensor, np.ndarray | np.generic)
+        else tensor
+        for name, tensor in checkpoint.items()
+        if isinstance(name, str) and isinstance(tensor, Tensor | np.ndarray | np.generic)
+    }
 
 
 def _to_ours(state: Mapping[str, Tensor], scheme: Scheme) -> tuple[dict[str, Tensor], list[str]]:

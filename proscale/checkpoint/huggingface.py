@@ -16,6 +16,7 @@ def _scheme(
     """Templates of a stage's parts; ``names`` within a block by our own."""
     renamed = (name for name in names if name not in ("keys", "values"))
     return Scheme(
+        marks=(embedding + "proj.{tensor}",),
         rules=(
             rename(_OURS + "patch_embed.proj.{tensor}", embedding + "proj.{tensor}"),
             rename(_OURS + "patch_embed.norm.{tensor}", embedding + "layer_norm.{tensor}"),
@@ -38,7 +39,6 @@ def _scheme(
                 classifier="decode_head.classifier.{tensor}",
             ),
         ),
-        container=None,
     )
 
 

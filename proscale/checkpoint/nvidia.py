@@ -33,6 +33,7 @@ def head_rules(*, projection: str, fuse: str, norm: str, classifier: str) -> tup
 
 
 SCHEME = Scheme(
+    marks=("[backbone.]patch_embed{stage+1}.proj.{tensor}",),
     rules=(
         rename(
             _OURS + "patch_embed.proj.{tensor}", "[backbone.]patch_embed{stage+1}.proj.{tensor}"

@@ -16,6 +16,7 @@ _BLOCK = _OURS + "blocks.{block}."
 _LAYER = _THEIRS + "1.{block}."
 
 SCHEME = Scheme(
+    marks=(_THEIRS + "0.projection.{tensor}",),
     rules=(
         rename(_OURS + "patch_embed.proj.{tensor}", _THEIRS + "0.projection.{tensor}"),
         rename(_OURS + "patch_embed.norm.{tensor}", _THEIRS + "0.norm.{tensor}"),

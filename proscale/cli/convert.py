@@ -1,29 +1,45 @@
-"""``proscale convert``: a checkpoint file under the names of another scheme.
+"""``proscale convert``: a checkpoint file under the names of another scheme, or fit to a model.
 
-The scheme of INPUT is recognised by its names. Files are PyTorch's (.pth, .pt, .bin) or
-safetensors, chosen by suffix.
+The scheme of INPUT is recognised by its names. Files are PyTorch's (.pth, .pt, .bin; .pkl is only
+read) or safetensors, chosen by suffix. With --config-file, OUTPUT has what this model can use, such
+as the encoder's layers of a Mask2Former for PRO-SCALE, and all that was taken over, is new or was
+left out is listed.
 """
 
 import argparse
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from proscale.analysis.shape_tracing import build_without_weights
 from proscale.checkpoint import (
     PROSCALE,
     SCHEMES,
     CheckpointError,
+    Conversion,
+    Fit,
     convert,
+    fit,
     read_checkpoint,
     write_checkpoint,
 )
-from proscale.checkpoint.files import check_suffix
-from proscale.engine import ConfigError
+from proscale.checkpoint.files import WRITABLE, check_suffix
+from proscale.checkpoint.fit import ENCODER_LAYERS
+from proscale.cli.arguments import split_overrides
+from proscale.engine import ConfigError, setup_cfg
+
+# More names than this are told by what they begin with.
+_NAMED = 12
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command to ``proscale``."""
     parser = commands.add_parser(
         "convert",
-        help="rename the tensors of a checkpoint file",
+        help="rename the tensors of a checkpoint file, or fit them to a model",
         description=__doc__.split("\n\n", 1)[1],
     )
     parser.add_argument("input", type=Path, metavar="INPUT", help="file to read")
@@ -35,28 +51,125 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="naming scheme of OUTPUT (default: %(default)s); huggingface is that of files, "
         "transformers that of models in memory",
     )
-    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--config-file",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="the model that OUTPUT is for; KEY VALUE overrides may follow",
+    )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="read a pickle that holds more than tensors, too: this runs code that is in it",
+    )
+    parser.set_defaults(run=run, opts=[])
 
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
+    split_overrides(options)
+    if len(options.config_file) > 1:
+        raise ConfigError(f"--config-file is {' '.join(options.config_file)}: accepts one file")
+    if options.config_file and options.to != PROSCALE:
+        raise ConfigError(f"--config-file goes with --to {PROSCALE}, not --to {options.to}")
     try:
-        check_suffix(options.output)  # before the work
-        content = read_checkpoint(options.input)
+        check_suffix(options.output, WRITABLE)  # before the work
+        content = read_checkpoint(options.input, trust=options.trust)
         try:
-            conversion = convert(content, to=options.to)
+            if options.config_file:
+                _fit(content, options)
+            else:
+                _rename(content, options)
         except CheckpointError as error:
             raise CheckpointError(f"{options.input}: {error}") from error
-        container = "model" if options.to == PROSCALE else SCHEMES[options.to].container
-        write_checkpoint(options.output, conversion.state_dict, container=container)
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
 
+
+def _rename(content: Mapping, options: argparse.Namespace) -> None:
+    conversion = convert(content, to=options.to)
+    container = "model" if options.to == PROSCALE else SCHEMES[options.to][0].container
+    _write(
+        conversion.state_dict, conversion, options, f"under the names of {options.to}", container
+    )
+    what = "kept under their names" if options.to == PROSCALE else "left out"
+    _list(f"Without a counterpart, {what}", conversion.unknown)
+    if conversion.settings:
+        print("They were trained with:")
+        print("\n".join(f"  {key} {value}" for key, value in conversion.settings.items()))
+
+
+def _fit(content: Mapping, options: argparse.Namespace) -> None:
+    (file,) = options.config_file
+    cfg = setup_cfg(file, [*options.opts, "MODEL.DEVICE", "cpu"])
+    model = build_without_weights(cfg)
+    conversion = convert(content, model=model.state_dict().keys())
+    result = fit(conversion.state_dict, model)
+    if not result.state_dict:
+        raise CheckpointError(
+            f"no tensor in it fits the model of {file}; it has "
+            f"{', '.join(result.left_out[:3])}, …, the model {', '.join(result.new[:3])}, …"
+        )
+    _write(result.state_dict, conversion, options, f"for the model of {file}", "model")
+    _list("Taken over", result.state_dict)
+    _list_layers(result)
+    _list("New, to start as the model initialises them", result.new)
+    _list("Left out", result.left_out, layers=True)
+    _tell_other_settings(cfg, conversion.settings, file)
+
+
+def _write(
+    state: Mapping[str, Tensor],
+    conversion: Conversion,
+    options: argparse.Namespace,
+    what: str,
+    container: str | None,
+) -> None:
+    write_checkpoint(options.output, state, container=container)
     print(
         f"{options.input}: names of scheme {conversion.source}\n"
-        f"{options.output}: {len(conversion.state_dict)} tensors under the names of {options.to}"
+        f"{options.output}: {len(state)} tensors {what}"
     )
-    if conversion.unknown:
-        what = "kept under their names" if options.to == PROSCALE else "left out"
-        print(f"Without a counterpart, {what}:")
-        print("\n".join(f"  {name}" for name in conversion.unknown))
+
+
+def _list(title: str, names: Iterable[str], *, layers: bool = False) -> None:
+    """The names, or, of many, how many begin alike; ``layers`` tells the encoder's apart."""
+    lines = list(names)
+    if not lines:
+        return
+    if len(lines) > _NAMED:
+        counts = Counter(_beginning(name, layers) for name in lines)
+        lines = [f"{beginning}: {count} tensors" for beginning, count in counts.items()]
+    print(f"{title}:")
+    print("\n".join(f"  {line}" for line in lines))
+
+
+def _beginning(name: str, layers: bool) -> str:
+    parts = name.split(".")
+    if layers and name.startswith(ENCODER_LAYERS):
+        return ".".join(parts[: ENCODER_LAYERS.count(".") + 1])
+    return ".".join(parts[: 2 if parts[0] == "sem_seg_head" else 1])
+
+
+def _list_layers(result: Fit) -> None:
+    layers = sorted({*result.layers, *result.cut})
+    if not layers:
+        return
+    print("Of these, layers of the encoder:")
+    for layer in layers:
+        line = f"  layer {layer} from layer {result.layers.get(layer, layer)}"
+        if layer in result.cut:
+            kept, there = result.cut[layer]
+            line += f", {kept} of {there} levels of its attention"
+        print(line)
+
+
+def _tell_other_settings(cfg: CfgNode, settings: Mapping[str, object], file: str) -> None:
+    """Print what the weights were trained with where ``cfg`` has something else."""
+    for key, expected in settings.items():
+        value = cfg
+        for part in key.split("."):
+            value = value[part]
+        if value != expected:
+            print(f"Mind: they were trained with {key} {expected}, {file} has {value}")

@@ -1,9 +1,14 @@
 """MODEL.WEIGHTS in other naming schemes, and what is said about what did not match."""
 
 import logging
+import os
+import pickle
 
+import numpy as np
 import pytest
 import torch
+import torchvision
+from detectron2.modeling import build_backbone
 from torch import nn
 
 from proscale.checkpoint import (
@@ -82,6 +87,68 @@ def test_tensors_of_other_shapes_fit_nothing(trained, tmp_path):
     write_checkpoint(file, state, container="model")
     with pytest.raises(CheckpointError, match="fits the model"):
         ConvertingCheckpointer(Segmenter()).load(str(file))
+
+
+def test_untrusted_pickles_are_not_run(trained, tmp_path):
+    trace = tmp_path / "trace"
+
+    class Harmful:
+        def __reduce__(self):
+            return os.mkdir, (str(trace),)
+
+    content = {"model": trained.state_dict(), "meta": Harmful()}
+    torch.save(content, tmp_path / "w.pth")
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(content))
+    (tmp_path / "last_checkpoint").write_text("w.pth")
+    checkpointer = ConvertingCheckpointer(Segmenter(), str(tmp_path))
+    for load in (
+        lambda: checkpointer.load(str(tmp_path / "w.pth")),
+        lambda: checkpointer.load(str(tmp_path / "w.pkl")),
+        lambda: checkpointer.resume_or_load("", resume=True),
+    ):
+        with pytest.raises(CheckpointError, match=r"because it has posix\.mkdir in it"):
+            load()
+    assert not trace.exists()
+    ConvertingCheckpointer(Segmenter(), trust=True).load(str(tmp_path / "w.pkl"))
+    assert trace.exists()
+
+
+class ResNetSegmenter(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        self.backbone = build_backbone(cfg)
+        self.sem_seg_head = nn.Linear(1, 1)
+
+
+@pytest.fixture
+def resnet(cfg):
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
+    cfg.MODEL.RESNETS.DEPTH = 18
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    return ResNetSegmenter(cfg)
+
+
+@pytest.mark.parametrize("zoo", ["detectron2", "caffe2"])
+def test_model_zoo_pickles(zoo, resnet, tmp_path):
+    """Detectron2's files have names without a prefix, Caffe2's have their own."""
+    names = {"detectron2": "stem.conv1.weight", "caffe2": "conv1_w"}
+    arrays = {names[zoo]: np.full((64, 3, 7, 7), 2, np.float32)}
+    content = {"model": arrays, "__author__": "me", "matching_heuristics": True}
+    if zoo == "caffe2":
+        content = {"blobs": {**arrays, "conv1_w_momentum": np.zeros(1)}}
+    path = tmp_path / "R-18.pkl"
+    path.write_bytes(pickle.dumps(content, protocol=2))
+    ConvertingCheckpointer(resnet).load(str(path))
+    assert torch.equal(resnet.backbone.stem.conv1.weight, torch.full((64, 3, 7, 7), 2.0))
+
+
+def test_counted_batches_are_not_told_of(resnet, tmp_path, caplog):
+    path = tmp_path / "resnet18.pth"
+    torch.save(torchvision.models.resnet18().state_dict(), path)
+    with caplog.at_level(logging.WARNING):
+        ConvertingCheckpointer(resnet).load(str(path))
+    assert "fc.{bias, weight}" in caplog.text
+    assert "num_batches_tracked" not in caplog.text
 
 
 def test_no_weights_is_no_error():

@@ -1,15 +1,26 @@
+import collections
+import io
+import os
 import pickle
+from collections import OrderedDict
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from proscale.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from proscale.checkpoint import (
+    CheckpointError,
+    convert_state_dict,
+    read_checkpoint,
+    write_checkpoint,
+)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".safetensors"])
 def test_round_trip(tmp_path, suffix):
     whole = torch.arange(6.0).view(2, 3)
-    state = {"a": whole.T, "b": whole[1:], "c": torch.tensor(3)}
+    state = {"a": whole.T, "b": whole[1:], "c": torch.tensor(3), "tied": whole.T}
     path = tmp_path / "new" / f"weights{suffix}"
     write_checkpoint(path, state, container=None)
     read = read_checkpoint(path)
@@ -23,20 +34,110 @@ def test_container_of_pickles(tmp_path):
 
 
 class Harmful:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
     def __reduce__(self):
-        return pytest.fail, ("code from the file was run",)
+        return os.mkdir, (str(self.trace),)
 
 
-@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_code_in_pickles_is_refused(tmp_path, legacy):
-    path = tmp_path / "harmful.pth"
-    content = {"a": torch.ones(1), "meta": Harmful()}
-    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(CheckpointError, match=r"harmful\.pth: refused, because it has \S*Fail"):
+def write_zip(content, path):
+    torch.save(content, path)
+
+
+def write_legacy(content, path):
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def write_pickle(content, path):
+    path.write_bytes(pickle.dumps(content))
+
+
+def write_nested(content, path):
+    """The storage of a tensor in a plain pickle is a PyTorch file of its own."""
+
+    class Storage:
+        def __reduce__(self):
+            inner = io.BytesIO()
+            torch.save(content, inner)
+            return torch.storage._load_from_bytes, (inner.getvalue(),)
+
+    path.write_bytes(pickle.dumps({"a": Storage()}))
+
+
+@pytest.fixture(
+    params=[
+        ("w.pth", write_zip),
+        ("w.pt", write_legacy),
+        ("w.bin", write_zip),
+        ("w.pkl", write_pickle),
+        ("w.pkl", write_zip),
+        ("w.pkl", write_nested),
+    ],
+    ids=["pth", "legacy", "bin", "pkl", "zip_in_pkl", "nested_in_pkl"],
+)
+def harmful(request, tmp_path):
+    """A file that runs code when it is unpickled, and what that code leaves behind."""
+    name, write = request.param
+    trace = tmp_path / "trace"
+    write({"a": torch.ones(1), "meta": Harmful(trace)}, tmp_path / name)
+    return tmp_path / name, trace
+
+
+def test_code_in_pickles_is_refused(harmful):
+    path, trace = harmful
+    message = rf"{path.name}: refused, because it has posix.mkdir in it.*MODEL\.TRUST_WEIGHTS True"
+    with pytest.raises(CheckpointError, match=message):
         read_checkpoint(path)
+    assert not trace.exists()
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_code_in_pickles_is_run_where_it_is_trusted(harmful):
+    path, trace = harmful
+    read_checkpoint(path, trust=True)
+    assert trace.exists()
+
+
+@pytest.mark.parametrize(
+    "stranger", [eval, Path, torch.load, np.load, collections.Counter], ids=lambda x: x.__name__
+)
+def test_strangers_are_named(tmp_path, stranger):
+    write_pickle({"a": stranger}, tmp_path / "w.pkl")
+    with pytest.raises(CheckpointError, match=rf"because it has \S*{stranger.__name__} in it"):
+        read_checkpoint(tmp_path / "w.pkl")
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_arrays_and_tensors_in_pickles(tmp_path, protocol):
+    state = {
+        "array": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+        "half": np.ones(2, np.float16),
+        "scalar": np.float64(2),
+        "tensor": torch.arange(3.0)[1:],
+        "parameter": torch.nn.Parameter(torch.ones(1)),
+    }
+    path = tmp_path / "w.pkl"
+    path.write_bytes(pickle.dumps(OrderedDict(model=state, author="me"), protocol=protocol))
+    read = read_checkpoint(path)
+    assert read["author"] == "me"
+    tensors = convert_state_dict({f"backbone.{k}": v for k, v in read["model"].items()})
+    for name, value in state.items():
+        assert tensors[f"backbone.{name}"].tolist() == value.tolist()
+        assert str(tensors[f"backbone.{name}"].dtype) == f"torch.{value.dtype}".replace(
+            "torch.torch", "torch"
+        )
+
+
+def test_arrays_of_older_numpy_and_python(tmp_path):
+    content = pickle.dumps({"a": np.arange(3)}, protocol=0)
+    path = tmp_path / "w.pkl"
+    path.write_bytes(content.replace(b"numpy._core", b"numpy.core"))
+    assert read_checkpoint(path)["a"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
 @pytest.mark.parametrize("content", [b"", b"no checkpoint at all, but long enough"])
 def test_other_content_is_refused(tmp_path, suffix, content):
     path = tmp_path / f"broken{suffix}"
@@ -56,10 +157,18 @@ def test_missing_file(tmp_path):
         read_checkpoint(tmp_path / "nowhere.pth")
 
 
-@pytest.mark.parametrize("name", ["model.pkl", "model"])
-def test_other_suffixes_are_refused(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "suffixes"),
+    [("model", r"\.pth, \.pt, \.bin, \.pkl, \.safetensors"), ("model.pyth", r"\.pth, ")],
+)
+def test_other_suffixes_are_refused(tmp_path, name, suffixes):
     path = tmp_path / name
-    path.write_bytes(pickle.dumps({}))
-    for call in (read_checkpoint, lambda path: write_checkpoint(path, {}, container=None)):
-        with pytest.raises(CheckpointError, match=r"accepts files \.pth, \.pt, \.bin, \.safetens"):
-            call(path)
+    write_pickle({}, path)
+    with pytest.raises(CheckpointError, match=f"accepts files {suffixes}"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "model"])
+def test_only_tensor_files_are_written(tmp_path, name):
+    with pytest.raises(CheckpointError, match=r"accepts files \.pth, \.pt, \.bin, \.safetensors"):
+        write_checkpoint(tmp_path / name, {}, container=None)

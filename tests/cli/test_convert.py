@@ -1,8 +1,14 @@
+import os
+import re
+from pathlib import Path
+
 import pytest
 import torch
+import torchvision
+from detectron2.modeling import build_model
 from safetensors.torch import load_file
 
-from proscale.checkpoint import convert_state_dict
+from proscale.checkpoint import convert_state_dict, write_checkpoint
 from proscale.cli import main
 from proscale.modeling.backbones import MixVisionTransformer
 
@@ -56,3 +62,99 @@ def test_ends_with_one_sentence(tmp_path, state, target, message):
     with pytest.raises(SystemExit, match=message):
         main(["convert", str(tmp_path / "in.pth"), str(tmp_path / target), "--to", "nvidia"])
     assert not (tmp_path / target).exists()
+
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "coco" / "panoptic"
+SMALL = [
+    "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64",
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.SEM_SEG_HEAD.MASK_DIM", "32",
+    "MODEL.MASK_FORMER.HIDDEN_DIM", "32", "MODEL.MASK_FORMER.DIM_FEEDFORWARD", "64",
+]  # fmt: skip
+
+
+def test_says_what_the_weights_were_trained_with(tmp_path, capsys):
+    source = tmp_path / "resnet18.pth"
+    torch.save(torchvision.models.resnet18().state_dict(), source)
+    main(["convert", str(source), str(tmp_path / "r18.pth")])
+    output = capsys.readouterr().out
+    assert "names of scheme torchvision" in output
+    for line in (
+        "INPUT.FORMAT RGB",
+        "MODEL.PIXEL_STD [58.395, 57.12, 57.375]",
+        "MODEL.RESNETS.STRIDE_IN_1X1 False",
+    ):
+        assert f"\n  {line}\n" in output
+
+    file = str(CONFIGS / "mask2former_r50.yaml")
+    fitted = [str(source), str(tmp_path / "fitted.pth"), "--config-file", file, *SMALL]
+    main(["convert", *fitted])
+    assert "Mind" not in capsys.readouterr().out
+    main(["convert", *fitted, "INPUT.FORMAT", "BGR"])
+    assert (
+        f"Mind: they were trained with INPUT.FORMAT RGB, {file} has BGR" in capsys.readouterr().out
+    )
+
+
+def test_mask2former_to_proscale(tmp_path, cfg, capsys):
+    cfg.merge_from_file(str(CONFIGS / "mask2former_r50.yaml"))
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *SMALL])
+    weights = build_model(cfg).state_dict()
+    source, target = tmp_path / "mask2former.safetensors", tmp_path / "proscale.pth"
+    write_checkpoint(source, weights, container=None)
+    file = str(CONFIGS / "proscale_r50_111.yaml")
+    main(["convert", str(source), str(target), "--config-file", file, *SMALL])
+    written = torch.load(target, weights_only=True)["model"]
+    output = capsys.readouterr().out
+    assert f"{target}: {len(written)} tensors for the model of {file}" in output
+    assert "layer 0 from layer 0, 1 of 3 levels of its attention\n" in output
+    assert "layer 1 from layer 3, 2 of 3 levels of its attention\n" in output
+    assert "layer 2 from layer 5\n" in output
+    new, left_out = re.search(r"\nNew, .*:\n(.*)\nLeft out:\n(.*)", output, re.S).groups()
+    assert "token_excite.ops.weight" in new
+    assert "pixel_decoder.layer_1.norm.bias" in new
+    assert "encoder.layers.1: 16 tensors" in left_out
+    assert "encoder.layers.0" not in left_out
+
+    cfg.merge_from_file(file)
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", *SMALL])
+    incompatible = build_model(cfg).load_state_dict(written, strict=False)
+    assert len(incompatible.missing_keys) == 4
+    assert not incompatible.unexpected_keys
+
+
+class Harmful:
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+def test_untrusted_pickles(tmp_path, nvidia_file):
+    state = torch.load(nvidia_file[0], weights_only=True)
+    torch.save({"state_dict": state, "meta": Harmful(tmp_path / "trace")}, tmp_path / "in.pth")
+    command = ["convert", str(tmp_path / "in.pth"), str(tmp_path / "out.pth")]
+    with pytest.raises(SystemExit, match=r"because it has posix\.mkdir in it.*--trust"):
+        main(command)
+    assert not (tmp_path / "trace").exists()
+    main([*command, "--trust"])
+    assert (tmp_path / "trace").exists()
+    assert torch.load(tmp_path / "out.pth", weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config-file", "nowhere.yaml"], "no configuration file nowhere.yaml"),
+        (["--config-file", "a.yaml", "b.yaml"], "--config-file is a.yaml b.yaml: accepts one file"),
+        (["--config-file", "a.yaml", "--to", "nvidia"], "goes with --to proscale, not --to nvidia"),
+        (
+            ["--config-file", str(CONFIGS / "mask2former_r50.yaml"), *SMALL],
+            "no tensor in it fits the model of .*mask2former_r50.yaml; it has ",
+        ),
+    ],
+)
+def test_models_that_do_not_fit(nvidia_file, tmp_path, arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        main(["convert", str(nvidia_file[0]), str(tmp_path / "out.pth"), *arguments])
+    assert not (tmp_path / "out.pth").exists()

@@ -1,0 +1,103 @@
+"""Pickles of tensors and arrays, read without running what else they ask for.
+
+A pickle names the functions that make its objects, and reading it calls them. ``torch.load`` with
+``weights_only`` knows which are harmless in PyTorch's own files. Files of ``pickle.dump``, as
+Detectron2's and Mask2Former's model zoos have them, are read here, where only what makes tensors,
+arrays and plain containers is known.
+"""
+
+import io
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_ENCODING = "latin1"
+"""In which Python 2 wrote arrays as strings."""
+
+
+class RefusedGlobal(pickle.UnpicklingError):
+    """A pickle asks for what is not accepted: ``args[0]`` is its full name."""
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        # NumPy's inner modules were renamed in version 2.
+        full_name = f"{module.replace('numpy.core.', 'numpy._core.')}.{name}"
+        if full_name not in _ACCEPTED:
+            raise RefusedGlobal(f"{module}.{name}")
+        return _ACCEPTED[full_name]
+
+
+def load_tensor_pickle(path: Path) -> Any:
+    """What the pickle at ``path`` holds.
+
+    Raises:
+        RefusedGlobal: it asks for something else than tensors, arrays and plain values.
+        UnpicklingError, EOFError, …: it is damaged; pickle raises most kinds of errors then.
+    """
+    with path.open("rb") as file:
+        return _TensorUnpickler(file, encoding=_ENCODING).load()
+
+
+def load_pickle(path: Path) -> Any:
+    """As :func:`load_tensor_pickle`, whatever it asks for: this runs code from the file."""
+    with path.open("rb") as file:
+        return pickle.load(file, encoding=_ENCODING)
+
+
+def _encode(text: str, encoding: str = _ENCODING) -> bytes:
+    """The bytes of an array, which Python 2's protocols write as text."""
+    if encoding != _ENCODING:
+        raise RefusedGlobal(f"_codecs.encode to {encoding}")
+    return text.encode(encoding)
+
+
+def _load_storage(content: bytes) -> Any:
+    """A tensor's storage, which is a PyTorch file within the pickle."""
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def _rebuild_array(kind: type, shape: tuple, code: bytes | str) -> np.ndarray:
+    """An empty array, which the pickle then fills."""
+    if kind is not np.ndarray:
+        raise RefusedGlobal(f"an array of {kind}")
+    return np.ndarray.__new__(kind, shape, code)
+
+
+def _array_from_buffer(
+    buffer: bytes, dtype: np.dtype, shape: tuple[int, ...], order: str
+) -> np.ndarray:
+    return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)
+
+
+def _rebuild_scalar(dtype: np.dtype, content: bytes) -> np.generic:
+    if dtype.hasobject:
+        raise RefusedGlobal(f"a scalar of {dtype}")
+    return np.frombuffer(content, dtype=dtype)[0]
+
+
+def _rebuild_tensor(
+    storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> Tensor:
+    """Without the hooks and the gradient that a tensor may have."""
+    return torch._utils._rebuild_tensor(storage, offset, size, stride)
+
+
+_ACCEPTED: dict[str, Callable] = {
+    "collections.OrderedDict": OrderedDict,
+    "numpy.dtype": np.dtype,
+    "numpy.ndarray": np.ndarray,
+    "numpy._core.multiarray._reconstruct": _rebuild_array,
+    "numpy._core.multiarray.scalar": _rebuild_scalar,
+    "numpy._core.numeric._frombuffer": _array_from_buffer,
+    "_codecs.encode": _encode,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
+    "torch.storage._load_from_bytes": _load_storage,
+}
