@@ -11,8 +11,15 @@ from proscale.data.mapillary import register_mapillary
 from proscale.data.mappers import MAPPERS, build_mapper
 from proscale.data.registration import register_coco_panoptic
 from proscale.data.shapes import register_shapes
+from proscale.data.training_loader import TrainingLoader, build_training_loader
 
-__all__ = ["MAPPERS", "build_mapper", "register_coco_panoptic"]
+__all__ = [
+    "MAPPERS",
+    "TrainingLoader",
+    "build_mapper",
+    "build_training_loader",
+    "register_coco_panoptic",
+]
 
 register_coco()
 register_ade20k()

@@ -12,6 +12,8 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
+from proscale.data.errors import DataError
+
 Entries = list[dict[str, Any]]
 
 
@@ -102,4 +104,4 @@ def _load(name: str, load: Callable[[Mapping[str, Any]], Entries], preparation: 
             "datasets/README.md"
         ) from error
     except ValueError as error:
-        raise ValueError(f"data set {name}: {error}") from error
+        raise DataError(f"data set {name}: {error}") from error

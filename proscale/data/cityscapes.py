@@ -13,9 +13,10 @@ from typing import Any
 import pycocotools.mask
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 from detectron2.structures import BoxMode
-from PIL import Image
 
 from proscale.data.builtin import Entries, data_root, detectron2_metadata, register_builtin
+from proscale.data.data_folder import DataFolder
+from proscale.data.image_file import open_image
 from proscale.data.label_image import read_label_image
 from proscale.data.registration import load_coco_panoptic
 from proscale.data.run_lengths import encode_segments
@@ -46,6 +47,8 @@ def register_cityscapes(root: Path | None = None) -> None:
             "image_root": str(image_root),
             "sem_seg_root": str(label_root),
             "image_suffix": IMAGE_SUFFIX,
+            "stuff_colors": [category["color"] for category in CITYSCAPES_CATEGORIES],
+            "thing_colors": [c["color"] for c in CITYSCAPES_CATEGORIES if c["isthing"]],
         }
         panoptic_files = {
             "image_root": str(image_root),
@@ -100,21 +103,22 @@ def load_cityscapes_panoptic(metadata: Mapping[str, Any]) -> Entries:
         ValueError: see ``load_coco_panoptic``.
     """
     entries = load_coco_panoptic(metadata)
+    images, labels = DataFolder(metadata["image_root"]), DataFolder(metadata["gt_dir"])
     for entry in entries:
-        image_id = entry["image_id"]
-        city = image_id.split("_")[0]
-        entry["file_name"] = str(Path(metadata["image_root"], city, image_id + IMAGE_SUFFIX))
-        labels = Path(metadata["gt_dir"], city, image_id + LABELS_SUFFIX)
-        if not labels.is_file():
-            raise FileNotFoundError(f"there is no {labels}")
-        entry["sem_seg_file_name"] = str(labels)
+        image_id = str(entry["image_id"])
+        where = f"{metadata['panoptic_json']}: the path of image {image_id}"
+        path = f"{image_id.split('_')[0]}/{image_id}"
+        entry["file_name"] = images.file(path + IMAGE_SUFFIX, where)
+        entry["sem_seg_file_name"] = labels.file(path + LABELS_SUFFIX, where)
+        if not Path(entry["sem_seg_file_name"]).is_file():
+            raise FileNotFoundError(f"there is no {entry['sem_seg_file_name']}")
     return entries
 
 
 def _load_semantic(metadata: Mapping[str, Any]) -> Entries:
     entries = load_semantic_folders(metadata)
     for entry in entries:
-        with Image.open(entry["file_name"]) as image:
+        with open_image(entry["file_name"]) as image:
             entry["width"], entry["height"] = image.size
     return entries
 

@@ -4,9 +4,16 @@ Detectron2 registers ``coco_2017_{train,val}`` (instances) and ``coco_2017_{trai
 The names here share their files, or have what ``proscale prepare`` makes of them.
 """
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from proscale.data.builtin import data_root, detectron2_metadata, register_builtin
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from proscale.data.builtin import Entries, data_root, detectron2_metadata, register_builtin
+from proscale.data.data_folder import DataFolder
+from proscale.data.errors import DataError
 from proscale.data.registration import register
 from proscale.data.semantic_folders import load_semantic_folders, semantic_metadata
 
@@ -30,6 +37,8 @@ def register_coco(root: Path | None = None) -> None:
         root: the folder that has ``coco``; ``data_root()`` when None.
     """
     root = (root or data_root()) / "coco"
+    for name in (f"coco_2017_{s}{kind}" for s in ("train", "val") for kind in ("", "_panoptic")):
+        guard(name)
     for split in ("train", "val"):
         panoptic = detectron2_metadata(f"coco_2017_{split}_panoptic")
         register(f"coco_2017_{split}_panoptic_with_sem_seg", panoptic)
@@ -65,3 +74,24 @@ def register_coco(root: Path | None = None) -> None:
         detectron2_metadata("coco_2017_train_panoptic"),
         image_ids=_EIGHT_TRAIN_IMAGES,
     )
+
+
+def guard(name: str) -> None:
+    """Let Detectron2's own loader load a data set of COCO, but tell what is wrong by name."""
+    load, metadata = DatasetCatalog[name], MetadataCatalog.get(name)
+
+    def guarded(known: Mapping[str, Any]) -> Entries:
+        path = known["panoptic_json" if "panoptic_json" in known else "json_file"]
+        try:
+            entries = load()
+        except (AssertionError, LookupError, TypeError, ValueError, RecursionError) as error:
+            raise DataError(f"{path}: not a file of COCO's format ({error!r})") from error
+        for key, root in (("file_name", "image_root"), ("pan_seg_file_name", "panoptic_root")):
+            if root in known:
+                folder = DataFolder(known[root])
+                for entry in entries:
+                    file = os.path.relpath(entry[key], known[root])
+                    folder.file(file, f"{path}: {key} of image {entry['image_id']}")
+        return entries
+
+    register_builtin(name, guarded, metadata)

@@ -4,13 +4,17 @@ Detectron2's loader learns the categories when the data are loaded, and leaves a
 an image and broken polygons out; here the classes are known at once, and what is wrong is named.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.structures import BoxMode
+
+from proscale.data.coco_format import check_instances
+from proscale.data.data_folder import DataFolder
+from proscale.data.errors import DataError
+from proscale.data.json_file import read_json
 
 
 def instance_metadata(
@@ -51,23 +55,23 @@ def load_coco_instances(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: there is no ``json_file``.
-        ValueError: an annotation has no image or an unknown category.
+        DataError: it is not of the format; an annotation has no image or an unknown category; or a
+            file name leads out of its folder.
     """
     path = metadata["json_file"]
-    with open(path) as file:
-        content = json.load(file)
+    content = read_json(path)
+    check_instances(content, path)
     images = {image["id"]: image for image in content["images"]}
+    folder = DataFolder(metadata["image_root"])
     by_image = defaultdict(list)
     for annotation in content["annotations"]:
         where = f"{path}: annotation {annotation['id']} of image {annotation['image_id']}"
-        if annotation["image_id"] not in images:
-            raise ValueError(f"{where}, which is not among its images")
         by_image[annotation["image_id"]].append(
             _entry(annotation, metadata["thing_dataset_id_to_contiguous_id"], where)
         )
     return [
         {
-            "file_name": str(Path(metadata["image_root"], image["file_name"])),
+            "file_name": folder.file(image["file_name"], f"{path}: file_name of image {image_id}"),
             "height": image["height"],
             "width": image["width"],
             "image_id": image_id,
@@ -79,7 +83,7 @@ def load_coco_instances(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _entry(annotation: Mapping[str, Any], known: Mapping[int, int], where: str) -> dict[str, Any]:
     if annotation["category_id"] not in known:
-        raise ValueError(
+        raise DataError(
             f"{where} has category_id {annotation['category_id']}; known are {sorted(known)}"
         )
     entry = {

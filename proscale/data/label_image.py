@@ -6,9 +6,9 @@ Detectron2 reads them as grey values, which turns the labels of a palette image 
 import os
 
 import numpy as np
-from PIL import Image
 
-from proscale.data.image_file import naming_faults
+from proscale.data.errors import DataError
+from proscale.data.image_file import open_image
 
 _MODES = ("L", "P", "I;16", "I")
 
@@ -21,11 +21,11 @@ def read_label_image(path: str | os.PathLike[str]) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no readable image, or has several channels.
+        DataError: the file is no readable image, or has several channels.
     """
-    with naming_faults(path), Image.open(path) as image:
+    with open_image(path) as image:
         if image.mode not in _MODES:
-            raise ValueError(
+            raise DataError(
                 f"{path}: labels are an image with one channel, modes {', '.join(_MODES)}; "
                 f"this image has mode {image.mode}"
             )
@@ -36,8 +36,8 @@ def read_palette(path: str | os.PathLike[str]) -> list[list[int]]:
     """The RGB colours of the labels 0, 1, … of a palette image; empty without a palette.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`read_label_image`.
+        FileNotFoundError, DataError: see :func:`read_label_image`.
     """
-    with naming_faults(path), Image.open(path) as image:
+    with open_image(path) as image:
         colors = (image.getpalette("RGB") or []) if image.mode == "P" else []
     return [colors[i : i + 3] for i in range(0, len(colors), 3)]

@@ -5,12 +5,13 @@ release of version 1.2 (``config.json``, ``training/labels``) or in that of 2.0
 (``config_v1.2.json``, ``training/v1.2/labels``).
 """
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from proscale.data.builtin import LazyMetadata, data_root, register_builtin
+from proscale.data.errors import DataError
+from proscale.data.json_file import read_json
 from proscale.data.registration import load_coco_panoptic, panoptic_metadata
 from proscale.data.semantic_folders import load_semantic_folders, semantic_metadata
 
@@ -63,7 +64,7 @@ def read_classes(root: Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: there is no configuration file.
-        ValueError: it has no labels, or some that are not evaluated before some that are.
+        DataError: it has no labels, or some that are not evaluated before some that are.
     """
     found = [root / name for name in CONFIG_FILES if (root / name).is_file()]
     if not found:
@@ -71,7 +72,7 @@ def read_classes(root: Path) -> list[dict[str, Any]]:
             f"no {' or '.join(CONFIG_FILES)} in {root}: Mapillary Vistas' classes come from it"
         )
     try:
-        labels = json.loads(found[0].read_text())["labels"]
+        labels = read_json(found[0])["labels"]
         evaluated = [bool(label["evaluate"]) for label in labels]
         classes = [
             {
@@ -82,10 +83,10 @@ def read_classes(root: Path) -> list[dict[str, Any]]:
             }
             for index, label in enumerate(labels[: sum(evaluated)])
         ]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{found[0]}: not a configuration file of v1.2 ({error!r})") from error
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{found[0]}: not a configuration file of v1.2 ({error!r})") from error
     if not all(evaluated[: len(classes)]) or not 0 < len(classes) < 255:
-        raise ValueError(
+        raise DataError(
             f"{found[0]}: of its {len(labels)} labels those that are evaluated must come first"
         )
     return classes

@@ -4,7 +4,6 @@ What a data set consists of is in its files: classes, their number and colours c
 splits of a data set have the same contiguous class ids.
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +13,11 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from proscale.data.coco_format import (
+    INSTANCE_CATEGORIES,
+    PANOPTIC_CATEGORIES,
+    read_categories,
+)
 from proscale.data.coco_instances import instance_metadata, load_coco_instances
 from proscale.data.label_image import read_palette
 from proscale.data.own_blocks import OwnDataset, OwnSplit, parse_blocks
@@ -125,10 +129,11 @@ _COCO_FORMATS: dict[str, tuple[Callable, Callable]] = {
 
 def _common_categories(dataset: OwnDataset) -> list[dict[str, Any]]:
     """The categories of the data set, in the order of its first split."""
+    keys = PANOPTIC_CATEGORIES if dataset.task == "panoptic" else INSTANCE_CATEGORIES
     first, *others = dataset.splits.values()
-    categories = _read_categories(first.annotations, dataset.task)
+    categories = read_categories(first.annotations, keys)
     for other in others:
-        theirs = _classes_by_id(_read_categories(other.annotations, dataset.task))
+        theirs = _classes_by_id(read_categories(other.annotations, keys))
         differing = theirs.items() ^ _classes_by_id(categories).items()
         if differing:
             raise ValueError(
@@ -141,24 +146,6 @@ def _common_categories(dataset: OwnDataset) -> list[dict[str, Any]]:
 
 def _classes_by_id(categories: Sequence[Mapping[str, Any]]) -> dict[int, tuple[str, bool]]:
     return {c["id"]: (c["name"], bool(c.get("isthing", True))) for c in categories}
-
-
-def _read_categories(path: Path, task: str) -> list[dict[str, Any]]:
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from error
-    needed = {"id", "name"} | ({"isthing"} if task == "panoptic" else set())
-    categories = content.get("categories") if isinstance(content, dict) else None
-    if not categories or any(not needed <= set(category) for category in categories):
-        raise ValueError(
-            f"{path}: accepted for TASK {task} are files with categories, each with "
-            f"{', '.join(sorted(needed))}"
-        )
-    ids = [category["id"] for category in categories]
-    if len(set(ids)) < len(ids):
-        raise ValueError(f"{path}: its categories have ids more than once: {sorted(ids)}")
-    return categories
 
 
 def _register_split(name: str, metadata: dict[str, Any], load: Callable) -> None:

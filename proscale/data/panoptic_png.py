@@ -9,7 +9,8 @@ import os
 import numpy as np
 from PIL import Image
 
-from proscale.data.image_file import naming_faults
+from proscale.data.errors import DataError
+from proscale.data.image_file import open_image
 
 VOID = 0
 """Id of pixels that belong to no segment."""
@@ -49,11 +50,11 @@ def read_panoptic_png(path: str | os.PathLike[str]) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no readable RGB image.
+        DataError: the file is no readable RGB image.
     """
-    with naming_faults(path), Image.open(path) as image:
+    with open_image(path) as image:
         if image.mode != "RGB":
-            raise ValueError(f"{path}: a panoptic PNG has mode RGB, this image {image.mode}")
+            raise DataError(f"{path}: a panoptic PNG has mode RGB, this image {image.mode}")
         # Pillow holds a fourth byte per pixel: with it, ids are there already, to be masked out.
         ids = np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4") & MAX_ID
         return ids.reshape(image.height, image.width)

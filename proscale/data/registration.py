@@ -5,12 +5,18 @@ the annotation file, so that any data set in the format works, and a data set ca
 some of its images.
 """
 
-import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from proscale.data.coco_format import PANOPTIC_CATEGORIES, read_categories, read_panoptic
+from proscale.data.data_folder import DataFolder
+from proscale.data.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 
 def register_coco_panoptic(
@@ -36,11 +42,11 @@ def register_coco_panoptic(
 
     Raises:
         FileNotFoundError: there is no ``panoptic_json``.
-        ValueError: it has no categories or lists an id twice; or ``name`` is taken by other files.
+        DataError: it has no categories or lists an id twice.
+        ValueError: ``name`` is taken by other files.
     """
-    categories = _read(panoptic_json).get("categories", [])
     metadata = panoptic_metadata(
-        categories,
+        read_categories(panoptic_json, PANOPTIC_CATEGORIES),
         image_root=image_root,
         panoptic_root=panoptic_root,
         panoptic_json=panoptic_json,
@@ -92,20 +98,30 @@ def load_coco_panoptic(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: there is no ``panoptic_json``.
-        ValueError: an annotation has no image or unknown categories; no annotation is there for
-            one of ``image_ids``.
+        DataError: it is not of the format; an annotation has no image or unknown categories; a file
+            name leads out of its folder; no annotation is there for one of ``image_ids``.
     """
     path = metadata["panoptic_json"]
-    content = _read(path)
+    content = read_panoptic(path)
     images = {image["id"]: image for image in content["images"]}
+    folders = DataFolder(metadata["image_root"]), DataFolder(metadata["panoptic_root"])
     entries = {
-        annotation["image_id"]: _entry(annotation, images, metadata)
+        annotation["image_id"]: _entry(
+            annotation, images[annotation["image_id"]], *folders, metadata
+        )
         for annotation in content["annotations"]
     }
+    if "image_ids" not in metadata and len(entries) < len(images):
+        logger.warning(
+            "%s: %d of %d images have no annotation and are left out",
+            path,
+            len(images) - len(entries),
+            len(images),
+        )
     image_ids = metadata.get("image_ids", sorted(entries))
     missing = [image_id for image_id in image_ids if image_id not in entries]
     if missing:
-        raise ValueError(f"{path}: no annotations for the images with ids {missing}")
+        raise DataError(f"{path}: no annotations for the images with ids {missing}")
     return [entries[image_id] for image_id in image_ids]
 
 
@@ -158,38 +174,35 @@ def panoptic_metadata(
     return metadata
 
 
-def _read(path: str | Path) -> dict[str, Any]:
-    try:
-        return json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from error
-
-
 def _entry(
-    annotation: Mapping[str, Any], images: Mapping[int, Any], metadata: Mapping[str, Any]
+    annotation: Mapping[str, Any],
+    image: Mapping[str, Any],
+    images: DataFolder,
+    masks: DataFolder,
+    metadata: Mapping[str, Any],
 ) -> dict[str, Any]:
     path, image_id = metadata["panoptic_json"], annotation["image_id"]
-    if image_id not in images:
-        raise ValueError(f"{path}: annotations for image {image_id}, which is not among its images")
-    image = images[image_id]
     things = metadata["thing_dataset_id_to_contiguous_id"]
     stuff = metadata["stuff_dataset_id_to_contiguous_id"]
     segments = []
     for segment in annotation["segments_info"]:
         category = segment["category_id"]
         if category not in things and category not in stuff:
-            raise ValueError(
+            raise DataError(
                 f"{path}: segment {segment['id']} of image {image_id} has category_id {category}; "
                 f"known are {sorted([*things, *stuff])}"
             )
         isthing = category in things
         contiguous = things[category] if isthing else stuff[category]
         segments.append({**segment, "category_id": contiguous, "isthing": isthing})
+    where = f"{path}: file_name of"
     return {
-        "file_name": str(Path(metadata["image_root"], image["file_name"])),
+        "file_name": images.file(image["file_name"], f"{where} image {image_id}"),
         "height": image["height"],
         "width": image["width"],
         "image_id": image_id,
-        "pan_seg_file_name": str(Path(metadata["panoptic_root"], annotation["file_name"])),
+        "pan_seg_file_name": masks.file(
+            annotation["file_name"], f"{where} the annotation of image {image_id}"
+        ),
         "segments_info": segments,
     }

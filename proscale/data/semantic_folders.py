@@ -13,6 +13,7 @@ from typing import Any
 from detectron2.utils.colormap import colormap
 from tqdm import tqdm
 
+from proscale.data.errors import DataError
 from proscale.data.label_image import read_label_image
 
 IGNORE_LABEL = 255
@@ -71,12 +72,12 @@ def load_semantic_folders(metadata: Mapping[str, Any]) -> list[dict[str, str]]:
         for every image ``file_name`` and ``sem_seg_file_name``.
 
     Raises:
-        ValueError: there are no images.
+        DataError: there are no images.
         FileNotFoundError: images have no label image.
     """
     pairs = pair_files(metadata)
     if not pairs:
-        raise ValueError(f"{metadata['image_root']}: no images ({_described_suffix(metadata)})")
+        raise DataError(f"{metadata['image_root']}: no images ({_described_suffix(metadata)})")
     without = [pair for pair in pairs if not pair[1].is_file()]
     if without:
         image, mask = without[0]

@@ -23,6 +23,10 @@ from detectron2.utils.file_io import PathManager
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
+from proscale.data.coco_format import INSTANCE_ANNOTATIONS, INSTANCE_CATEGORIES, check_instances
+from proscale.data.errors import DataError
+from proscale.data.json_file import check_lists, read_json
+from proscale.data.run_lengths import run_lengths
 from proscale.evaluation.average_precision import AveragePrecision, Objects
 from proscale.evaluation.boundary import inner_boundary
 from proscale.evaluation.figures import table
@@ -47,6 +51,7 @@ class InstanceEvaluator(DatasetEvaluator):
             test split, can only be saved.
 
     Raises:
+        DataError: the JSON is not of the format, or an annotation has an unknown category.
         ValueError: the JSON has a category that is no thing of the data set; it has no annotations
             and `save_predictions` is off; or there is no `output_dir` to save to.
     """
@@ -65,8 +70,7 @@ class InstanceEvaluator(DatasetEvaluator):
         if metadata.get("thing_dataset_id_to_contiguous_id") is None:
             DatasetCatalog.get(dataset_name)  # Detectron2 finds out when it loads the data set
         ids = metadata.thing_dataset_id_to_contiguous_id
-        with contextlib.redirect_stdout(io.StringIO()):
-            self._truth = COCO(PathManager.get_local_path(metadata.json_file))
+        self._truth = _read_truth(metadata.json_file)
         unknown = set(self._truth.cats) - set(ids)
         if unknown:
             raise ValueError(
@@ -74,12 +78,24 @@ class InstanceEvaluator(DatasetEvaluator):
                 f"things of data set {dataset_name!r}, {sorted(ids)}"
             )
         self._has_truth = "annotations" in self._truth.dataset
+        for annotation in self._truth.dataset.get("annotations", ()):
+            if annotation["category_id"] not in self._truth.cats:
+                raise DataError(
+                    f"{metadata.json_file}: annotation {annotation['id']} has category_id "
+                    f"{annotation['category_id']}; known are {sorted(self._truth.cats)}"
+                )
+            if [type(v) in (int, float) for v in annotation["bbox"]] != [True] * 4:
+                raise DataError(
+                    f"{metadata.json_file}: annotation {annotation['id']} has bbox "
+                    f"{annotation['bbox']}; accepted is [x, y, width, height]"
+                )
         if not self._has_truth and not save_predictions:
             raise ValueError(
                 f"{metadata.json_file} has no annotations to compare with; set "
                 "TEST.SAVE_PREDICTIONS True to write predictions for a test server"
             )
         self._dataset_name = dataset_name
+        self._json_file = metadata.json_file
         self._output_dir = output_dir
         self._save_predictions = save_predictions
         self._dataset_ids = {contiguous_id: id_ for id_, contiguous_id in ids.items()}
@@ -147,7 +163,7 @@ class InstanceEvaluator(DatasetEvaluator):
             true = [annotations[i] for i in np.flatnonzero(annotated == category_id)]
             shapes = _Shapes(
                 [masks[i] for i in chosen],
-                [self._truth.annToRLE(a) for a in true],
+                [self._code(annotation, image_id) for annotation in true],
                 true_boxes=[a["bbox"] for a in true],
                 is_crowd=[int(a.get("iscrowd", 0)) for a in true],
             )
@@ -205,6 +221,15 @@ class InstanceEvaluator(DatasetEvaluator):
                 category = self._categories[annotation["category_id"]]
                 precision.add_truth(category, _objects([annotation]))
 
+    def _code(self, annotation: dict, image_id: Any) -> dict:
+        image = self._truth.imgs[image_id]
+        try:
+            return run_lengths(annotation["segmentation"], image["height"], image["width"])
+        except ValueError as error:
+            raise DataError(
+                f"{self._json_file}: annotation {annotation['id']} of image {image_id}: {error}"
+            ) from error
+
     def _dataset_id(self, class_: int, image_id: Any) -> int:
         if class_ not in self._dataset_ids:
             raise ValueError(
@@ -249,6 +274,26 @@ class _Shapes:
         if not len(true):
             return np.zeros((len(predicted), 0))
         return np.asarray(rle.iou(predicted, true, self._is_crowd))
+
+
+def _read_truth(path: str) -> COCO:
+    content = read_json(path)
+    check_lists(content, {"categories": INSTANCE_CATEGORIES}, path)
+    if "annotations" in content:
+        annotations = INSTANCE_ANNOTATIONS | _EVALUATED
+        check_instances(content, path, images=_IMAGES, annotations=annotations)
+    else:
+        check_lists(content, {"images": _IMAGES}, path)
+    truth = COCO()
+    truth.dataset = content
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+    return truth
+
+
+_IMAGES = {"id": (int, str), "height": (int,), "width": (int,)}
+# What evaluation needs besides training.
+_EVALUATED = {"area": (int, float), "bbox": (list,), "segmentation": (list, dict)}
 
 
 def _encode(mask: np.ndarray) -> dict:

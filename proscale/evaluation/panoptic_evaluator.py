@@ -2,10 +2,9 @@
 
 Detectron2's own evaluator writes every prediction to disk and hands the folder to `panopticapi`.
 This one scores each image as it comes, on a few threads while the model goes on: besides the
-truth's JSON it holds a few sums per category and the ids of the images seen.
+truth's JSON it holds a few sums per category, and of every image seen its id, name and PQ.
 """
 
-import json
 import logging
 import os
 from collections import OrderedDict
@@ -20,6 +19,10 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from proscale.data.coco_format import PANOPTIC_CATEGORIES, check_panoptic_annotations
+from proscale.data.data_folder import DataFolder
+from proscale.data.errors import DataError
+from proscale.data.json_file import check_lists, read_json
 from proscale.data.panoptic_png import read_panoptic_png, write_panoptic_png
 from proscale.evaluation.background import Background
 from proscale.evaluation.figures import check_every_image_once, table
@@ -31,6 +34,7 @@ from proscale.evaluation.panoptic_quality import (
 from proscale.evaluation.results_file import write_results
 
 RESULTS_FILE = "panoptic_seg.json"
+IMAGES_FILE = "panoptic_seg_images.json"
 PREDICTIONS = "panoptic_predictions"
 
 logger = logging.getLogger(__name__)
@@ -45,13 +49,15 @@ class CocoPanopticEvaluator(DatasetEvaluator):
             Detectron2's `register_coco_panoptic` sets them. If it has `image_ids`, the data set
             consists of these images of the JSON only.
         output_dir: where to write `panoptic_seg.json` with the summary and every category's
-            figures; None writes nothing.
+            figures, and `panoptic_seg_images.json` with the PQ of every image by itself, the mean
+            over the categories that occur in it; None writes nothing.
         save_predictions: also write the predictions to `output_dir` as COCO's test server takes
             them: `panoptic_predictions.json` and the PNG files in `panoptic_predictions`. A data
             set without annotations, a test split, can only be saved.
         num_workers: threads that score, 1 or more.
 
     Raises:
+        DataError: the JSON is not of the format.
         ValueError: a category of the JSON has no contiguous id in the metadata, or the JSON has no
             annotation of one of `image_ids`; there is nothing to compare with and
             `save_predictions` is off; or there is no `output_dir` to save to.
@@ -73,8 +79,8 @@ class CocoPanopticEvaluator(DatasetEvaluator):
         self._save_predictions = save_predictions
         self._panoptic_json = metadata.panoptic_json
         self._panoptic_root = metadata.panoptic_root
-        with PathManager.open(self._panoptic_json) as file:
-            truth = json.load(file)
+        truth = read_json(self._panoptic_json)
+        check_lists(truth, {"categories": PANOPTIC_CATEGORIES}, self._panoptic_json)
         self._categories = truth["categories"]
         self._has_truth = "annotations" in truth
         if not self._has_truth and not save_predictions:
@@ -82,6 +88,10 @@ class CocoPanopticEvaluator(DatasetEvaluator):
                 f"{self._panoptic_json} has no annotations to compare with; set "
                 "TEST.SAVE_PREDICTIONS True to write predictions for a test server"
             )
+        if self._has_truth:
+            check_panoptic_annotations(truth, self._panoptic_json)
+        else:
+            check_lists(truth, {"images": _TEST_IMAGES}, self._panoptic_json)
         # The JSON lists images and annotations in different orders; image_id is the key.
         annotations = (
             {a["image_id"]: a for a in truth["annotations"]}
@@ -118,6 +128,7 @@ class CocoPanopticEvaluator(DatasetEvaluator):
         self._background.cancel()
         self._quality = PanopticQuality(self._categories)
         self._scored: list[Any] = []
+        self._images: list[dict[str, Any]] = []
         self._saved: list[dict[str, Any]] = []
 
     def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
@@ -152,7 +163,9 @@ class CocoPanopticEvaluator(DatasetEvaluator):
                 self._saved.append(
                     {"image_id": image_id, "file_name": name, "segments_info": segments}
                 )
-            self._background.submit(partial(self._score, ids, segments, annotation, image))
+            self._background.submit(
+                partial(self._score, ids, segments, annotation, input_["file_name"], image)
+            )
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Merge the ranks' counts; log two tables and write the files on rank 0.
@@ -166,15 +179,17 @@ class CocoPanopticEvaluator(DatasetEvaluator):
                 `process`.
         """
         self._background.finish()
-        gathered = comm.gather((self._quality, self._scored, self._saved))
+        gathered = comm.gather((self._quality, self._scored, self._images, self._saved))
         if not comm.is_main_process():
             return None
         total = PanopticQuality(self._categories)
         scored: list[Any] = []
+        images: list[dict[str, Any]] = []
         saved: list[dict[str, Any]] = []
-        for quality, image_ids, predictions in gathered:
+        for quality, image_ids, image_figures, predictions in gathered:
             total.merge(quality)
             scored += image_ids
+            images += image_figures
             saved += predictions
         check_every_image_once(self._annotations, scored, dataset_name=self._dataset_name)
 
@@ -197,6 +212,9 @@ class CocoPanopticEvaluator(DatasetEvaluator):
                     "per_category": [asdict(entry) for entry in results.per_category],
                 },
             )
+            write_results(
+                self._output_dir, IMAGES_FILE, {"dataset": self._dataset_name, "images": images}
+            )
         return OrderedDict(panoptic_seg=results.summary())
 
     def _score(
@@ -204,27 +222,39 @@ class CocoPanopticEvaluator(DatasetEvaluator):
         predicted_map: np.ndarray,
         predicted_segments: Sequence[Mapping[str, Any]],
         annotation: Mapping[str, Any],
+        file_name: str,
         image: str,
-    ) -> PanopticQuality:
-        """The counts of one image; runs on a thread of its own."""
+    ) -> tuple[PanopticQuality, dict[str, Any]]:
+        """The counts of one image, and its figures; runs on a thread of its own."""
         quality = PanopticQuality(self._categories)
         if self._has_truth:
-            truth_file = os.path.join(self._panoptic_root, annotation["file_name"])
-            quality.update(
-                predicted_map,
-                predicted_segments,
-                read_panoptic_png(PathManager.get_local_path(truth_file)),
-                annotation["segments_info"],
-                image=image,
-            )
+            truth_file = self._file_in(self._panoptic_root, annotation)
+            truth = read_panoptic_png(truth_file)
+            try:
+                quality.update(
+                    predicted_map,
+                    predicted_segments,
+                    truth,
+                    annotation["segments_info"],
+                    image=image,
+                )
+            except ValueError as error:
+                raise DataError(f"{truth_file}: {error}") from error
         if self._save_predictions:
-            path = os.path.join(self._output_dir, PREDICTIONS, annotation["file_name"])
+            path = self._file_in(os.path.join(self._output_dir, PREDICTIONS), annotation)
             PathManager.mkdirs(os.path.dirname(path))
             write_panoptic_png(path, predicted_map)
-        return quality
+        return quality, {"file_name": file_name, "PQ": quality.results().all.pq}
 
-    def _add(self, quality: PanopticQuality) -> None:
+    def _file_in(self, folder: str, annotation: Mapping[str, Any]) -> str:
+        return DataFolder(folder).file(
+            annotation["file_name"], f"{self._panoptic_json}: file_name of an annotation"
+        )
+
+    def _add(self, scored: tuple[PanopticQuality, dict[str, Any]]) -> None:
+        quality, figures = scored
         self._quality.merge(quality)
+        self._images.append(figures)
 
     def _with_dataset_id(self, segment: dict, image: str) -> dict[str, int]:
         key = bool(segment["isthing"]), segment["category_id"]
@@ -236,6 +266,10 @@ class CocoPanopticEvaluator(DatasetEvaluator):
                 f"id of a {kind} category of data set {self._dataset_name!r}; they are {accepted}"
             )
         return {"id": segment["id"], "category_id": self._dataset_ids[key]}
+
+
+# What is read of the images of a test split.
+_TEST_IMAGES = {"id": (int, str), "file_name": (str,)}
 
 
 def _png_name(image_name: str) -> str:

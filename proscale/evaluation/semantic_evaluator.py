@@ -16,6 +16,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from proscale.data.errors import DataError
 from proscale.data.label_image import read_label_image
 from proscale.data.panoptic_png import read_panoptic_png
 from proscale.evaluation.boundary import inner_boundary
@@ -23,6 +24,7 @@ from proscale.evaluation.figures import confusion_metrics, nan_mean, table
 from proscale.evaluation.results_file import write_results
 
 RESULTS_FILE = "sem_seg.json"
+IMAGES_FILE = "sem_seg_images.json"
 IGNORE = -1
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,8 @@ class SemanticEvaluator(DatasetEvaluator):
             `segments_info` with contiguous category ids, in which void and crowd segments are
             unlabelled.
         output_dir: where to write `sem_seg.json` with the metrics and every class's IoU and
-            accuracy; None writes nothing.
+            accuracy, and `sem_seg_images.json` with the mIoU of every image by itself; None writes
+            nothing.
         boundary_iou: also compute mBoundaryIoU, the mean over classes of the IoU of the boundaries
             of their masks (Cheng et al. 2021), summed over the data set like IoU.
     """
@@ -61,6 +64,7 @@ class SemanticEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         self._counts = self._no_counts()
+        self._images: list[dict[str, Any]] = []
 
     def _no_counts(self) -> dict[str, np.ndarray]:
         """What is summed over images and over ranks, at zero."""
@@ -81,7 +85,7 @@ class SemanticEvaluator(DatasetEvaluator):
                 (C, H, W), or the best class of every pixel, an integer tensor (H, W).
 
         Raises:
-            ValueError: a prediction has another number of classes or another size than the truth;
+            DataError: a prediction has another number of classes or another size than the truth;
                 the truth has a class id out of range; the data set gives no truth for the image.
         """
         for input_, output in zip(inputs, outputs, strict=True):
@@ -89,9 +93,9 @@ class SemanticEvaluator(DatasetEvaluator):
             truth = self._truth(name)
             scores_shape = (len(self._class_names), *truth.shape)
             if tuple(predicted.shape) not in (truth.shape, scores_shape):
-                raise ValueError(
-                    f"image {name}: sem_seg has shape {tuple(predicted.shape)}, expected "
-                    f"(C, H, W) = {scores_shape} or (H, W) = {truth.shape}"
+                raise DataError(
+                    f"image {name}: sem_seg has shape {tuple(predicted.shape)}, expected from its "
+                    f"truth (C, H, W) = {scores_shape} or (H, W) = {truth.shape}"
                 )
             if predicted.ndim == 3:
                 predicted = predicted.argmax(dim=0)
@@ -106,9 +110,12 @@ class SemanticEvaluator(DatasetEvaluator):
                 f"accepted are 0 to {num_classes - 1}"
             )
         labelled = truth != IGNORE
-        self._counts["confusion"] += np.bincount(
+        confusion = np.bincount(
             truth[labelled] * num_classes + predicted[labelled], minlength=num_classes**2
         ).reshape(num_classes, num_classes)
+        self._counts["confusion"] += confusion
+        summary, _ = confusion_metrics(confusion)
+        self._images.append({"file_name": file_name, "mIoU": summary["mIoU"]})
         if self._boundary_iou:
             for class_ in np.union1d(truth[labelled], predicted[labelled]).tolist():
                 true = inner_boundary(truth == class_)
@@ -123,10 +130,10 @@ class SemanticEvaluator(DatasetEvaluator):
             `{"sem_seg": {"mIoU": ..., "fwIoU": ..., "mACC": ..., "pACC": ...}}`, and `mBoundaryIoU`
             if asked for, in percent (nan if no pixel was labelled) on rank 0, None on the others.
         """
-        gathered = comm.gather(self._counts)
+        gathered = comm.gather((self._counts, self._images))
         if not comm.is_main_process():
             return None
-        total = {name: sum(counts[name] for counts in gathered) for name in self._counts}
+        total = {name: sum(counts[name] for counts, _ in gathered) for name in self._counts}
         summary, columns = self._figures(total)
         columns = {"name": self._class_names} | {k: v.tolist() for k, v in columns.items()}
         per_class = [
@@ -139,6 +146,10 @@ class SemanticEvaluator(DatasetEvaluator):
                 self._output_dir,
                 RESULTS_FILE,
                 {"dataset": self._dataset_name, "summary": summary, "per_class": per_class},
+            )
+            images = [figures for _, of_rank in gathered for figures in of_rank]
+            write_results(
+                self._output_dir, IMAGES_FILE, {"dataset": self._dataset_name, "images": images}
             )
         return OrderedDict(sem_seg=summary)
 
@@ -179,7 +190,7 @@ class SemanticEvaluator(DatasetEvaluator):
         labels = read_label_image(PathManager.get_local_path(path)).astype(np.int64)
         labels[labels == self._ignore_label] = IGNORE
         if labels.max(initial=IGNORE) >= len(self._class_names):
-            raise ValueError(
+            raise DataError(
                 f"{path}: it has class id {labels.max()}; accepted are 0 to "
                 f"{len(self._class_names) - 1} and {self._ignore_label} (unlabelled)"
             )
@@ -195,6 +206,6 @@ class SemanticEvaluator(DatasetEvaluator):
         class_of[0] = IGNORE
         unlisted = [i for i in ids.tolist() if i not in class_of]
         if unlisted:
-            raise ValueError(f"{path}: segments {unlisted} are missing in its segments_info")
+            raise DataError(f"{path}: segments {unlisted} are missing in its segments_info")
         classes = np.array([class_of[i] for i in ids.tolist()], dtype=np.int64)
         return classes[index]

@@ -106,13 +106,15 @@ class PanopticMap:
     """Give every pixel to one query, and drop queries that lose most of their mask to others.
 
     The result is a map ``(H, W)`` int32 of segment ids, 0 where there is none; and for each segment
-    a dict of ``id``, ``isthing`` and ``category_id`` (contiguous).
+    a dict of ``id``, ``isthing`` and ``category_id`` (contiguous), with ``with_scores`` also of
+    ``score``, its query's class probability in [0, 1], the best one's of fused segments.
 
     Args:
         things: classes that are counted; segments of any other class are fused.
         score_threshold: queries scored at or below it are dropped.
         overlap_threshold: a segment is kept if the pixels it wins are at least this share of its
             own mask.
+        with_scores: whether the published dicts get a score as well.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class PanopticMap:
         things: Collection[int],
         score_threshold: float,
         overlap_threshold: float,
+        with_scores: bool = False,
     ):
         scores, labels = class_logits.float().softmax(-1).max(-1)
         keep = (labels != class_logits.shape[1] - 1) & (scores > score_threshold)
@@ -131,6 +134,7 @@ class PanopticMap:
         self.labels = labels[self.queries]
         self.things = things
         self.overlap_threshold = overlap_threshold
+        self.with_scores = with_scores
         self.areas = torch.zeros_like(self.queries)
         # 2 * winner, plus 1 where its own mask has the pixel.
         self.winners = torch.zeros(size, dtype=torch.int32, device=class_logits.device)
@@ -151,6 +155,12 @@ class PanopticMap:
             covered=pixels[:, 1].tolist(),
             areas=self.areas.tolist(),
         )
+        if self.with_scores:
+            scores = self.scores.tolist()
+            for segment in segments:
+                segment["score"] = max(
+                    score for score, id_ in zip(scores, ids, strict=True) if id_ == segment["id"]
+                )
         # Uncertain pixels belong to no segment.
         lookup = torch.tensor([[0, id_] for id_ in ids], dtype=torch.int32).flatten()
         panoptic = lookup.to(self.winners.device).index_select(0, self.winners.flatten())

@@ -48,6 +48,7 @@ class MaskFormer(nn.Module):
         semantic_labels_only: return the best class of every pixel instead of all classes' scores.
         object_mask_threshold, overlap_threshold: see
             :class:`~proscale.modeling.postprocessing.PanopticMap`.
+        panoptic_scores: whether panoptic segments have a score.
         max_instances: instances per image.
         strip_memory: MiB of masks looked at at a time, see
             :func:`~proscale.modeling.mask_resize.mask_probabilities`.
@@ -78,6 +79,7 @@ class MaskFormer(nn.Module):
         semantic_labels_only: bool,
         object_mask_threshold: float,
         overlap_threshold: float,
+        panoptic_scores: bool,
         max_instances: int,
         strip_memory: int,
         inference_dtype: str,
@@ -110,6 +112,7 @@ class MaskFormer(nn.Module):
         self.semantic_labels_only = semantic_labels_only
         self.object_mask_threshold = object_mask_threshold
         self.overlap_threshold = overlap_threshold
+        self.panoptic_scores = panoptic_scores
         self.max_instances = max_instances
         self.strip_bytes = strip_memory * 2**20
         self.inference_dtype = INFERENCE_DTYPES[inference_dtype]
@@ -137,6 +140,7 @@ class MaskFormer(nn.Module):
             "semantic_labels_only": node.TEST.SEMANTIC_LABELS_ONLY,
             "object_mask_threshold": node.TEST.OBJECT_MASK_THRESHOLD,
             "overlap_threshold": node.TEST.OVERLAP_THRESHOLD,
+            "panoptic_scores": node.TEST.PANOPTIC_SCORES,
             "max_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
             "strip_memory": node.TEST.STRIP_MEMORY,
             "inference_dtype": node.TEST.DTYPE,
@@ -255,6 +259,7 @@ class MaskFormer(nn.Module):
                 things=self.things,
                 score_threshold=self.object_mask_threshold,
                 overlap_threshold=self.overlap_threshold,
+                with_scores=self.panoptic_scores,
             )
         if self.instance_on:
             collectors["instances"] = InstanceSet(

@@ -63,7 +63,7 @@ def test_entries(load):
 def test_annotation_without_image(content, load):
     content["annotations"][1]["image_id"] = 5
     with pytest.raises(
-        ValueError, match=r"instances\.json: annotation 11 of image 5, which is not"
+        ValueError, match=r"instances\.json: annotations\[1\] is for image 5, which is not"
     ):
         load()
 

@@ -100,9 +100,10 @@ def test_splits_must_agree_in_their_categories(own_data, own_block, task):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("categories"), "files with categories, each with id, isthing, name"),
-        (lambda c: c["categories"][0].pop("isthing"), "each with id, isthing, name"),
-        (lambda c: c["categories"][0].update(id=2), "ids more than once"),
+        (lambda c: c.pop("categories"), "no list 'categories'"),
+        (lambda c: c["categories"].clear(), "categories is empty"),
+        (lambda c: c["categories"][0].pop("isthing"), r"categories\[0\] has no key 'isthing'"),
+        (lambda c: c["categories"][0].update(id=2), r"categories\[1\]: id 2 is there twice"),
     ],
 )
 def test_unusable_categories_name_the_file(own_data, own_block, change, message):

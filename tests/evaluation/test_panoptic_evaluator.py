@@ -75,6 +75,22 @@ def test_results_file_and_tables(toy_dataset, tmp_path, caplog):
     assert "| cat" in caplog.text and "|  80.00 |" in caplog.text
 
 
+def test_figures_of_images(toy_dataset, tmp_path):
+    evaluator = CocoPanopticEvaluator(toy_dataset.name, str(tmp_path))
+    fill(evaluator, toy_dataset, (3, 5))
+    evaluator.process([toy_dataset.inputs(7)], [without_cats(toy_dataset, 7)])
+    evaluator.evaluate()
+    written = json.loads((tmp_path / "panoptic_seg_images.json").read_text())
+    assert written["dataset"] == toy_dataset.name
+    names = [toy_dataset.inputs(image_id)["file_name"] for image_id in (3, 5, 7)]
+    assert [image["file_name"] for image in written["images"]] == names
+    *right, wrong = (image["PQ"] for image in written["images"])
+    assert right == [100.0, 100.0]
+    # The cats of this image alone are 0, and count like its other categories.
+    categories = {info["category_id"] for info in toy_dataset.segments[7]}
+    assert wrong == pytest.approx(100 * (1 - 1 / len(categories)))
+
+
 def test_figures_that_do_not_exist_are_null(toy_dataset, tmp_path):
     content = json.loads((tmp_path / "panoptic.json").read_text())
     for annotation in content["annotations"]:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from proscale.data.panoptic_png import read_panoptic_png, write_panoptic_png
 from proscale.evaluation.panoptic_quality import PanopticQuality
@@ -129,6 +132,37 @@ def test_golden_images_cover_the_special_cases():
 def test_definition_written_out():
     images = golden_images()
     assert_agrees(count(GOLDEN["categories"], images).results(), literal_counts(images))
+
+
+@st.composite
+def images(draw):
+    """A predicted and a true map of at most 6×6 pixels, whose segments have any category."""
+    size = draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))
+    sides = []
+    for may_be_crowd in (False, True):
+        ids = draw(arrays(np.int64, size, elements=st.integers(0, 4)))
+        segments = [
+            {
+                "id": id_,
+                "category_id": draw(st.integers(1, 3)),
+                "iscrowd": int(may_be_crowd and draw(st.integers(0, 3)) == 0),
+            }
+            for id_ in sorted(set(ids.ravel().tolist()) - {0})
+        ]
+        sides += [ids, segments]
+    return tuple(sides)
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.lists(images(), min_size=1, max_size=3))
+def test_any_images_are_counted_as_defined(some):
+    categories = [{"id": i, "name": str(i), "isthing": i < 3} for i in (1, 2, 3)]
+    expected = literal_counts(some)
+    for entry in count(categories, some).results().per_category:
+        iou, *counts = expected[entry.id]
+        assert [entry.tp, entry.fp, entry.fn] == counts
+        if entry.tp:
+            assert entry.sq == pytest.approx(100 * iou / entry.tp)
 
 
 def one_row(*runs):

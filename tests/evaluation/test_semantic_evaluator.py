@@ -61,6 +61,9 @@ def test_figures_worked_out_by_hand(toy_dataset, tmp_path):
         {"name": "grass", "IoU": None, "ACC": None},
         {"name": "sky", "IoU": 0.0, "ACC": None},
     ]
+    written = json.loads((tmp_path / "out/sem_seg_images.json").read_text())
+    file_name = toy_dataset.inputs(3)["file_name"]
+    assert written["images"] == [{"file_name": file_name, "mIoU": summary["mIoU"]}]
 
 
 def test_labels_count_as_their_scores_do(toy_dataset):
@@ -92,7 +95,7 @@ def test_reset_and_ranks(toy_dataset, monkeypatch):
         "boundaries": np.zeros((2, NUM_CLASSES), dtype=np.int64),
     }
     other_rank["confusion"][2, 3] = 1
-    monkeypatch.setattr(comm, "gather", lambda data: [data, other_rank])
+    monkeypatch.setattr(comm, "gather", lambda data: [data, (other_rank, [])])
     assert evaluator.evaluate()["sem_seg"]["pACC"] == 75.0
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
     assert evaluator.evaluate() is None

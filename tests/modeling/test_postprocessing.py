@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proscale.modeling.mask_resize import Sizes
 from proscale.modeling.postprocessing import (
@@ -55,6 +57,57 @@ def test_panoptic_equals_definition(plain, seed, thresholds):
     assert torch.equal(found_map, expected_map)
     assert found_map.dtype == torch.int32
     assert found_segments == expected_segments
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    seed=st.integers(0, 10**6),
+    queries=st.integers(0, 8),
+    steepness=st.sampled_from([0.0, 1.0, 30.0, 1e4]),
+    score_threshold=st.floats(0, 1),
+    overlap_threshold=st.floats(0, 1),
+    strip_bytes=st.sampled_from(list(STRIPS.values())),
+)
+def test_panoptic_maps_are_consistent(
+    seed, queries, steepness, score_threshold, overlap_threshold, strip_bytes
+):
+    logits, mask_logits = predictions(seed, queries)
+    # Rounded, so that scores and masks are often the same.
+    logits, mask_logits = logits.round() * steepness, mask_logits.round() * steepness
+    collector = PanopticMap(
+        logits,
+        SIZES.result,
+        things=THINGS,
+        score_threshold=score_threshold,
+        overlap_threshold=overlap_threshold,
+    )
+    ((panoptic, segments),) = collect([collector], mask_logits, strip_bytes=strip_bytes)
+    assert panoptic.shape == SIZES.result
+    ids = [segment["id"] for segment in segments]
+    assert ids == list(range(1, len(ids) + 1))
+    assert set(panoptic.unique().tolist()) - {0} == set(ids)
+    stuff = [s["category_id"] for s in segments if not s["isthing"]]
+    assert len(stuff) == len(set(stuff))
+    assert all(0 <= s["category_id"] < CLASSES for s in segments)
+    assert all(s["isthing"] == (s["category_id"] in THINGS) for s in segments)
+
+
+def test_panoptic_scores_are_class_probabilities():
+    # Queries of a thing, of stuff twice, and of another thing, each with a quarter of the image.
+    logits = torch.full((4, CLASSES + 1), -20.0)
+    for query, (label, probability) in enumerate([(0, 0.9), (2, 0.6), (2, 0.8), (1, 0.7)]):
+        logits[query, label] = torch.tensor(probability).log()
+        logits[query, CLASSES] = torch.tensor(1 - probability).log()
+    mask_logits = torch.full((4, 6, 8), -9.0)
+    for query in range(4):
+        mask_logits[query, :, 2 * query : 2 * query + 2] = 9.0
+    options = {"things": THINGS, "score_threshold": 0.5, "overlap_threshold": 0.0}
+    plain = PanopticMap(logits, SIZES.result, **options)
+    scored = PanopticMap(logits, SIZES.result, with_scores=True, **options)
+    (_, without), (_, segments) = collect([plain, scored], mask_logits)
+    assert [s.pop("score") for s in segments] == pytest.approx([0.9, 0.8, 0.7], abs=1e-5)
+    assert segments == without
+    assert [segment["category_id"] for segment in segments] == [0, 2, 1]
 
 
 @pytest.mark.parametrize("resize_first", [True, False])

@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proscale.ops import available_backends, deformable_attention
 
@@ -47,6 +49,27 @@ SHAPES = [[(3, 5)], [(1, 1)], [(2, 3), (4, 6), (7, 11)], [(1, 4), (5, 1)]]
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
 def test_equals_definition(backend, shapes):
     arguments = inputs(shapes)
+    torch.testing.assert_close(
+        deformable_attention(*arguments, backend=backend), literal(*arguments)
+    )
+
+
+SMALL = st.integers(1, 3)
+
+
+@pytest.mark.parametrize("backend", available_backends())
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=3),
+    batch=st.integers(0, 2),
+    queries=st.integers(0, 3),
+    heads=SMALL,
+    width=SMALL,
+    points=SMALL,
+    spread=st.floats(0, 1e4),
+)
+def test_equals_definition_whatever_the_sizes(backend, shapes, **sizes):
+    arguments = inputs(shapes, **sizes)
     torch.testing.assert_close(
         deformable_attention(*arguments, backend=backend), literal(*arguments)
     )

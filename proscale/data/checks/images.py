@@ -4,16 +4,14 @@ import hashlib
 from dataclasses import dataclass, field
 
 from detectron2.data.detection_utils import convert_PIL_to_numpy
-from PIL import ExifTags, Image
 
 from proscale.data.checks.faults import Fault
+from proscale.data.errors import DataError
+from proscale.data.image_file import exif_orientation, open_image, to_eight_bits
 
 # EXIF orientations that swap height and width, and those that only mirror or turn upside down.
 _TURNED = range(5, 9)
 _ORIENTATIONS = range(2, 9)
-
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises on damaged files."""
 
 
 @dataclass
@@ -39,16 +37,16 @@ def inspect_image(path: str, stated_size: tuple[int, int] | None) -> ImageFacts:
         facts.faults.append(Fault(kind, path, detail))
 
     try:
-        with Image.open(path) as image:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        with open_image(path) as image:
+            orientation = exif_orientation(image)
             mode, has_transparency = image.mode, "transparency" in image.info
             width, height = image.size
-            pixels = convert_PIL_to_numpy(image, "RGB")
+            pixels = convert_PIL_to_numpy(to_eight_bits(image, path), "RGB")
     except FileNotFoundError:
         found("image-missing", "there is no such file")
         return facts
-    except DECODING_ERRORS as error:
-        found("image-unreadable", str(error))
+    except DataError as error:
+        found("image-unreadable", str(error).removeprefix(f"{path}: "))
         return facts
 
     if orientation in _TURNED:
@@ -62,7 +60,7 @@ def inspect_image(path: str, stated_size: tuple[int, int] | None) -> ImageFacts:
     if stated_size is not None and stated_size != facts.size:
         turned = ", turned by its EXIF orientation" if orientation in _TURNED else ""
         found("image-size", f"stated {_named(stated_size)}, is {_named(facts.size)}{turned}")
-    if mode.startswith(("I", "F")):
+    if mode.startswith("I"):
         found("image-depth", f"mode {mode}")
     elif mode == "CMYK":
         found("image-cmyk", f"mode {mode}")

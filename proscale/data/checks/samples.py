@@ -4,7 +4,6 @@ Loading for training stops at the first fault; here faults are collected. Annota
 formats and folders of label images are read themselves, anything else through Detectron2's catalog.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,17 @@ from proscale.data.checks.truths import (
     Size,
     Truth,
 )
+from proscale.data.coco_format import (
+    IMAGES,
+    INSTANCE_ANNOTATIONS,
+    INSTANCE_CATEGORIES,
+    PANOPTIC_ANNOTATIONS,
+    SEGMENTS,
+)
+from proscale.data.data_folder import DataFolder
+from proscale.data.errors import DataError
+from proscale.data.image_file import check_size
+from proscale.data.json_file import Keys, check_records, read_records
 from proscale.data.semantic_folders import IMAGE_SUFFIXES, mask_files, pair_files
 
 # What Detectron2's entries have; panoptic ones may have labels besides.
@@ -89,13 +99,18 @@ def read_contents(name: str) -> Contents:
 class _AnnotationFile:
     """A COCO annotation file, joined by image; collects what does not fit together."""
 
-    def __init__(self, path: str, contents: Contents):
-        self._path, self._contents = path, contents
-        with open(path, encoding="utf-8") as file:
-            self.content = json.load(file)
-        for key in ("images", "annotations", "categories"):
-            if not isinstance(self.content[key], list):
-                raise ValueError(f"{key} is no list")
+    def __init__(self, path: str, annotation_keys: Keys, contents: Contents):
+        self.path, self._contents = path, contents
+        self.content = read_records(
+            path,
+            {
+                "images": IMAGES,
+                "annotations": annotation_keys,
+                "categories": INSTANCE_CATEGORIES,
+            },
+        )
+        for place, image in enumerate(self.content["images"]):
+            check_size(image["height"], image["width"], f"{path}: images[{place}]")
         self._find_repeated("image", (image["id"] for image in self.content["images"]))
         self._find_repeated("image file", (i["file_name"] for i in self.content["images"]))
         self.images = {image["id"]: image for image in self.content["images"]}
@@ -109,7 +124,15 @@ class _AnnotationFile:
                 self.found("annotation-without-image", f"{label}of image {image_id}")
 
     def found(self, kind: str, detail: str, segment: int | None = None) -> None:
-        self._contents.faults.append(Fault(kind, self._path, detail, segment))
+        self._contents.faults.append(Fault(kind, self.path, detail, segment))
+
+    def file_in(self, folder: DataFolder, name: str, what: str) -> str | None:
+        """The path of a file that the annotation file names; None if that leaves its folder."""
+        try:
+            return folder.file(name, f"file_name of {what}")
+        except DataError as error:
+            self.found("path-outside", str(error))
+            return None
 
     def find_not_annotated(self) -> None:
         missing = [id_ for id_ in self.images if id_ not in self.annotations]
@@ -124,18 +147,19 @@ class _AnnotationFile:
 
 _Reader = Callable[[_AnnotationFile, Mapping[str, Any], Contents], None]
 
+_ANNOTATION_KEYS = {"panoptic": PANOPTIC_ANNOTATIONS, "instance": INSTANCE_ANNOTATIONS}
+
 
 def _from_json(name: str, task: str, path: str, read: _Reader) -> Contents:
     contents = Contents(name, task, Classes((), {}))
     try:
         metadata = MetadataCatalog.get(name).as_dict()
-        read(_AnnotationFile(path, contents), metadata, contents)
+        read(_AnnotationFile(path, _ANNOTATION_KEYS[task], contents), metadata, contents)
     except FileNotFoundError as error:
         contents.faults.append(Fault("annotation-file", path, f"there is no {error.filename}"))
-    except KeyError as error:
-        contents.faults.append(Fault("annotation-file", path, f"something has no key {error}"))
-    except (ValueError, TypeError) as error:
-        contents.faults.append(Fault("annotation-file", path, str(error)))
+    except DataError as error:
+        detail = str(error).removeprefix(f"{path}: ")
+        contents.faults.append(Fault("annotation-file", path, detail))
     return contents
 
 
@@ -153,7 +177,7 @@ def _panoptic_samples(
         **metadata["stuff_dataset_id_to_contiguous_id"],
     }
     contents.classes = _json_classes(file.content["categories"], known)
-    masks = Path(metadata["panoptic_root"])
+    images, masks = DataFolder(metadata["image_root"]), DataFolder(metadata["panoptic_root"])
     for image_id in metadata.get("image_ids", file.annotations):
         annotations = file.annotations.get(image_id, [])
         if not annotations:
@@ -161,14 +185,14 @@ def _panoptic_samples(
             continue
         if len(annotations) > 1:
             file.found("image-repeated", f"{len(annotations)} annotations of image {image_id}")
-        truth = PanopticTruth(
-            str(masks / annotations[-1]["file_name"]),
-            [
-                {key: segment.get(key) for key in ("id", "category_id", "iscrowd", "area")}
-                for segment in annotations[-1]["segments_info"]
-            ],
-        )
-        contents.samples.append(_json_sample(file, metadata, image_id, truth))
+        annotation = annotations[-1]
+        segments = annotation["segments_info"]
+        check_records(segments, SEGMENTS, f"{file.path}: segments_info of image {image_id}")
+        mask = file.file_in(masks, annotation["file_name"], f"the annotation of image {image_id}")
+        if mask is not None:
+            kept = ("id", "category_id", "iscrowd", "area", "bbox")
+            truth = PanopticTruth(mask, [{key: s.get(key) for key in kept} for s in segments])
+            _add_sample(file, images, image_id, truth, contents)
     if "image_ids" not in metadata:
         file.find_not_annotated()
         _find_unused(
@@ -179,7 +203,7 @@ def _panoptic_samples(
             contents,
         )
         used = {annotation["file_name"] for annotation in file.content["annotations"]}
-        _find_unused("mask-unused", masks, (".png",), used, contents)
+        _find_unused("mask-unused", Path(metadata["panoptic_root"]), (".png",), used, contents)
 
 
 def _instance_samples(
@@ -194,21 +218,24 @@ def _instance_samples(
     for id_, times in ids.items():
         if times > 1:
             file.found("segment-repeated", f"annotation {id_}, {times} times", id_)
+    folder = DataFolder(metadata["image_root"])
     for image_id, image in file.images.items():
         truth = InstanceTruth(
             metadata["json_file"],
             file.annotations.get(image_id, []),
             (image["height"], image["width"]),
         )
-        contents.samples.append(_json_sample(file, metadata, image_id, truth))
+        _add_sample(file, folder, image_id, truth, contents)
 
 
-def _json_sample(
-    file: _AnnotationFile, metadata: Mapping[str, Any], image_id: Any, truth: Truth
-) -> Sample:
+def _add_sample(
+    file: _AnnotationFile, folder: DataFolder, image_id: Any, truth: Truth, contents: Contents
+) -> None:
     image = file.images[image_id]
-    path = str(Path(metadata["image_root"], image["file_name"]))
-    return Sample(path, image_id, (image["height"], image["width"]), truth)
+    path = file.file_in(folder, image["file_name"], f"image {image_id}")
+    if path is not None:
+        size = image["height"], image["width"]
+        contents.samples.append(Sample(path, image_id, size, truth))
 
 
 def _from_folders(name: str) -> Contents:

@@ -9,6 +9,7 @@ import numpy as np
 import pycocotools.mask
 
 from proscale.data.checks.faults import Fault, first_few
+from proscale.data.errors import DataError, shown
 from proscale.data.label_image import read_label_image
 from proscale.data.panoptic_png import VOID, read_panoptic_png
 from proscale.data.run_lengths import run_lengths
@@ -73,6 +74,8 @@ class PanopticTruth:
         findings = Findings()
         ids = _read_mask(read_panoptic_png, self.mask, size, findings)
         areas = None if ids is None else count_values(ids)
+        # Boxes are those of the mask if it is the image's.
+        shape = None if ids is None or ids.shape != size else size
         if areas is not None:
             areas.pop(VOID, None)
         listed = [segment["id"] for segment in self.segments]
@@ -80,7 +83,7 @@ class PanopticTruth:
             if times > 1:
                 findings.found("segment-repeated", self.mask, f"segment {id_}, {times} times", id_)
         for segment in self.segments:
-            self._check_segment(segment, areas, classes, findings)
+            self._check_segment(segment, shape, areas, classes, findings)
         for id_ in sorted(set(areas or ()) - set(listed)):
             findings.found(
                 "pixels-without-segment",
@@ -95,20 +98,22 @@ class PanopticTruth:
     def _check_segment(
         self,
         segment: Mapping[str, Any],
+        shape: Size | None,
         areas: Mapping[int, int] | None,
         classes: Classes,
         findings: Findings,
     ) -> None:
         id_, category, stated = segment["id"], segment["category_id"], segment.get("area")
         _check_category(category, id_, self.mask, classes, findings)
-        if stated is not None and stated <= 0:
-            findings.found("area-not-positive", self.mask, f"segment {id_}: area {stated}", id_)
+        _check_area(stated, f"segment {id_}", id_, self.mask, findings)
+        if shape is not None:
+            _check_box(segment.get("bbox"), shape, f"segment {id_}", id_, self.mask, findings)
         if areas is None:
             return
         area = areas.get(id_, 0)
         if not area:
             findings.found("segment-without-pixels", self.mask, f"segment {id_}", id_)
-        elif stated is not None and stated > 0 and stated != area:
+        elif _is_number(stated) and stated > 0 and stated != area:
             findings.found(
                 "area-differs", self.mask, f"segment {id_}: area {stated}, {area} pixels", id_
             )
@@ -130,13 +135,13 @@ class InstanceTruth:
             id_, category = annotation["id"], annotation["category_id"]
             where = f"annotation {id_} of {image}"
             _check_category(category, id_, self.file, classes, findings)
-            stated = annotation.get("area")
-            if stated is not None and stated <= 0:
-                findings.found("area-not-positive", self.file, f"{where}: area {stated}", id_)
+            _check_area(annotation.get("area"), where, id_, self.file, findings)
+            box = annotation.get("bbox")
+            _check_box(box, self.stated_size, where, id_, self.file, findings)
             try:
                 code = run_lengths(annotation.get("segmentation"), height, width)
                 area = int(pycocotools.mask.area(code))
-            except (ValueError, TypeError) as error:
+            except ValueError as error:
                 findings.found("segment-unreadable", self.file, f"{where}: {error}", id_)
                 continue
             if not area:
@@ -196,7 +201,7 @@ def _read_mask(read: Any, path: str, size: Size | None, findings: Findings) -> n
     except FileNotFoundError:
         findings.found("mask-missing", path, "there is no such file")
         return None
-    except (ValueError, SyntaxError) as error:
+    except DataError as error:
         findings.found("mask-unreadable", path, str(error).removeprefix(f"{path}: "))
         return None
     if size is not None and mask.shape != size:
@@ -214,6 +219,29 @@ def _check_category(
             f"segment {id_}: category_id {category}; known are {first_few(sorted(classes.index))}",
             id_,
         )
+
+
+def _check_area(area: Any, where: str, id_: int, file: str, findings: Findings) -> None:
+    if area is not None and not (_is_number(area) and area > 0):
+        findings.found("area-not-positive", file, f"{where}: area {shown(area)}", id_)
+
+
+def _check_box(box: Any, size: Size, where: str, id_: int, file: str, findings: Findings) -> None:
+    """Look at a box [x, y, width, height], with a tolerance of a pixel for other ways to count."""
+    if box is None:
+        return
+    is_box = isinstance(box, Sequence) and len(box) == 4 and all(map(_is_number, box))
+    if is_box:
+        (x, y, width, height), (bottom, right) = box, size
+        if -1 <= x <= x + width <= right + 1 and -1 <= y <= y + height <= bottom + 1:
+            return
+    findings.found(
+        "box-outside", file, f"{where}: bbox {shown(box)}, image (height, width) {size}", id_
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _count(category: int, area: int, classes: Classes, findings: Findings) -> None:

@@ -16,4 +16,4 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> Callable[[dict], dict]:
     Raises:
         ValueError: there is no such mapper, or a key that it reads has a value not accepted.
     """
-    return TrainingMapper(cfg) if is_train else EvaluationMapper(cfg, is_train=False)
+    return TrainingMapper(cfg) if is_train else EvaluationMapper(cfg)

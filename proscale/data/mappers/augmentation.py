@@ -44,7 +44,7 @@ def large_scale_jitter(cfg: CfgNode) -> Scheme:
     return Scheme(
         augmentations=[
             *_random_flip(node.RANDOM_FLIP),
-            T.ResizeScale(node.MIN_SCALE, node.MAX_SCALE, side, side),
+            ResizeScale(node.MIN_SCALE, node.MAX_SCALE, side, side),
             T.FixedSizeCrop((side, side), pad=False),
         ],
         padded_size=lambda size: (side, side),
@@ -63,7 +63,7 @@ def short_edge_scaling(cfg: CfgNode) -> Scheme:
     node = cfg.INPUT
     _accept("INPUT.MIN_SIZE_TRAIN_SAMPLING", node.MIN_SIZE_TRAIN_SAMPLING, ("choice", "range"))
     augmentations: list[T.Augmentation] = [
-        T.ResizeShortestEdge(node.MIN_SIZE_TRAIN, node.MAX_SIZE_TRAIN, node.MIN_SIZE_TRAIN_SAMPLING)
+        ResizeShortestEdge(node.MIN_SIZE_TRAIN, node.MAX_SIZE_TRAIN, node.MIN_SIZE_TRAIN_SAMPLING)
     ]
     limits_category = node.CROP.ENABLED and node.CROP.SINGLE_CATEGORY_MAX_AREA < 1
     if node.CROP.ENABLED:
@@ -85,6 +85,24 @@ def short_edge_scaling(cfg: CfgNode) -> Scheme:
         return height, width
 
     return Scheme(augmentations, padded_size, crops_by_category=limits_category)
+
+
+class _AtLeastOnePixel:
+    """Of a very long and narrow image Detectron2 would leave no pixel along the shorter edge."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        transform = super().get_transform(image)
+        if isinstance(transform, T.ResizeTransform):
+            transform.new_h, transform.new_w = max(transform.new_h, 1), max(transform.new_w, 1)
+        return transform
+
+
+class ResizeShortestEdge(_AtLeastOnePixel, T.ResizeShortestEdge):
+    """Detectron2's, for images of any shape."""
+
+
+class ResizeScale(_AtLeastOnePixel, T.ResizeScale):
+    """Detectron2's, for images of any shape."""
 
 
 class CategoryLimitedCrop(T.RandomCrop_CategoryAreaConstraint):

@@ -2,20 +2,56 @@
 
 from typing import Any
 
-from detectron2.data import DatasetMapper
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import transforms as T
 
-from proscale.data.image_file import naming_faults
+from proscale.data.mappers.augmentation import ResizeShortestEdge
+from proscale.data.mappers.entry_image import read_entry_image
 
 
-class EvaluationMapper(DatasetMapper):
-    """Detectron2's, for the image alone: evaluators read the truth themselves."""
+class EvaluationMapper:
+    """Maps an entry of a data set to its image alone: evaluators read the truth themselves.
 
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+    Args:
+        resize: to the size that the model sees.
+        image_format: of the image's channels, see ``read_image``.
+    """
+
+    @configurable
+    def __init__(self, *, resize: T.Augmentation, image_format: str) -> None:
+        self.augmentations = T.AugmentationList([resize])
+        self.image_format = image_format
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        node = cfg.INPUT
+        return {
+            "resize": ResizeShortestEdge(node.MIN_SIZE_TEST, node.MAX_SIZE_TEST, "choice"),
+            "image_format": node.FORMAT,
+        }
+
+    def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
         """
+        Args:
+            entry: in Detectron2's format. It is not changed.
+
+        Returns:
+            what the entry has but its truth, ``height`` and ``width`` of the file, and ``image``
+            (3, H, W) uint8.
+
         Raises:
             FileNotFoundError: the image is not there.
-            ValueError: the image cannot be read; names the file.
+            DataError: the image cannot be read, or has another size than stated; names the file.
         """
-        entry = {key: value for key, value in dataset_dict.items() if key != "sem_seg_file_name"}
-        with naming_faults(entry["file_name"]):
-            return super().__call__(entry)
+        image = read_entry_image(entry, self.image_format)
+        sample = {key: value for key, value in entry.items() if key not in _TRUTH}
+        sample["height"], sample["width"] = image.shape[:2]
+        aug_input = T.AugInput(image)
+        self.augmentations(aug_input)
+        pixels = np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))
+        return {**sample, "image": torch.as_tensor(pixels)}
+
+
+_TRUTH = ("annotations", "sem_seg_file_name")

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
-from proscale.data.image_file import naming_faults
+from proscale.data.errors import DataError
 from proscale.data.mappers.augmentation import Scheme, large_scale_jitter, short_edge_scaling
+from proscale.data.mappers.entry_image import read_entry_image
 from proscale.data.mappers.targets import pad
 from proscale.data.mappers.truth import InstanceTruth, PanopticTruth, SemanticTruth, Truth
 
@@ -28,7 +28,7 @@ MAPPERS = {
 # Grey, about the mean of the pixel values.
 _IMAGE_PADDING = 128
 
-_KEPT = ("file_name", "image_id", "height", "width")
+_KEPT = ("file_name", "image_id")
 """Keys of an entry that its sample keeps."""
 
 
@@ -81,20 +81,19 @@ class TrainingMapper:
 
         Raises:
             FileNotFoundError: the image or a file of its annotation is not there.
-            ValueError: the image cannot be read, the entry has no annotation of the kind, the
+            DataError: the image cannot be read, the entry has no annotation of the kind, the
                 annotation is wrong, or image and annotation have different sizes; names the file,
                 and the segment if it is one.
         """
         if self.truth.key not in entry:
-            raise ValueError(
+            raise DataError(
                 f"{entry['file_name']}: its data set has no {self.truth.key}, which the mapper "
                 "chosen by INPUT.DATASET_MAPPER_NAME reads; what there is: "
                 f"{', '.join(sorted(entry))}"
             )
-        with naming_faults(entry["file_name"]):
-            image = utils.read_image(entry["file_name"], format=self.image_format)
+        image = read_entry_image(entry, self.image_format)
         sample = {key: entry[key] for key in _KEPT if key in entry}
-        utils.check_image_size(sample, image)
+        sample["height"], sample["width"] = image.shape[:2]
         annotation = self.truth.read(entry, image.shape[:2])
 
         colors = annotation.category_colors() if self.crops_by_category else None

@@ -7,6 +7,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from proscale.data.errors import DataError
 from proscale.data.label_image import read_label_image
 from proscale.data.mappers.augmentation import Size
 from proscale.data.mappers.targets import (
@@ -31,7 +32,7 @@ class Truth(Protocol):
 
         Raises:
             FileNotFoundError: a file is not there.
-            ValueError: it is wrong; the message names the file, and the segment if it is one.
+            DataError: it is wrong; the message names the file, and the segment if it is one.
         """
 
 
@@ -55,7 +56,7 @@ class PanopticTruth:
         listed = {segment["id"] for segment in entry["segments_info"]}
         drawn = occurring(ids)
         if drawn != listed:
-            raise ValueError(
+            raise DataError(
                 f"{path}: segments without pixels {sorted(listed - drawn)}, pixels without "
                 f"segments {sorted(drawn - listed)}; its ids must be those of segments_info, and "
                 f"{VOID} for void"
@@ -104,7 +105,7 @@ class SemanticTruth:
         classes = {id_: id_ - 1 for id_ in sorted(occurring(ids))}
         wrong = [class_ for class_ in classes.values() if class_ >= self.num_classes]
         if wrong:
-            raise ValueError(
+            raise DataError(
                 f"{path}: it has the labels {wrong}; accepted are 0 to {self.num_classes - 1}, "
                 f"since MODEL.SEM_SEG_HEAD.NUM_CLASSES is {self.num_classes}, and "
                 f"{self.ignore_label} for no class"
@@ -142,16 +143,21 @@ class InstanceTruth:
             try:
                 draw = mask_drawer(annotation.get("segmentation"), size)
             except ValueError as error:
-                raise ValueError(
-                    f"{entry['file_name']}: annotation {index} of {len(entry['annotations'])} "
-                    f"(contiguous category_id {annotation['category_id']}): {error}"
-                ) from error
+                raise DataError(f"{_where(entry, index)}: {error}") from error
             targets.append((draw, annotation["category_id"]))
         return Annotations(targets)
 
 
+def _where(entry: Mapping[str, Any], index: int) -> str:
+    annotations = entry["annotations"]
+    return (
+        f"{entry['file_name']}: annotation {index} of {len(annotations)} (contiguous category_id "
+        f"{annotations[index]['category_id']})"
+    )
+
+
 def _check_size(entry: Mapping[str, Any], size: Size, path: str, labels: np.ndarray) -> None:
     if labels.shape != size:
-        raise ValueError(
+        raise DataError(
             f"{path} has (height, width) {labels.shape}, but its image {entry['file_name']} {size}"
         )

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from proscale.data.ade20k import FOLDER, SPLITS, THINGS, categories
+from proscale.data.image_file import open_image
 from proscale.data.label_image import read_label_image
 from proscale.data.panoptic_png import VOID, id_to_rgb
 from proscale.data.preparation.conversion import (
@@ -156,7 +156,7 @@ def _instance_ids(source: Path) -> np.ndarray:
             f"there is no {path}; annotations_instance is the Places Challenge's "
             "annotations_instance.tar"
         )
-    with Image.open(path) as image:
+    with open_image(path) as image:
         category, number, _ = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0).astype(np.int32)
     of_object = np.unique(np.stack([number, category], -1)[number > 0], axis=0)
     for index, (object_, class_) in enumerate(of_object.tolist()):

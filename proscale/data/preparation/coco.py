@@ -3,13 +3,16 @@
 Crowds have their class here: for semantic segmentation it does not matter how many there are.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from proscale.data.builtin import detectron2_metadata
+from proscale.data.coco_format import check_panoptic_annotations
+from proscale.data.data_folder import DataFolder
+from proscale.data.errors import DataError
+from proscale.data.json_file import read_json
 from proscale.data.panoptic_png import VOID, read_panoptic_png
 from proscale.data.preparation.conversion import Tally, convert_images, write_png
 from proscale.data.relabel import relabel
@@ -57,24 +60,29 @@ def _prepare_split(
     root: Path, split: str, kind: str, labels: Mapping[int, int], workers: int
 ) -> Tally:
     path = root / "annotations" / f"panoptic_{split}2017.json"
+    content = read_json(path)
+    check_panoptic_annotations(content, path)
     categories = {
         annotation["file_name"]: {s["id"]: s["category_id"] for s in annotation["segments_info"]}
-        for annotation in json.loads(path.read_text())["annotations"]
+        for annotation in content["annotations"]
     }
     unknown = {c for segments in categories.values() for c in segments.values()} - set(labels)
     if unknown:
-        raise ValueError(f"{path}: segments of the categories {sorted(unknown)}, not COCO's")
+        raise DataError(f"{path}: segments of the categories {sorted(unknown)}, not COCO's")
 
     def convert(source: Path, target: Path) -> None:
-        segments = categories[source.name]
+        segments = categories[str(source.relative_to(sources))]
         values = {id_: labels[category] for id_, category in segments.items()}
         try:
             image = relabel(read_panoptic_png(source), values | {VOID: IGNORE_LABEL}, np.uint8)
         except ValueError as error:
-            raise ValueError(f"{source}: {error} in {path}") from error
+            where = f"{source}: " if str(source) not in str(error) else ""
+            raise DataError(f"{where}{error} in {path}") from error
         write_png(target, image)
 
     folder = root / f"panoptic_{kind}_{split}2017"
     sources = root / f"panoptic_{split}2017"
-    files = {folder / name: sources / name for name in categories}
+    targets, masks = DataFolder(folder), DataFolder(sources)
+    where = f"{path}: file_name"
+    files = {Path(targets.file(name, where)): Path(masks.file(name, where)) for name in categories}
     return convert_images(files, convert, folder=folder, workers=workers)

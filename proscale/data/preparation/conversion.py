@@ -18,6 +18,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from proscale.data.json_file import read_records
+
 
 @dataclass(frozen=True)
 class Tally:
@@ -150,7 +152,7 @@ class _Journal:
 def _read_parts(target: Path) -> dict[str, CocoPart]:
     if not target.is_file():
         return {}
-    content = json.loads(target.read_text())
+    content = read_records(target, {"images": {"id": (str,)}, "annotations": {"image_id": (str,)}})
     annotations = defaultdict(list)
     for annotation in content["annotations"]:
         annotations[annotation["image_id"]].append(annotation)

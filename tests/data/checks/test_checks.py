@@ -91,7 +91,7 @@ FAULTS = {
         "panoptic",
         lambda e: e.json(e.panoptic_json, lambda c: c.pop("images")),
         "annotation-file",
-        "no key 'images'",
+        "no list 'images'",
     ),
     "image listed twice": (
         "panoptic",
@@ -170,6 +170,18 @@ FAULTS = {
         "category_id 99; known are 1, 2, 3, 4, 5",
     ),
     "no area": ("panoptic", lambda e: e.segment(area=0), "area-not-positive", "area 0"),
+    "box outside": (
+        "panoptic",
+        lambda e: e.segment(bbox=[60, 60, 9, 9]),
+        "box-outside",
+        "bbox [60, 60, 9, 9], image (height, width) (64, 64)",
+    ),
+    "path outside": (
+        "panoptic",
+        lambda e: e.json(e.panoptic_json, lambda c: c["images"][0].update(file_name="../a.jpg")),
+        "path-outside image-not-annotated",
+        "which leaves",
+    ),
     "other area": ("panoptic", lambda e: e.segment(area=7), "area-differs", "area 7, "),
     "only crowds": ("panoptic", lambda e: e.json(e.panoptic_json, crowds), "image-empty", "crowds"),
     "not annotated": (

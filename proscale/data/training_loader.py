@@ -1,0 +1,225 @@
+"""Training batches as a function of seed and iteration, so that a run can go on in the middle.
+
+Detectron2's loader lets every worker walk through the samples on its own, so that their order and
+augmentation depend on the number of workers and on what was drawn before. Here the main process
+decides which samples make a batch, and a sample's augmentation is seeded by its place in the stream
+of samples. To start at a later batch, the stream is walked through without reading any image.
+"""
+
+import atexit
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, get_detection_dataset_dicts
+from detectron2.data.build import trivial_batch_collator
+from detectron2.data.samplers import (
+    RandomSubsetTrainingSampler,
+    RepeatFactorTrainingSampler,
+    TrainingSampler,
+)
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from proscale.data.image_file import exif_orientation, open_image
+from proscale.random_state import Purpose, seed_generators
+
+Mapper = Callable[[dict], dict]
+"""From an entry of a data set to a training sample."""
+
+_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
+
+
+class Place(NamedTuple):
+    """Where a sample comes from."""
+
+    index: int
+    """Of its entry in the data set."""
+    position: int
+    """In the stream of samples of all processes."""
+
+
+class TrainingLoader:
+    """Endless batches of this process; batch i is the same whoever asks, whenever.
+
+    Attributes:
+        seed: of the order of samples and of their augmentation.
+        first_iteration: the batch to start with. Both are read when the first batch is asked for.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        mapper: Mapper,
+        sampler: Callable[[int], Sampler],
+        *,
+        seed: int,
+        batch_size: int,
+        groups_aspect_ratios: bool,
+        num_workers: int,
+    ):
+        """
+        Args:
+            dataset: of entries as Detectron2 describes them.
+            mapper: makes a sample of an entry; may draw from the global generators.
+            sampler: from a seed to the indices that this process takes, without end.
+            seed: see above.
+            batch_size: samples per batch, in this process.
+            groups_aspect_ratios: whether a batch has only wide or only other images. Entries
+                without ``width`` and ``height`` cost a look into the image file, once.
+            num_workers: processes that load; 0 loads in this one.
+        """
+        self.dataset = dataset
+        self.mapper = mapper
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.groups_aspect_ratios = groups_aspect_ratios
+        self.num_workers = num_workers
+        self.seed = seed
+        self.first_iteration = 0
+        self._is_wide: dict[int, bool] = {}
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        """
+        Raises:
+            DataError: an image whose shape must be known cannot be read; and see the mapper.
+            RuntimeError: a worker was killed.
+        """
+        if self.num_workers:
+            atexit.register(_end_workers)
+        loader = DataLoader(
+            _Samples(self.dataset, self.mapper, self.seed),
+            batch_sampler=islice(self._batches(), self.first_iteration, None),
+            num_workers=self.num_workers,
+            collate_fn=trivial_batch_collator,
+            worker_init_fn=_leave_signals_to_main_process,
+            generator=torch.Generator(),  # PyTorch draws from it, to no effect here
+        )
+        try:
+            yield from loader
+        except ConnectionError as error:
+            # PyTorch tells of a worker that dies, but not while it hands a batch over.
+            raise RuntimeError("DataLoader worker is killed, perhaps for want of memory") from error
+
+    def _places(self) -> Iterator[Place]:
+        rank, world_size = comm.get_rank(), comm.get_world_size()
+        for step, index in enumerate(self.sampler(self.seed)):
+            yield Place(index, step * world_size + rank)
+
+    def _batches(self) -> Iterator[list[Place]]:
+        batches: dict[bool, list[Place]] = {False: [], True: []}
+        for place in self._places():
+            batch = batches[self.groups_aspect_ratios and self._is_wide_at(place.index)]
+            batch.append(place)
+            if len(batch) == self.batch_size:
+                yield batch[:]
+                batch.clear()
+
+    def _is_wide_at(self, index: int) -> bool:
+        """Whether the image of an entry is wider than high."""
+        if index not in self._is_wide:
+            entry = self.dataset[index]
+            if "width" in entry and "height" in entry:
+                width, height = entry["width"], entry["height"]
+            else:
+                width, height = _stored_size(entry["file_name"])
+            self._is_wide[index] = width > height
+        return self._is_wide[index]
+
+
+def build_training_loader(cfg: CfgNode, mapper: Mapper) -> TrainingLoader:
+    """Build the loader of ``DATASETS.TRAIN`` by ``DATALOADER``, ``SOLVER.IMS_PER_BATCH``, ``SEED``.
+
+    Raises:
+        ValueError: one of these keys has a value not accepted.
+    """
+    world_size = comm.get_world_size()
+    batch_size, left_over = divmod(cfg.SOLVER.IMS_PER_BATCH, world_size)
+    if left_over or not batch_size:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; accepted with {world_size} "
+            f"processes are multiples of {world_size}"
+        )
+    if cfg.SEED < 0:
+        raise ValueError(f"SEED is {cfg.SEED}; accepted by the training loader are 0, 1, 2, …")
+    entries = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    )
+    sampler = _choose_sampler(cfg, entries)
+    return TrainingLoader(
+        # Packed, so that workers share its memory.
+        DatasetFromList(entries, copy=False) if isinstance(entries, list) else entries,
+        mapper,
+        sampler,
+        seed=cfg.SEED,
+        batch_size=batch_size,
+        groups_aspect_ratios=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+
+
+class _Samples(Dataset):
+    """Samples by their :class:`Place`."""
+
+    def __init__(self, dataset: Dataset, mapper: Mapper, seed: int):
+        self.dataset = dataset
+        self.mapper = mapper
+        self.seed = seed
+
+    def __getitem__(self, place: Place) -> dict[str, Any]:
+        seed_generators(self.seed, Purpose.SAMPLE, place.position)
+        return self.mapper(self.dataset[place.index])
+
+
+def _choose_sampler(cfg: CfgNode, entries: Iterable[dict]) -> Callable[[int], Sampler]:
+    """From a seed to the sampler that ``DATALOADER.SAMPLER_TRAIN`` names."""
+    node, size = cfg.DATALOADER, len(entries)
+    name = node.SAMPLER_TRAIN
+    if name not in _SAMPLERS:
+        raise ValueError(
+            f"DATALOADER.SAMPLER_TRAIN is {name!r}; accepted are {', '.join(_SAMPLERS)}"
+        )
+    if name == "TrainingSampler":
+        return lambda seed: TrainingSampler(size, seed=seed)
+    if name == "RandomSubsetTrainingSampler":
+        return lambda seed: RandomSubsetTrainingSampler(
+            size, node.RANDOM_SUBSET_RATIO, seed_shuffle=seed, seed_subset=seed
+        )
+    if any("annotations" not in entry for entry in entries):
+        raise ValueError(
+            f"DATALOADER.SAMPLER_TRAIN is {name}, which counts instances; accepted with "
+            f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}, which lists none, are the others: "
+            f"{', '.join(other for other in _SAMPLERS if other != name)}"
+        )
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        entries, node.REPEAT_THRESHOLD
+    )
+    return lambda seed: RepeatFactorTrainingSampler(factors, seed=seed)
+
+
+def _stored_size(path: str) -> tuple[int, int]:
+    """Width and height of an image as it is read, from the head of its file."""
+    with open_image(path) as image:
+        exchanges_sides = exif_orientation(image) >= 5
+        return image.size[::-1] if exchanges_sides else image.size
+
+
+def _leave_signals_to_main_process(worker: int) -> None:
+    # Whoever stops a job may signal all its processes; workers end when the main process does.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _end_workers() -> None:
+    """End the workers that an error's traceback still keeps when the main process ends.
+
+    Python would send them the signal that they leave to the main process, and wait for ever.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler takes it for an accident
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
