@@ -1,7 +1,8 @@
-"""Train a model, or evaluate one with --eval-only; on the CPU, one GPU or several.
+"""Train a model, or evaluate one with --eval-only; on the CPU, one GPU or several, many machines.
 
 python train_net.py --config-file FILE [--num-gpus N] [--resume] [KEY VALUE ...]
 python train_net.py --config-file FILE --eval-only MODEL.WEIGHTS FILE
+torchrun --nproc_per_node N train_net.py --config-file FILE [--resume] [KEY VALUE ...]
 """
 
 import proscale  # noqa: F401  first, because it tells in a sentence what is not installed
@@ -10,16 +11,30 @@ import proscale  # noqa: F401  first, because it tells in a sentence what is not
 import argparse
 import sys
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, hooks, launch
+from detectron2.engine import default_argument_parser, default_setup, hooks
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from proscale.checkpoint import CheckpointError
+from proscale.data.errors import DataError
 from proscale.data.own_data import register_own_data
-from proscale.engine import Checkpointer, ConfigError, Trainer, check_weights, setup_cfg
+from proscale.engine import (
+    Checkpointer,
+    ConfigError,
+    ProcessFailed,
+    Trainer,
+    built_from_keys,
+    check_datasets,
+    check_output_dir,
+    check_processes,
+    check_weights,
+    launch,
+    one_sentence,
+    setup_cfg,
+)
 
 
 def main(args: argparse.Namespace, cfg: CfgNode) -> None:
@@ -29,8 +44,11 @@ def main(args: argparse.Namespace, cfg: CfgNode) -> None:
     # `launch` starts processes that have not seen `setup_cfg`.
     register_own_data(cfg.DATASETS.OWN)
     if args.eval_only:
-        model = Trainer.build_model(cfg)
-        checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, fine_tune=False)
+        with built_from_keys():
+            model = Trainer.build_model(cfg)
+        checkpointer = Checkpointer(
+            model, cfg.OUTPUT_DIR, fine_tune=False, trust=cfg.MODEL.TRUST_WEIGHTS
+        )
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = Trainer.test(cfg, model)
         if cfg.TEST.AUG.ENABLED:
@@ -38,7 +56,8 @@ def main(args: argparse.Namespace, cfg: CfgNode) -> None:
         if comm.is_main_process():
             verify_results(cfg, results)
     else:
-        trainer = Trainer(cfg)
+        with built_from_keys():
+            trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         if cfg.TEST.AUG.ENABLED:
             trainer.register_hooks(
@@ -51,29 +70,32 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """Build the configuration and refuse what cannot run.
 
     Raises:
-        ConfigError: see ``proscale.engine.setup_cfg`` and ``check_weights``; or --num-gpus asks for
-            more than there are.
+        ConfigError: see ``proscale.engine.setup_cfg``, ``check_processes``, ``check_weights``,
+            ``check_datasets`` and ``check_output_dir``.
     """
-    if args.num_gpus > max(1, torch.cuda.device_count()):
-        raise ConfigError(
-            f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()} GPUs"
-        )
+    check_processes(args)
     cfg = setup_cfg(args.config_file, args.opts)
     check_weights(cfg, resume=args.resume, required=args.eval_only)
+    if not args.eval_only:
+        check_datasets(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+    check_datasets(cfg.DATASETS.TEST, "DATASETS.TEST")
+    check_output_dir(cfg)
     return cfg
 
 
-if __name__ == "__main__":
+# torchrun tells what is raised within, of the process that raised first.
+@record
+def run() -> None:
+    """Run the command."""
     args = default_argument_parser().parse_args()
+    launch(main, args, setup(args))
+
+
+if __name__ == "__main__":
     try:
-        cfg = setup(args)
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args, cfg),
-        )
-    except (ConfigError, CheckpointError) as error:
-        sys.exit(f"train_net.py: {error}")
+        run()
+    except (
+        *(ConfigError, CheckpointError, DataError, FileNotFoundError),
+        *(FloatingPointError, ProcessFailed),
+    ) as error:
+        sys.exit(f"train_net.py: {one_sentence(error)}")

@@ -6,17 +6,14 @@ on the command line, is kept; what a file that it is based on says of another da
 """
 
 import logging
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
-from detectron2.utils.file_io import PathManager
-from fvcore.common.config import BASE_KEY
 
 from proscale.data.own_blocks import KEY, OwnDataset
 from proscale.data.own_data import own_classes, register_own_data
+from proscale.engine.config_file import read_config_file
 
 _MAPPERS = {
     "panoptic": "coco_panoptic_lsj",
@@ -94,15 +91,11 @@ def keys_set_by_user(config_file: str, overrides: Sequence[str]) -> set[str]:
 
 def _keys_down_to_own_data(file: str) -> set[str]:
     """Keys of a file and its bases as far as the one that sets the key; empty if none does."""
-    with PathManager.open(os.path.expanduser(file)) as stream:
-        content = yaml.safe_load(stream)
-    bases = content.pop(BASE_KEY, [])
+    content, bases = read_config_file(file)
     keys = set(_leaves(content))
     if KEY in keys:
         return keys
-    for base in [bases] if isinstance(bases, str) else bases:
-        if "://" not in base:
-            base = os.path.join(os.path.dirname(file), os.path.expanduser(base))
+    for base in bases:
         below = _keys_down_to_own_data(base)
         if below:
             return keys | below

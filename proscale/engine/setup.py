@@ -6,15 +6,19 @@ sentence that names the file or key.
 
 import difflib
 import logging
-import re
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
 
 from proscale.config import add_proscale_config
+from proscale.engine.accepted import NotAccepted, check_type, check_values, nearest_names
+from proscale.engine.config_file import ConfigFileError, load_config_file
 from proscale.engine.own_data import fit_to_own_data, keys_set_by_user
 
 
@@ -37,9 +41,9 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
         the frozen configuration.
 
     Raises:
-        ConfigError: an unknown key (the nearest known ones are named), a value of the wrong type, a
-            file that is missing or no YAML, a device that this machine does not have, or own data
-            that are not described as accepted or not there.
+        ConfigError: an unknown key (the nearest known ones are named), a value of the wrong type or
+            out of range, a file that is missing, no YAML or runs code, a device that this machine
+            does not have, or own data that are not described as accepted or not there.
     """
     cfg = get_cfg()
     add_proscale_config(cfg)
@@ -50,8 +54,12 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     if cfg.DATASETS.OWN:
         try:
             fit_to_own_data(cfg, kept=keys_set_by_user(config_file, overrides))
-        except (ValueError, yaml.YAMLError) as error:
+        except ValueError as error:
             raise ConfigError(str(error)) from error
+    try:
+        check_values(cfg)
+    except NotAccepted as error:
+        raise ConfigError(str(error)) from error
     cfg.MODEL.DEVICE = _choose_device(cfg.MODEL.DEVICE)
     cfg.freeze()
     return cfg
@@ -85,30 +93,112 @@ def check_weights(cfg: CfgNode, *, resume: bool, required: bool) -> None:
         raise ConfigError(f"MODEL.WEIGHTS: there is no file {weights}")
 
 
-def _merge_file(cfg: CfgNode, config_file: str) -> None:
-    if not Path(config_file).is_file():
-        raise ConfigError(f"there is no configuration file {config_file}")
+def check_datasets(names: Iterable[str], where: str = "") -> None:
+    """Make sure that data sets are registered.
+
+    Args:
+        names: of data sets.
+        where: the key that has them, for the message.
+
+    Raises:
+        ConfigError: one is not; names the nearest that are.
+    """
+    known = DatasetCatalog.list()
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"{where}{': ' * bool(where)}there is no data set {name}; nearest are "
+                f"{nearest_names(name, known)}"
+            )
+
+
+def check_output_dir(cfg: CfgNode) -> None:
+    """Make ``OUTPUT_DIR`` and sure that it can be written, before there is something to lose.
+
+    Raises:
+        ConfigError: it cannot.
+    """
     try:
-        cfg.merge_from_file(config_file)
-    except KeyError as error:
-        unknown = re.search(r"Non-existent config key: (\S+)", error.args[0])
-        reason = _unknown_key(cfg, unknown[1]) if unknown else error.args[0]
-        raise ConfigError(f"{config_file}: {reason}") from error
-    except (AssertionError, ValueError, OSError, yaml.YAMLError) as error:
+        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cfg.OUTPUT_DIR):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"OUTPUT_DIR is {cfg.OUTPUT_DIR}: accepts a folder that can be written "
+            f"({error.strerror})"
+        ) from error
+
+
+@contextmanager
+def built_from_keys() -> Iterator[None]:
+    """Within it the ValueErrors of whatever is built from a configuration are ConfigErrors."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def one_sentence(error: Exception) -> str:
+    """The message of an error, of one in a data loader's worker without its traceback."""
+    message = str(error)
+    if "Original Traceback" not in message:
+        return message
+    return message.rstrip().splitlines()[-1].partition(": ")[2]
+
+
+def _merge_file(cfg: CfgNode, config_file: str) -> None:
+    try:
+        content = load_config_file(config_file)
+    except ConfigFileError as error:
+        raise ConfigError(str(error)) from error
+    if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
+        raise ConfigError(
+            f"{config_file}: VERSION is {content['VERSION']}: accepts {cfg.VERSION}, that of "
+            "Detectron2's current keys"
+        )
+    try:
+        _check_content(cfg, content, cfg, "")
+    except (ConfigError, NotAccepted) as error:
         raise ConfigError(f"{config_file}: {error}") from error
+    cfg.merge_from_other_cfg(CfgNode(content))
+
+
+def _check_content(cfg: CfgNode, content: Mapping[str, Any], node: CfgNode, prefix: str) -> None:
+    """Compare keys and types of a file's block with those that ``node`` has."""
+    for name, value in content.items():
+        key = prefix + name
+        if name not in node:
+            raise ConfigError(_unknown_key(cfg, key))
+        if not isinstance(node[name], CfgNode):
+            check_type(key, value, node[name])
+        elif isinstance(value, Mapping):
+            _check_content(cfg, value, node[name], f"{key}.")
+        else:
+            raise ConfigError(f"{key} is {value!r}: accepts a block of keys, {_listed(node[name])}")
 
 
 def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
     if len(overrides) % 2:
         raise ConfigError(f"overrides are pairs of KEY VALUE; {overrides[-1]} is left over")
     keys = set(_keys(cfg))
-    for key in overrides[::2]:
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         if key not in keys:
             raise ConfigError(_unknown_key(cfg, key))
-    try:
-        cfg.merge_from_list(overrides)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+        *path, name = key.split(".")
+        node = cfg
+        for part in path:
+            node = node[part]
+        if isinstance(node[name], CfgNode):
+            raise ConfigError(f"{key} is a block: accepts its keys, {_listed(node[name])}")
+        try:
+            check_type(key, value, node[name])
+        except NotAccepted as error:
+            raise ConfigError(str(error)) from error
+    cfg.merge_from_list(overrides)
+
+
+def _listed(node: CfgNode) -> str:
+    return ", ".join(node)
 
 
 def _unknown_key(cfg: CfgNode, key: str) -> str:

@@ -2,20 +2,28 @@
 
 Detectron2's ``SimpleTrainer`` and ``AMPTrainer`` fix float16, CUDA and one backward pass per step.
 This step does the same work in parts whose gradients add up to the whole batch's, in any number
-format, and tells which images were at hand when a loss or gradient stopped being finite.
+format. Where a cost, loss or gradient stops being finite, it tells which and of which images, and
+goes on without the step or stops: in all processes alike.
 """
 
 import inspect
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from types import MethodType
+from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from proscale.engine.agreement import largest_of_processes
+from proscale.random_state import Purpose, seed_generators
 
 Sample = dict
 """What the mappers make of a data set entry: ``image``, ``file_name``, ``instances`` …"""
@@ -29,8 +37,14 @@ class TrainLoop(SimpleTrainer):
     targets instead. So a model whose ``forward`` has an argument ``target_counts`` is told how many
     targets every image of the step on this process has, and normalises by those.
 
-    Logged every step: ``data_time`` (seconds), every loss, ``total_loss``, and ``grad_norm``, the
-    gradients' norm before clipping.
+    Logged every step: ``data_time`` (seconds), every loss, ``total_loss``; ``grad_norm``, the
+    gradients' norm before clipping; ``skipped_steps``, how many were left out so far because
+    something was not finite; with loss scaling ``overflowed_steps``, how many for the search of
+    the scale.
+
+    Attributes:
+        seed, rank: of the run and of this process. What is random in a step depends on them and on
+            ``iter`` alone.
     """
 
     def __init__(
@@ -43,6 +57,8 @@ class TrainLoop(SimpleTrainer):
         accumulation_steps: int = 1,
         clip_norm: float | None = None,
         norm_type: float = 2.0,
+        max_skipped_steps: int = 0,
+        record_fault: "Callable[[TrainLoop, list[Sample]], str] | None" = None,
     ):
         """
         Args:
@@ -54,12 +70,21 @@ class TrainLoop(SimpleTrainer):
             accumulation_steps: parts that a batch is processed in.
             clip_norm: bound on the norm of all gradients together; None leaves them.
             norm_type: p of that norm.
+            max_skipped_steps: steps that may be left out; the next one to be ends the training.
+            record_fault: keeps what is needed to see a fault again; called with this loop and the
+                batch, returns where that is, for the message. For the first step that is left out,
+                and for the one that ends the training.
         """
         super().__init__(model, data_loader, optimizer)
         self.amp_dtype = amp_dtype
         self.accumulation_steps = accumulation_steps
         self.clip_norm = clip_norm
         self.norm_type = norm_type
+        self.max_skipped_steps = max_skipped_steps
+        self.skipped_steps = 0
+        self.overflowed_steps = 0
+        self.seed, self.rank = 0, comm.get_rank()
+        self._record_fault = record_fault
         self.device_type = next(model.parameters()).device.type
         # Switched off, a scaler passes everything through.
         self.grad_scaler = torch.amp.GradScaler(
@@ -67,6 +92,8 @@ class TrainLoop(SimpleTrainer):
         )
         forward = model.module.forward if _is_distributed(model) else model.forward
         self._takes_target_counts = "target_counts" in inspect.signature(forward).parameters
+        if _is_distributed(model):
+            model.module.forward = MethodType(_forward_together, model.module)
         if accumulation_steps > 1 and not self._takes_target_counts:
             logging.getLogger(__name__).warning(
                 "This model's forward has no argument target_counts: with "
@@ -79,7 +106,8 @@ class TrainLoop(SimpleTrainer):
         """Process one batch.
 
         Raises:
-            FloatingPointError: a loss, or without loss scaling the gradients' norm, is not finite.
+            FloatingPointError: a matching cost, a loss, or without loss scaling the gradients'
+                norm, is not finite in some process, and ``max_skipped_steps`` were left out before.
                 The parameters are those from before the step.
         """
         assert self.model.training, "the model was left in evaluation mode"
@@ -87,19 +115,52 @@ class TrainLoop(SimpleTrainer):
         batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
 
+        # Behind the loader, which may draw from the same generators.
+        seed_generators(self.seed, Purpose.STEP, self.iter, self.rank)
         self.optimizer.zero_grad()
+        may_skip = self.skipped_steps < self.max_skipped_steps
+        buffers = [buffer.clone() for buffer in self.model.buffers()] if may_skip else []
+        try:
+            losses, grad_norm = self._compute_gradients(batch)
+        except FloatingPointError as fault:
+            if may_skip:
+                for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+                    buffer.copy_(before)
+            self._leave_out(fault, batch)
+            return
+        self._write_metrics(losses, data_time)
+        if torch.isfinite(grad_norm):
+            get_event_storage().put_scalar("grad_norm", grad_norm.item())
+        self._write_left_out()
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _compute_gradients(
+        self, batch: list[Sample]
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Losses of the batch and the gradients' norm before clipping, scalars on the CPU.
+
+        Raises:
+            FloatingPointError: something is not finite; in all processes, where it is so in one.
+        """
         losses = self._accumulate_gradients(batch)
         self.grad_scaler.unscale_(self.optimizer)
         grad_norm = self._clip_gradients()
         # One transfer for all figures: every other one would wait for the device again.
         *values, norm = torch.stack([*losses.values(), grad_norm]).cpu()
         losses = dict(zip(losses, values, strict=True))
-        self._check_finite(losses, norm, batch)
-        self._write_metrics(losses, data_time)
-        if torch.isfinite(norm):
-            get_event_storage().put_scalar("grad_norm", norm.item())
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
+        wrong = [f"{name} = {loss}" for name, loss in losses.items() if not torch.isfinite(loss)]
+        # With loss scaling an overflow is part of the search for the scale.
+        overflows = self.grad_scaler.is_enabled() and not wrong and not torch.isfinite(norm)
+        if not wrong and not overflows and not torch.isfinite(norm):
+            wrong = [f"norm of the gradients = {norm}"]
+        try:
+            _raise_together(", ".join(wrong))
+        except FloatingPointError:
+            self.grad_scaler.update()  # closes what unscale_ has opened
+            raise
+        self.overflowed_steps += overflows
+        return losses, norm
 
     def _accumulate_gradients(self, batch: list[Sample]) -> dict[str, torch.Tensor]:
         """Add the gradients of all parts up in the parameters; returns the batch's losses."""
@@ -131,29 +192,77 @@ class TrainLoop(SimpleTrainer):
         bound = float("inf") if self.clip_norm is None else self.clip_norm
         return nn.utils.clip_grad_norm_(parameters, bound, norm_type=self.norm_type)
 
-    def _check_finite(
-        self, losses: dict[str, torch.Tensor], grad_norm: torch.Tensor, batch: list[Sample]
-    ) -> None:
-        wrong = [f"{name} = {loss}" for name, loss in losses.items() if not torch.isfinite(loss)]
-        # With loss scaling an overflow is part of the search for the scale: the step is left out.
-        if not wrong and not self.grad_scaler.is_enabled() and not torch.isfinite(grad_norm):
-            wrong = [f"norm of the gradients = {grad_norm}"]
-        if wrong:
-            files = ", ".join(str(sample.get("file_name", "(unnamed)")) for sample in batch)
-            raise FloatingPointError(
-                f"not finite at iteration {self.iter}: {', '.join(wrong)}; "
-                f"images of this process: {files}"
-            )
+    def _leave_out(self, fault: FloatingPointError, batch: list[Sample]) -> None:
+        """Tell of the fault, and go on or raise it."""
+        files = ", ".join(str(sample.get("file_name", "(unnamed)")) for sample in batch)
+        message = f"not finite at iteration {self.iter}: {fault}; images of this process: {files}"
+        ends = self.skipped_steps >= self.max_skipped_steps
+        is_own = not isinstance(fault, _ForeignFault)
+        if is_own and self._record_fault and (ends or not self.skipped_steps):
+            message += f"; {self._record_fault(self, batch)}"
+        if ends:
+            raise FloatingPointError(message) from fault
+        self.skipped_steps += 1
+        self._write_left_out()
+        logging.getLogger(__name__).warning(
+            "%s; left out, step %d of at most %d (SOLVER.MAX_SKIPPED_STEPS)",
+            message,
+            self.skipped_steps,
+            self.max_skipped_steps,
+        )
+
+    def _write_left_out(self) -> None:
+        storage = get_event_storage()
+        storage.put_scalar("skipped_steps", self.skipped_steps, smoothing_hint=False)
+        if self.grad_scaler.is_enabled():
+            storage.put_scalar("overflowed_steps", self.overflowed_steps, smoothing_hint=False)
 
     def state_dict(self) -> dict:
-        """Iteration, optimiser and loss scale."""
-        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+        """Iteration, optimiser, loss scale, and how many steps were left out."""
+        return {
+            **super().state_dict(),
+            "grad_scaler": self.grad_scaler.state_dict(),
+            "skipped_steps": self.skipped_steps,
+            "overflowed_steps": self.overflowed_steps,
+        }
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Restore ``state_dict``; without a loss scale in it the scale starts afresh."""
         super().load_state_dict(state_dict)
         if state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        # Files of earlier versions do not have them.
+        self.skipped_steps = state_dict.get("skipped_steps", 0)
+        self.overflowed_steps = state_dict.get("overflowed_steps", 0)
+
+
+class _ForeignFault(FloatingPointError):
+    """Something is not finite in another process, which tells what."""
+
+    def __init__(self) -> None:
+        super().__init__("in another process, which tells what")
+
+
+def _raise_together(fault: str) -> None:
+    """Raise in all processes if ``fault`` is not empty in one."""
+    if largest_of_processes(bool(fault)):
+        raise FloatingPointError(fault) if fault else _ForeignFault()
+
+
+def _forward_together(model: nn.Module, *arguments: Any, **keywords: Any) -> Any:
+    """The forward method of ``model`` that, in training, raises in all processes what it does in
+    one: within DistributedDataParallel, whose other processes would wait for this one's gradients.
+    """
+    forward = partial(type(model).forward, model, *arguments, **keywords)
+    if not model.training:
+        return forward()
+    losses, fault = None, ""
+    try:
+        losses = forward()
+    except FloatingPointError as error:
+        fault = str(error)
+    _raise_together(fault)
+    return losses
 
 
 def split_evenly(batch: list[Sample], parts: int) -> list[list[Sample]]:

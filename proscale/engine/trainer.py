@@ -6,29 +6,40 @@ step itself; and training state is written out here because Detectron2 0.6 leave
 of its checkpoints, later versions do not.
 """
 
+import logging
 import os
 import weakref
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
+from detectron2.data import build_detection_test_loader
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from proscale.checkpoint.atomic import remove_partial
 from proscale.data import build_mapper
+from proscale.data.training_loader import TrainingLoader, build_training_loader
 from proscale.engine.checkpointer import Checkpointer
 from proscale.engine.optimizer import build_optimizer, full_model_clip_norm
 from proscale.engine.precision import resolve_amp_dtype
+from proscale.engine.recent_metrics import RecentMetrics
+from proscale.engine.recorded_step import fault_recorder
 from proscale.engine.schedule import build_lr_scheduler
+from proscale.engine.signals import StopHook, StopSignals
 from proscale.engine.train_loop import TrainLoop
 from proscale.evaluation import build_evaluator
 from proscale.evaluation.results_file import write_results
 from proscale.modeling import with_sliding_window
 from proscale.modeling.test_time_augmentation import with_test_time_augmentation
+
+logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "results.json"
 """In ``OUTPUT_DIR``: {data set: {task: {metric: value}}} of the latest evaluation."""
@@ -37,11 +48,23 @@ RESULTS_TTA_FILE = "results_TTA.json"
 """In ``OUTPUT_DIR``: the results of ``test_with_TTA``."""
 
 
+_SCHEDULE_SETTINGS = (
+    *("max_iters", "power", "constant_ending"),
+    *("warmup_factor", "warmup_iters", "warmup_method"),
+)
+"""What DeepLab's schedule saves besides its progress. It follows from the configuration, in which
+``MAX_ITER`` may have been raised since."""
+
+
 class Trainer(DefaultTrainer):
     """Trains and evaluates whatever ``cfg`` describes, on the CPU, one GPU or several.
 
     Resuming restores the iteration, the parameters, the optimiser, the schedule and the loss scale.
-    The order of images and their augmentation start afresh.
+    What is random follows from the seed and the iteration: a resumed run goes on as if it had not
+    been interrupted, and two runs of a seed are the same, with any number of loader workers.
+
+    Attributes:
+        seed: ``SEED``; a drawn one, which checkpoints keep, where that is negative.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -55,11 +78,16 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         _check_batch_split(cfg)
+        _check_bounds(cfg)
         amp_dtype = resolve_amp_dtype(cfg)
+        self._draws_seed = cfg.SEED < 0
+        cfg = _with_seed(cfg)
+        self.seed: int = cfg.SEED
+        seed_all_rng(self.seed + comm.get_rank())
 
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        model = create_ddp_model(model, broadcast_buffers=False)
+        model = create_ddp_model(model, **_ddp_arguments(cfg))
         self._trainer = TrainLoop(
             model,
             self.build_train_loader(cfg),
@@ -68,11 +96,19 @@ class Trainer(DefaultTrainer):
             accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
             clip_norm=full_model_clip_norm(cfg),
             norm_type=cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE,
+            max_skipped_steps=cfg.SOLVER.MAX_SKIPPED_STEPS,
+            record_fault=fault_recorder(cfg),
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(
-            model, cfg.OUTPUT_DIR, fine_tune=True, trainer=weakref.proxy(self)
+            model,
+            cfg.OUTPUT_DIR,
+            fine_tune=True,
+            keep=cfg.SOLVER.CHECKPOINTS_TO_KEEP,
+            trust=cfg.MODEL.TRUST_WEIGHTS,
+            trainer=weakref.proxy(self),
         )
+        self._signals = StopSignals()
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -88,7 +124,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
-        return build_detection_train_loader(cfg, mapper=build_mapper(cfg, is_train=True))
+        return build_training_loader(cfg, build_mapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
@@ -149,9 +185,48 @@ class Trainer(DefaultTrainer):
             write_results(cfg.OUTPUT_DIR, RESULTS_TTA_FILE, results)
         return results
 
+    def build_hooks(self) -> list[HookBase]:
+        built = super().build_hooks()
+        # Behind the checkpoint of the step, which it need not save again, and before an evaluation,
+        # which may take longer than there is time.
+        place = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
+        return [
+            RecentMetrics(),
+            *built[:place],
+            StopHook(self._signals, self.checkpointer),
+            *built[place:],
+        ]
+
+    def train(self) -> dict | None:
+        """Train from where ``resume_or_load`` left off, and evaluate; see Detectron2.
+
+        Raises:
+            FloatingPointError: see ``TrainLoop.run_step``.
+            SystemExit: SIGTERM or SIGINT came; the step was finished, and a checkpoint saved.
+        """
+        if comm.is_main_process() and os.path.isdir(self.cfg.OUTPUT_DIR):
+            for name in remove_partial(Path(self.cfg.OUTPUT_DIR)):
+                logger.warning("Removed %s, which was never completed", name)
+        self._trainer.seed = self.seed
+        loader = self._trainer.data_loader
+        if isinstance(loader, TrainingLoader):  # a subclass may bring its own
+            loader.seed, loader.first_iteration = self.seed, self.start_iter
+        with self._signals:
+            return super().train()
+
+    def after_train(self) -> None:
+        if self.iter < self.max_iter:
+            # Detectron2 would evaluate even if the last step was not finished.
+            self._hooks = [h for h in self._hooks if not isinstance(h, hooks.EvalHook)]
+        super().after_train()
+
     def state_dict(self) -> dict:
         """Everything but the parameters that resuming needs."""
-        return {**TrainerBase.state_dict(self), "_trainer": self._trainer.state_dict()}
+        return {
+            **TrainerBase.state_dict(self),
+            "_trainer": self._trainer.state_dict(),
+            "seed": self.seed,
+        }
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Restore ``state_dict``.
@@ -165,8 +240,27 @@ class Trainer(DefaultTrainer):
                 "to resume from; to start from its weights, leave --resume out and give the file "
                 "as MODEL.WEIGHTS"
             )
-        TrainerBase.load_state_dict(self, state_dict)
+        states = dict(state_dict.get("hooks", {}))
+        schedule = states.get("LRScheduler", {})
+        states["LRScheduler"] = {k: v for k, v in schedule.items() if k not in _SCHEDULE_SETTINGS}
+        TrainerBase.load_state_dict(self, {**state_dict, "hooks": states})
         self._trainer.load_state_dict(state_dict["_trainer"])
+        seed = state_dict.get("seed", self.seed)  # files of earlier versions do not have it
+        if self._draws_seed:
+            self.seed = seed
+        elif seed != self.seed:
+            logger.warning(
+                "SEED is %d, but the checkpoint is of a run with %d: the order of images and all "
+                "that is random will not be what that run would have had",
+                self.seed,
+                seed,
+            )
+
+
+def _ddp_arguments(cfg: CfgNode) -> dict[str, Any]:
+    # Detectron2 takes every process to have a GPU.
+    on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
+    return {"broadcast_buffers": False, **({"device_ids": None} if on_cpu else {})}
 
 
 def _check_batch_split(cfg: CfgNode) -> None:
@@ -177,3 +271,21 @@ def _check_batch_split(cfg: CfgNode) -> None:
             f"SOLVER.ACCUMULATION_STEPS is {steps}; accepted are 1 to {images}, the images per "
             f"process (SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH}, processes {world_size})"
         )
+
+
+def _check_bounds(cfg: CfgNode) -> None:
+    for key in ("CHECKPOINTS_TO_KEEP", "MAX_SKIPPED_STEPS"):
+        if cfg.SOLVER[key] < 0:
+            raise ValueError(f"SOLVER.{key} is {cfg.SOLVER[key]}; accepted are 0, 1, 2, …")
+
+
+def _with_seed(cfg: CfgNode) -> CfgNode:
+    """``cfg`` with a drawn ``SEED``, the same in all processes, where it has none."""
+    if cfg.SEED >= 0:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SEED = int(comm.shared_random_seed())
+    cfg.freeze()
+    logger.info("SEED is drawn: SEED %d gives this run again", cfg.SEED)
+    return cfg

@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from proscale.engine import ConfigError, check_weights, setup_cfg
+from proscale.engine import ConfigError, check_weights, one_sentence, setup_cfg
 
 CPU = ["MODEL.DEVICE", "cpu"]
 
@@ -91,9 +91,9 @@ def test_key_unlike_any_other():
 
 def test_wrong_type_names_the_key(write_yaml):
     file = write_yaml("SOLVER: {MAX_ITER: many}")
-    with pytest.raises(ConfigError, match=r"config\.yaml: Type mismatch .*SOLVER.MAX_ITER"):
+    with pytest.raises(ConfigError, match=r"config\.yaml: SOLVER\.MAX_ITER is 'many'"):
         setup_cfg(file, CPU)
-    with pytest.raises(ConfigError, match=r"Type mismatch .*SOLVER.MAX_ITER"):
+    with pytest.raises(ConfigError, match=r"SOLVER\.MAX_ITER is 'many': accepts a whole number"):
         setup_cfg("", [*CPU, "SOLVER.MAX_ITER", "many"])
 
 
@@ -104,7 +104,7 @@ def test_odd_overrides_are_refused():
 
 @pytest.mark.parametrize("text", ["SOLVER: {", "_BASE_: nowhere.yaml"])
 def test_unreadable_file_is_named(text, write_yaml):
-    with pytest.raises(ConfigError, match=r"config\.yaml: "):
+    with pytest.raises(ConfigError, match=r"config\.yaml(, line 1)?: "):
         setup_cfg(write_yaml(text), CPU)
 
 
@@ -135,3 +135,12 @@ def test_last_checkpoint_replaces_weights(tmp_path, caplog):
     assert "No checkpoint to resume from" in caplog.text
     (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
     check_weights(cfg, resume=True, required=True)
+
+
+def test_message_of_a_worker_is_without_its_traceback():
+    text = (
+        "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call "
+        'last):\n  File "a.py", line 1\nproscale.data.errors.DataError: a.jpg: not readable (x)\n'
+    )
+    assert one_sentence(ValueError(text)) == "a.jpg: not readable (x)"
+    assert one_sentence(ValueError("a.jpg: wrong")) == "a.jpg: wrong"

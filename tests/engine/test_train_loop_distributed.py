@@ -1,9 +1,6 @@
 """Two processes on the CPU, each with half of the images; this file is also what they run."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -58,16 +55,8 @@ def worker(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_two_processes_equal_one(tmp_path):
-    python_path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(tmp_path)],
-            env=os.environ | {"PYTHONPATH": python_path},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+def test_two_processes_equal_one(run_two_processes, tmp_path):
+    run_two_processes(__file__)
     expected = train(PerImageModel(), make_batch(0, 8), steps=1)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for result in (first, second):

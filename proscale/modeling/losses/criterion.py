@@ -80,6 +80,10 @@ class SetCriterion(nn.Module):
         Returns:
             unweighted scalars ``loss_ce``, ``loss_mask``, ``loss_dice``, and with the suffix
             ``_0``, ``_1``, … those of the auxiliary outputs.
+
+        Raises:
+            FloatingPointError: a matching cost is not finite; tells which term, of which image and
+                output.
         """
         if target_counts is None:
             target_counts = [len(target["labels"]) for target in targets]
@@ -92,7 +96,11 @@ class SetCriterion(nn.Module):
         # Point sampling and sums over thousands of points need float32.
         with torch.autocast(outputs["pred_logits"].device.type, enabled=False):
             for suffix, prediction in predictions:
-                matches = self.matcher(prediction, targets)
+                try:
+                    matches = self.matcher(prediction, targets)
+                except FloatingPointError as error:
+                    output = f"auxiliary output {suffix[1:]}" if suffix else "the last output"
+                    raise FloatingPointError(f"matching {output}: {error}") from None
                 terms = {}
                 if "labels" in self.losses:
                     terms |= self._label_loss(

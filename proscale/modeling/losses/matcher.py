@@ -1,5 +1,6 @@
 """Bipartite matching of predictions and targets (DETR, §3.1), masks compared at random points."""
 
+import numpy as np
 import torch
 from detectron2.projects.point_rend.point_features import point_sample
 from scipy.optimize import linear_sum_assignment
@@ -46,13 +47,19 @@ class HungarianMatcher(nn.Module):
         Returns:
             for each image, the matched queries in rising order and their targets: two int64 CPU
             tensors of length ``min(Q, N)``.
+
+        Raises:
+            FloatingPointError: a cost is not finite; tells which term, of which image.
         """
-        return [
-            self._match(logits, masks, target["labels"], target["masks"])
-            for logits, masks, target in zip(
-                outputs["pred_logits"], outputs["pred_masks"], targets, strict=True
-            )
-        ]
+        matches = []
+        for image, (logits, masks, target) in enumerate(
+            zip(outputs["pred_logits"], outputs["pred_masks"], targets, strict=True)
+        ):
+            try:
+                matches.append(self._match(logits, masks, target["labels"], target["masks"]))
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error} of image {image} of the batch") from None
+        return matches
 
     def _match(
         self, logits: Tensor, masks: Tensor, labels: Tensor, true_masks: Tensor
@@ -67,12 +74,16 @@ class HungarianMatcher(nn.Module):
                 point_sample(m[None].float(), points, align_corners=False)[0]
                 for m in (masks, true_masks)
             )
-            cost = (
-                self.cost_class * -logits.float().softmax(-1)[:, labels]
-                + self.cost_mask * pairwise_mask_cost(predicted, true)
-                + self.cost_dice * pairwise_dice_cost(predicted, true)
-            )
-        queries, matched = linear_sum_assignment(cost.cpu().numpy())
+            terms = {
+                "class": self.cost_class * -logits.float().softmax(-1)[:, labels],
+                "mask": self.cost_mask * pairwise_mask_cost(predicted, true),
+                "dice": self.cost_dice * pairwise_dice_cost(predicted, true),
+            }
+            cost = (terms["class"] + terms["mask"] + terms["dice"]).cpu().numpy()
+        if not np.isfinite(cost).all():
+            wrong = [f"{name} cost" for name, term in terms.items() if not term.isfinite().all()]
+            raise FloatingPointError(" and ".join(wrong or ["sum of the costs"]))
+        queries, matched = linear_sum_assignment(cost)
         return torch.as_tensor(queries), torch.as_tensor(matched)
 
 

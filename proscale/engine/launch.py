@@ -1,0 +1,193 @@
+"""Starts the processes of a training, or joins those that torchrun has started.
+
+Detectron2's ``launch`` knows GPUs and ``--num-gpus`` alone, and leaves it to chance what is told of
+a process that dies. Here torchrun's agent watches in both cases: it ends all processes when one
+dies, and tells that one's reason. Gradients are exchanged by NCCL on GPUs and by gloo on the CPU.
+"""
+
+import logging
+import os
+import time
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from proscale.engine.meeting import meet
+from proscale.engine.setup import ConfigError
+
+logger = logging.getLogger(__name__)
+
+SECONDS_FOR_THE_REASON = 5.0
+"""How long a process waits to be ended that only knows that another one has gone. The agent takes
+the first that fails for the cause, and sees one that was killed a moment later."""
+
+
+class ProcessFailed(RuntimeError):
+    """A process that was started here has failed; the message is the first one's reason."""
+
+
+def check_processes(args: Namespace, environment: Mapping[str, str] = os.environ) -> None:
+    """Make sure that as many processes can be started as the command line asks for.
+
+    Args:
+        args: of Detectron2's parser.
+        environment: of this process, where torchrun says what it does.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    by_torchrun = is_started_by_torchrun(environment)
+    if by_torchrun and (args.num_gpus, args.num_machines) != (1, 1):
+        raise ConfigError(
+            f"--num-gpus is {args.num_gpus} and --num-machines {args.num_machines}: accepts 1 "
+            "under torchrun, which has --nproc_per_node and --nnodes"
+        )
+    restarts = int(environment.get("TORCHELASTIC_MAX_RESTARTS", 0))
+    if by_torchrun and restarts and not (args.resume or args.eval_only):
+        raise ConfigError(
+            f"--max-restarts of torchrun is {restarts}: accepts 0 without --resume of "
+            "train_net.py, because a restart would begin anew"
+        )
+    gpus = torch.cuda.device_count()
+    if args.num_gpus > max(1, gpus):
+        raise ConfigError(
+            f"--num-gpus is {args.num_gpus}, but this machine has {gpus} GPUs; for processes on "
+            f"the CPU: torchrun --nproc_per_node {args.num_gpus} train_net.py … MODEL.DEVICE cpu"
+        )
+    if args.num_machines * args.num_gpus > 1:
+        _rendezvous(args)
+
+
+def launch(main: Callable[..., None], args: Namespace, cfg: CfgNode) -> None:
+    """Call ``main(args, cfg)`` in every process of the job.
+
+    Those that torchrun has started join; otherwise ``--num-gpus`` are started on this machine, one
+    of ``--num-machines``, unless it is only one: that is this process.
+
+    Args:
+        main: of a module that can be imported.
+        args: of Detectron2's parser, checked by :func:`check_processes`.
+        cfg: ``MODEL.DEVICE`` tells GPUs from the CPU, ``DISTRIBUTED.TIMEOUT`` ends what hangs.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes on this machine, or ``MODEL.DEVICE`` is one
+            of several GPUs.
+        ProcessFailed: a process started here has failed.
+        SystemExit: the processes were asked to stop by a signal.
+    """
+    if is_started_by_torchrun(os.environ):
+        _join(main, args, cfg)
+    elif args.num_machines * args.num_gpus == 1:
+        main(args, cfg)
+    else:
+        # One thread each, as torchrun has it: together they would have too many.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        start = LaunchConfig(
+            min_nodes=args.num_machines,
+            max_nodes=args.num_machines,
+            nproc_per_node=args.num_gpus,
+            run_id="proscale",
+            max_restarts=0,
+            **_rendezvous(args),
+        )
+        try:
+            elastic_launch(start, _join)(main, args, cfg)
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            raise ProcessFailed(f"process {rank} failed: {failure.message}") from error
+        except SignalException as stop:
+            raise SystemExit(128 + stop.sigval) from stop
+
+
+def is_started_by_torchrun(environment: Mapping[str, str]) -> bool:
+    """Whether a process with this environment is one of torchrun's."""
+    return "TORCHELASTIC_RUN_ID" in environment
+
+
+def _rendezvous(args: Namespace) -> dict[str, Any]:
+    """Where the processes of all machines find each other, for torch's launcher."""
+    if args.dist_url == "auto" and args.num_machines == 1:
+        return {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    scheme, _, address = args.dist_url.partition("://")
+    if scheme != "tcp" or not address.rpartition(":")[2].isdigit():
+        raise ConfigError(
+            f"--dist-url is {args.dist_url}: accepts tcp://HOST:PORT of machine 0, and auto with "
+            "one machine"
+        )
+    return {
+        "rdzv_backend": "static",
+        "rdzv_endpoint": address,
+        "rdzv_configs": {"rank": args.machine_rank},
+    }
+
+
+def _join(main: Callable[..., None], args: Namespace, cfg: CfgNode) -> None:
+    """Call ``main`` as one of several processes, which the environment describes."""
+    backend = _take_device(cfg)
+    timeout = timedelta(seconds=cfg.DISTRIBUTED.TIMEOUT)
+    shared, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+    store = meet(shared, rank, world_size, timeout)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    comm._LOCAL_PROCESS_GROUP = _group_of_machine(timeout)
+    # Detectron2 makes it when it is needed first, with a timeout of its own.
+    dist.set_timeout(timeout, comm._get_global_gloo_group())
+    try:
+        main(args, cfg)
+        # The main process serves the others and has to be the last.
+        comm.synchronize()
+    except RuntimeError as error:
+        if _is_about_a_peer(error):
+            logger.error("Another process has gone: waiting to be ended, too")
+            time.sleep(SECONDS_FOR_THE_REASON)
+        raise
+    dist.destroy_process_group()
+    comm._LOCAL_PROCESS_GROUP = None
+    comm._get_global_gloo_group.cache_clear()
+
+
+def _take_device(cfg: CfgNode) -> str:
+    """Make this process's GPU, if it has one, the current one; returns the backend."""
+    if torch.device(cfg.MODEL.DEVICE).type == "cpu":
+        return "gloo"
+    if cfg.MODEL.DEVICE != "cuda":
+        raise ConfigError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}: accepts cuda, where every process takes one GPU, "
+            "and cpu, with several processes"
+        )
+    processes, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if processes > gpus:
+        raise ConfigError(
+            f"torchrun has started {processes} processes on this machine, which has {gpus} GPUs; "
+            f"accepted are --nproc_per_node 1 to {gpus}, or MODEL.DEVICE cpu"
+        )
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return "nccl"
+
+
+def _group_of_machine(timeout: timedelta) -> dist.ProcessGroup:
+    """The group of the processes on this machine, for ``detectron2.utils.comm``."""
+    machines: list[int] = [0] * dist.get_world_size()
+    dist.all_gather_object(machines, int(os.environ["GROUP_RANK"]))
+    # All processes have to take part in making all groups.
+    groups = {
+        machine: dist.new_group(
+            [rank for rank, where in enumerate(machines) if where == machine], timeout=timeout
+        )
+        for machine in sorted(set(machines))
+    }
+    return groups[machines[dist.get_rank()]]
+
+
+def _is_about_a_peer(error: RuntimeError) -> bool:
+    """Whether an exchange with another process failed."""
+    # Errors of gloo have no type of their own.
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()

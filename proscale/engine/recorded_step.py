@@ -1,0 +1,125 @@
+"""A training step in a file, to be seen again: after a fault, or wherever one wants a closer look.
+
+The file holds what the step depends on: configuration, parameters and buffers, the batch, seed,
+iteration and process. It is read without running any code of a pickle.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.structures import BitMasks, Boxes, Instances
+
+from proscale.checkpoint import CheckpointError, read_checkpoint
+from proscale.checkpoint.atomic import save_archive
+from proscale.engine.train_loop import Sample, TrainLoop
+
+_STRUCTURES = {"BitMasks": BitMasks, "Boxes": Boxes}
+_KIND = "__kind__"
+
+
+@dataclass(frozen=True)
+class RecordedStep:
+    """What a training step depends on.
+
+    Attributes:
+        config: of the run, as YAML.
+        seed, iteration, rank: what is random in the step follows from them.
+        weights: the model's ``state_dict`` from before the step; in one that ended a training, the
+            running statistics of batch norms, which a step does not read, are from after it.
+        batch: the samples of the process.
+    """
+
+    config: str
+    seed: int
+    iteration: int
+    rank: int
+    weights: dict[str, torch.Tensor]
+    batch: list[Sample]
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "RecordedStep":
+        """
+        Raises:
+            CheckpointError: the file is not there, damaged, or no recorded step.
+        """
+        content = read_checkpoint(Path(path))
+        names = [field.name for field in fields(cls)]
+        missing = [name for name in names if name not in content]
+        if missing:
+            raise CheckpointError(f"{path}: it is no recorded step: it has no {', '.join(missing)}")
+        return cls(**{name: _restore(content[name]) for name in names})
+
+    def write(self, path: Path) -> None:
+        """
+        Raises:
+            CheckpointError: the system refused, or a sample has something in it that only a pickle
+                could hold.
+        """
+        content = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        save_archive(path, content)
+
+
+def fault_recorder(cfg: CfgNode) -> Callable[[TrainLoop, list[Sample]], str]:
+    """Writes the step that a loop is at to ``OUTPUT_DIR``/fault_(iteration)_rank(rank).pth.
+
+    Returns:
+        what to call with the loop and its batch; it returns how to see the fault again, or why
+        nothing could be written, for the message of the fault.
+    """
+
+    def record(loop: TrainLoop, batch: list[Sample]) -> str:
+        path = Path(cfg.OUTPUT_DIR, f"fault_{loop.iter:07d}_rank{loop.rank}.pth")
+        model = loop.model.module if hasattr(loop.model, "module") else loop.model
+        step = RecordedStep(
+            config=cfg.dump(),
+            seed=loop.seed,
+            iteration=loop.iter,
+            rank=loop.rank,
+            weights=model.state_dict(),
+            batch=batch,
+        )
+        try:
+            step.write(path)
+        except CheckpointError as error:
+            return str(error)
+        return f"to see it again: proscale replay {path}"
+
+    return record
+
+
+def _plain(value: Any) -> Any:
+    """``value`` of types that are read without running code."""
+    if isinstance(value, Instances):
+        fields = {name: _plain(field) for name, field in value.get_fields().items()}
+        return {_KIND: "Instances", "image_size": list(value.image_size), "fields": fields}
+    for kind, structure in _STRUCTURES.items():
+        if isinstance(value, structure):
+            return {_KIND: kind, "tensor": value.tensor}
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (torch.Tensor, str, bool, int, float)):
+        return value
+    raise CheckpointError(f"not recorded: a sample has a {type(value).__name__} in it")
+
+
+def _restore(value: Any) -> Any:
+    """What ``_plain`` was given; tuples are lists."""
+    if isinstance(value, list):
+        return [_restore(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get(_KIND) == "Instances":
+        return Instances(tuple(value["image_size"]), **_restore(value["fields"]))
+    if _KIND in value:
+        return _STRUCTURES[value[_KIND]](value["tensor"])
+    return {name: _restore(item) for name, item in value.items()}

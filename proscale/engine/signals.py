@@ -1,0 +1,75 @@
+"""Ends training in good order when a scheduler, the system or the user asks for it."""
+
+import logging
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from detectron2.engine import HookBase
+
+from proscale.engine.agreement import largest_of_processes
+from proscale.engine.checkpointer import Checkpointer
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopSignals:
+    """Within it the first SIGTERM or SIGINT is noted, not obeyed; a second one kills at once.
+
+    A signal that was ignored before, as SIGINT is in a shell's background jobs, stays so. Outside
+    of the main thread, where Python allows no handlers, it does nothing.
+
+    Attributes:
+        received: number of the signal; 0 before it came.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        for other in self._before:
+            signal.signal(other, signal.SIG_DFL)
+
+
+class StopHook(HookBase):
+    """Saves a checkpoint and exits after the step in which a process was asked to stop.
+
+    ``after_step`` raises SystemExit in every process, with status 128 + signal, as shells have it.
+
+    Args:
+        signals: of this process.
+        checkpointer: of the training; may have saved the same step before.
+    """
+
+    def __init__(self, signals: StopSignals, checkpointer: Checkpointer):
+        self._signals = signals
+        self._checkpointer = checkpointer
+
+    def after_step(self) -> None:
+        number = largest_of_processes(self._signals.received)
+        if not number:
+            return
+        iteration = self.trainer.iter
+        if self._checkpointer.saved_iteration != iteration:
+            self._checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        logging.getLogger(__name__).warning(
+            "%s: stopped and saved after iteration %d; --resume goes on from there",
+            signal.Signals(number).name,
+            iteration,
+        )
+        raise SystemExit(128 + number)

@@ -1,0 +1,81 @@
+"""What the command line may ask for, and a job of processes started by it."""
+
+import os
+from argparse import Namespace
+
+import pytest
+import torch
+from detectron2.engine import default_argument_parser
+
+from proscale.engine import ConfigError, ProcessFailed, check_processes, launch
+from proscale.engine.launch import is_started_by_torchrun
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "1"}
+
+
+def parse(*words: str) -> Namespace:
+    return default_argument_parser().parse_args(list(words))
+
+
+def test_one_process_needs_nothing(cfg):
+    calls = []
+    args = parse()
+    check_processes(args, {})
+    launch(lambda *given: calls.append(given), args, cfg)
+    assert calls == [(args, cfg)]
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "message"),
+    [
+        (["--num-gpus", "2"], {}, "2, but this machine has 1 GPUs; .*torchrun --nproc_per_node 2"),
+        (["--num-gpus", "2"], TORCHRUN, "accepts 1 under torchrun"),
+        (["--num-machines", "2"], TORCHRUN, "accepts 1 under torchrun"),
+        (
+            ["--num-machines", "2", "--dist-url", "file:///shared"],
+            {},
+            "--dist-url is file:///shared: accepts tcp://HOST:PORT",
+        ),
+        (["--num-machines", "2", "--dist-url", "auto"], {}, "--dist-url is auto"),
+        ([], TORCHRUN | {"TORCHELASTIC_MAX_RESTARTS": "3"}, "accepts 0 without --resume"),
+    ],
+)
+def test_what_cannot_be_started(monkeypatch, words, environment, message):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=message):
+        check_processes(parse(*words), environment)
+
+
+def test_restarts_with_resume():
+    check_processes(parse("--resume"), TORCHRUN | {"TORCHELASTIC_MAX_RESTARTS": "3"})
+    assert is_started_by_torchrun(TORCHRUN) and not is_started_by_torchrun({})
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda:1", "MODEL.DEVICE is cuda:1: accepts cuda"),
+        ("cuda", "started 4 processes on this machine, which has 2 GPUs"),
+    ],
+)
+def test_devices_of_several_processes(monkeypatch, cfg, device, message):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in (TORCHRUN | {"LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "0"}).items():
+        monkeypatch.setenv(name, value)
+    cfg.MODEL.DEVICE = device
+    with pytest.raises(ConfigError, match=message):
+        launch(pytest.fail, parse(), cfg)
+
+
+def fail_in_one(args: Namespace, cfg) -> None:
+    if os.environ["RANK"] == "1":
+        raise ValueError("no luck")
+    torch.distributed.barrier()
+
+
+@pytest.mark.slow
+def test_failure_of_a_process_that_was_started_here(monkeypatch, cfg):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    args = parse("--num-gpus", "2", "--dist-url", "auto")
+    with pytest.raises(ProcessFailed, match=r"(?s)process 1 failed: .*ValueError: no luck"):
+        launch(fail_in_one, args, cfg)
