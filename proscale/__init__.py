@@ -17,5 +17,6 @@ with warnings.catch_warnings():
 
 from proscale import data, modeling
 from proscale.config import add_proscale_config
+from proscale.prediction import Predictor
 
-__all__ = ["add_proscale_config", "data", "modeling"]
+__all__ = ["Predictor", "add_proscale_config", "data", "modeling"]

@@ -52,8 +52,8 @@ def summary_table(costs: Mapping[str, ModelCost]) -> str:
     return markdown_table(rows, headers, text=["model"]) + note
 
 
-def parts_table(cost: ModelCost) -> str:
-    """A row for every part and, indented, its pieces."""
+def parts_rows(cost: ModelCost) -> tuple[list[str], list[list[str]]]:
+    """Headers, and a row for every part and, with a dash, its pieces."""
     whole = cost.part(EVERYTHING)
     rows = [
         [
@@ -65,7 +65,12 @@ def parts_table(cost: ModelCost) -> str:
         ]
         for part in cost.parts
     ]
-    headers = ["part", "GFLOPs", "share", "parameters, M", "activations, M"]
+    return ["part", "GFLOPs", "share", "parameters, M", "activations, M"], rows
+
+
+def parts_table(cost: ModelCost) -> str:
+    """What :func:`parts_rows` returns."""
+    headers, rows = parts_rows(cost)
     return markdown_table(rows, headers, text=["part"])
 
 

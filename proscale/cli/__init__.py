@@ -4,10 +4,32 @@ import argparse
 import logging
 import sys
 
-from proscale.cli import benchmark, check_dataset, compare_merging, convert, demo, flops, prepare
+from proscale.cli import (
+    benchmark,
+    check_dataset,
+    compare_merging,
+    convert,
+    demo,
+    flops,
+    predict,
+    prepare,
+    replay,
+    report,
+)
 from proscale.engine import ConfigError
 
-_COMMANDS = (demo, flops, benchmark, prepare, check_dataset, compare_merging, convert)
+_COMMANDS = (
+    demo,
+    flops,
+    benchmark,
+    predict,
+    prepare,
+    check_dataset,
+    compare_merging,
+    convert,
+    replay,
+    report,
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -16,7 +38,12 @@ def main(arguments: list[str] | None = None) -> None:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for module in _COMMANDS:
         module.add_parser(commands)
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes words that are no options in one row only, but KEY VALUE may stand anywhere.
+    if rest and ("opts" not in options or any(word.startswith("--") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.opts = [*options.opts, *rest]
     # What libraries warn about while they work goes to the log, not between a command's lines.
     logging.captureWarnings(True)
     try:

@@ -31,10 +31,15 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def split_overrides(options: argparse.Namespace) -> None:
     """Move what follows the files of --config-file, KEY VALUE pairs, to ``options.opts``."""
-    files: list[str] = options.config_file
-    keys = (place for place, text in enumerate(files) if _KEY.fullmatch(text))
-    first = next(keys, len(files))
-    options.config_file, options.opts = files[:first], [*files[first:], *options.opts]
+    options.config_file, overrides = split_at_key(options.config_file)
+    options.opts = [*overrides, *options.opts]
+
+
+def split_at_key(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Files, and the KEY VALUE pairs behind them."""
+    keys = (place for place, text in enumerate(words) if _KEY.fullmatch(text))
+    first = next(keys, len(words))
+    return list(words[:first]), list(words[first:])
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:

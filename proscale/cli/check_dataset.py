@@ -7,17 +7,15 @@ errors.
 """
 
 import argparse
-import difflib
 import json
 import logging
 import os
 import sys
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog
-
 from proscale.data.checks import as_document, check_datasets, histogram, summary
 from proscale.engine import ConfigError, setup_cfg
+from proscale.engine import check_datasets as check_registered
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -76,9 +74,5 @@ def _names(options: argparse.Namespace) -> list[str]:
         names = options.names
     if not names:
         raise ConfigError("nothing to check; accepted are names of data sets, or --config-file")
-    known = DatasetCatalog.list()
-    for name in names:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known) or sorted(known)[:5]
-            raise ConfigError(f"there is no data set {name}; nearest are {', '.join(nearest)}")
+    check_registered(names)
     return list(dict.fromkeys(names))

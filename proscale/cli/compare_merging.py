@@ -70,7 +70,8 @@ def run(options: argparse.Namespace) -> None:
     dataset = cfg.DATASETS.TEST[0]
 
     def load(model: nn.Module) -> None:
-        Checkpointer(model, fine_tune=False).load(cfg.MODEL.WEIGHTS)
+        checkpointer = Checkpointer(model, fine_tune=False, trust=cfg.MODEL.TRUST_WEIGHTS)
+        checkpointer.load(cfg.MODEL.WEIGHTS)
 
     try:
         merged = MergedModel(cfg, load)

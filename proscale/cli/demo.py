@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
+from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventWriter, JSONWriter, get_event_storage
 from PIL import Image
@@ -54,6 +55,8 @@ def run(options: argparse.Namespace) -> None:
     cfg = setup_cfg(options.config_file, [*options.opts, "OUTPUT_DIR", str(output)])
     output.mkdir(parents=True, exist_ok=True)
     _log_to_file(output / "log.txt")
+    (output / "config.yaml").write_text(cfg.dump())
+    logging.getLogger("proscale").info("Environment info:\n%s", collect_env_info())
     seed_all_rng(cfg.SEED)
 
     dataset = generate(DEFAULT_ROOT)

@@ -38,6 +38,8 @@ def test_trains_evaluates_and_draws(few_shapes, tmp_path, monkeypatch, capsys, r
     assert 0 <= results["shapes_val"]["panoptic_seg"]["PQ"] <= 100
     assert len(list((output / "pictures").glob("*.png"))) == 4
     assert (output / "model_final.pth").is_file()
+    assert "MAX_ITER: 2" in (output / "config.yaml").read_text()
+    assert "PyTorch" in (output / "log.txt").read_text()
     assert os.path.isdir(MetadataCatalog.get("shapes_val").image_root)
 
 

@@ -1,0 +1,113 @@
+"""``proscale predict``: images and videos through a trained model, and a page to look at.
+
+INPUT are images, videos, folders and patterns. OUTPUT gets pictures with the segments drawn over
+them, what was found as COCO's panoptic format, COCO's instance results or label images, and
+index.html, a single file that shows everything in a browser, without a server. A file that cannot
+be read is reported and skipped; the exit status is then 1.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from proscale.checkpoint import CheckpointError
+from proscale.cli.arguments import positive, split_at_key
+from proscale.engine import ConfigError, setup_cfg
+from proscale.prediction import TASKS, Predictor
+from proscale.prediction.files import VIDEO_SAMPLES, predict_files
+from proscale.prediction.outputs import OutputFolder
+from proscale.prediction.predictor import choose_task
+from proscale.prediction.sources import find_sources
+
+INSTANCE_THRESHOLD = 0.5
+"""Score below which instances are left out unless told; a model gives a hundred of an image."""
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command to ``proscale``."""
+    parser = commands.add_parser(
+        "predict",
+        help="segment images and videos, and show the results on a page",
+        description=__doc__.split("\n\n", 1)[1],
+        epilog=f"Every frame of a video is predicted into a video; {VIDEO_SAMPLES} of them, evenly "
+        "spread, have results like images.",
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="the model")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="its weights")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder")
+    parser.add_argument(
+        "--task", choices=TASKS, help="which results (default: the first of these that it gives)"
+    )
+    parser.add_argument(
+        "--score-threshold",
+        type=_share,
+        metavar="SCORE",
+        help="leave out what scores less, 0 to 1 (default: 0 for panoptic segments, which have "
+        "passed MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD; "
+        f"{INSTANCE_THRESHOLD} for instances; semantic results have no scores)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="images in the model together, as far as they have one size (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        default=2,
+        metavar="N",
+        help="threads that read, and that draw and write (default: %(default)s)",
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="image, video, folder or pattern; KEY VALUE pairs are configuration overrides",
+    )
+    parser.set_defaults(run=run, opts=[])
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
+    inputs, overrides = split_at_key([*options.inputs, *options.opts])
+    try:
+        sources = find_sources(inputs, leave_out=options.output)
+        cfg = setup_cfg(options.config_file, overrides)
+        task = choose_task(cfg, options.task)
+        threshold = _threshold(options.score_threshold, task)
+        predictor = Predictor(cfg, options.weights, task=task, score_threshold=threshold)
+    except (CheckpointError, ValueError, FileNotFoundError) as error:
+        raise ConfigError(str(error)) from error
+    output = OutputFolder(
+        options.output,
+        task=task,
+        classes=predictor.classes,
+        dataset=cfg.DATASETS.TEST[0],
+        title=f"Predictions of {Path(options.config_file).stem}",
+    )
+    failures = predict_files(
+        predictor, sources, output, batch_size=options.batch_size, workers=options.workers
+    )
+    print(f"{len(sources) - len(failures)} of {len(sources)} files: {output.page}")
+    if failures:
+        sys.exit(f"proscale: {len(failures)} of {len(sources)} files could not be read")
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: accepts 0 to 1")
+    return value
+
+
+def _threshold(wanted: float | None, task: str) -> float:
+    if task == "semantic" and wanted is not None:
+        raise ConfigError(
+            "--score-threshold is for panoptic and instance results: semantic ones have no scores"
+        )
+    return wanted if wanted is not None else INSTANCE_THRESHOLD if task == "instance" else 0.0

@@ -1,0 +1,112 @@
+"""``proscale replay``: a training step that was recorded because something was not finite, again.
+
+Rebuilds the model of FILE (fault_*.pth in OUTPUT_DIR) with its weights, runs forward and backward
+pass on the recorded batch with the random numbers of that step, and tells the losses and the first
+module whose output is not finite. It sees what the one process saw that wrote the file: losses are
+normalised by its targets alone.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from proscale.checkpoint import CheckpointError
+from proscale.cli.arguments import add_overrides
+from proscale.engine import ConfigError, setup_cfg
+from proscale.engine.precision import resolve_amp_dtype
+from proscale.engine.recorded_step import RecordedStep
+from proscale.engine.train_loop import TrainLoop
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command to ``proscale``."""
+    parser = commands.add_parser(
+        "replay",
+        help="repeat a training step that was not finite",
+        description=__doc__.split("\n\n", 1)[1],
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="fault_*.pth of a training")
+    add_overrides(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
+    try:
+        step = RecordedStep.read(options.file)
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
+    cfg = _config(step, options.opts)
+    model = build_model(cfg)
+    model.load_state_dict(step.weights)
+    files = ", ".join(str(sample.get("file_name", "(unnamed)")) for sample in step.batch)
+    print(f"Iteration {step.iteration} of process {step.rank}: {files}")
+
+    loop = TrainLoop(
+        model,
+        [step.batch],
+        torch.optim.SGD(model.parameters(), lr=0.0),
+        amp_dtype=resolve_amp_dtype(cfg),
+        accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
+    )
+    loop.seed, loop.iter, loop.rank = step.seed, step.iteration, step.rank
+    outputs = _FiniteOutputs(model)
+    with EventStorage(step.iteration) as storage:
+        try:
+            loop.run_step()
+        except FloatingPointError as error:
+            print(str(error).partition("; images of this process")[0])
+            print(outputs.describe())
+        else:
+            for name, (value, _) in storage.latest().items():
+                if "loss" in name or name == "grad_norm":
+                    print(f"{name} = {value:.6g}")
+            print("everything is finite")
+
+
+def _config(step: RecordedStep, overrides: list[str]) -> CfgNode:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "config.yaml")
+        file.write_text(step.config)
+        return setup_cfg(str(file), overrides)
+
+
+class _FiniteOutputs:
+    """Watches the outputs of all modules for the first that is not finite."""
+
+    def __init__(self, model: nn.Module):
+        self._first = ""
+        for name, module in model.named_modules():
+            if name:
+                module.register_forward_hook(self._watch(name))
+
+    def _watch(self, name: str):
+        def look(module: nn.Module, inputs: object, output: object) -> None:
+            if not self._first and not all(map(_is_finite, _tensors(output))):
+                self._first = f"{name} ({type(module).__name__})"
+
+        return look
+
+    def describe(self) -> str:
+        """One line."""
+        return f"first output that is not finite: {self._first or 'none of a module'}"
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
+
+
+def _tensors(output: object) -> list[torch.Tensor]:
+    if isinstance(output, torch.Tensor):
+        return [output]
+    if isinstance(output, dict):
+        output = list(output.values())
+    if isinstance(output, (list, tuple)):
+        return [tensor for item in output for tensor in _tensors(item)]
+    return []

@@ -1,0 +1,59 @@
+"""``proscale report``: from the folder of a training to one page that shows how it went.
+
+Curves, results with every class, the best and worst images with their truth, cost, configuration
+and versions, in a single HTML file that needs no server and no network. Folders of a training that
+still runs, or of an evaluation alone, have a page of what is there.
+"""
+
+import argparse
+from pathlib import Path
+
+from proscale.engine import ConfigError
+from proscale.report import NotARun, write_report
+
+PAGE = "report.html"
+_IMAGES = 4
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command to ``proscale``."""
+    parser = commands.add_parser(
+        "report",
+        help="show a training on a page: curves, results, images, cost",
+        description=__doc__.split("\n\n", 1)[1],
+    )
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="OUTPUT_DIR of the training")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help=f"the page (default: RUN_DIR/{PAGE})"
+    )
+    parser.add_argument(
+        "--images",
+        type=_count,
+        default=_IMAGES,
+        metavar="N",
+        help="best and as many worst images of every data set, predicted with the final weights "
+        "(default: %(default)s; 0 for none)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
+    output = options.output or options.run_dir / PAGE
+    if options.output and not output.parent.is_dir():
+        raise ConfigError(f"--output {output}: there is no folder {output.parent}")
+    try:
+        missing = write_report(options.run_dir, output, images=options.images)
+    except NotARun as error:
+        raise ConfigError(str(error)) from error
+    except OSError as error:
+        raise ConfigError(str(error)) from error
+    for sentence in missing:
+        print(sentence)
+    print(f"Report: {output}")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: accepts whole numbers from 0")
+    return int(text)

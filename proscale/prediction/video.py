@@ -1,0 +1,93 @@
+"""Frames of videos, in and out, by OpenCV."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+CODEC = "mp4v"
+"""MPEG-4, which OpenCV's own FFmpeg writes everywhere."""
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
+    capture = cv2.VideoCapture(str(path))
+    try:
+        if not capture.isOpened():
+            raise ValueError(f"{path}: not a readable video")
+        yield capture
+    finally:
+        capture.release()
+
+
+def count_frames(path: Path) -> int:
+    """The frames that can be read; what a video says of itself may be wrong.
+
+    Raises:
+        ValueError: it cannot be read, or has no frames.
+    """
+    with _opened(path) as capture:
+        number = 0
+        while capture.grab():
+            number += 1
+    if not number:
+        raise ValueError(f"{path}: a video without a readable frame")
+    return number
+
+
+def read_frames(path: Path) -> Iterator[np.ndarray]:
+    """The frames in turn, RGB ``(H, W, 3)`` uint8.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    with _opened(path) as capture:
+        while True:
+            is_there, frame = capture.read()
+            if not is_there:
+                return
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+
+def frame_rate(path: Path) -> float:
+    """Frames per second; 25 where the video does not say.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    with _opened(path) as capture:
+        return capture.get(cv2.CAP_PROP_FPS) or 25.0
+
+
+class VideoWriter:
+    """Writes an MP4 file frame by frame; its size is that of the first one.
+
+    Args:
+        path: of the file.
+        rate: frames per second.
+    """
+
+    def __init__(self, path: Path, rate: float) -> None:
+        self._path, self._rate = path, rate
+        self._writer: cv2.VideoWriter | None = None
+
+    def add(self, frame: np.ndarray) -> None:
+        """Add a frame, RGB ``(H, W, 3)`` uint8.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        if self._writer is None:
+            size = frame.shape[1], frame.shape[0]
+            fourcc = cv2.VideoWriter.fourcc(*CODEC)
+            self._writer = cv2.VideoWriter(str(self._path), fourcc, self._rate, size)
+            if not self._writer.isOpened():
+                raise OSError(f"{self._path}: OpenCV cannot write this video")
+        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.release()

@@ -1,0 +1,176 @@
+"""Puts the parts of the report together, as one HTML file."""
+
+import html
+import os
+import platform
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from proscale.prediction.replaced_file import replaced
+from proscale.report.cost import cost_html
+from proscale.report.curves import curve_charts
+from proscale.report.evaluations import Evaluation
+from proscale.report.images import TASKS, ImagePairs, NotDrawn, extremes
+from proscale.report.run_folder import CONFIG_FILE, Run, read_run
+from proscale.report.settings import changed_keys
+from proscale.report.summary import summary_html
+from proscale.report.tables import evaluation_html, plain
+from proscale.web import shared_pieces
+
+
+def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
+    """Write the page about a run.
+
+    Args:
+        run_dir: ``OUTPUT_DIR`` of a training or evaluation.
+        output: the HTML file; its folder is there.
+        images: best and as many worst ones of every data set; 0 shows none.
+
+    Returns:
+        a sentence for everything that is missing on the page.
+
+    Raises:
+        NotARun: ``run_dir`` is none.
+    """
+    run = read_run(run_dir)
+    missing = list(run.missing)
+    sections = [
+        ("curves", "Curves", curve_charts(run.curves)),
+        ("results", "Results", "".join(map(_results, run.evaluations))),
+        ("images", "Best and worst images", _images(run, images, missing) if images else ""),
+        ("cost", "Cost", _cost(run, missing)),
+        ("configuration", "Configuration", _configuration(run)),
+        ("versions", "Versions and machine", _versions(run)),
+    ]
+    shown = [section for section in sections if section[2]]
+    words = {
+        "title": html.escape(run_dir.resolve().name),
+        "subtitle": html.escape(_subtitle(run)),
+        "summary": summary_html(run),
+        "missing": _missing(missing),
+        "links": "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in shown),
+        "sections": "".join(
+            f'<section id="{name}"><h2>{title}</h2>{content}</section>'
+            for name, title, content in shown
+        ),
+        **shared_pieces(),
+    }
+    template = files("proscale.report").joinpath("report.html").read_text("utf-8")
+    with replaced(output) as part:
+        part.write_text(Template(template).substitute(words), encoding="utf-8")
+    return missing
+
+
+def _subtitle(run: Run) -> str:
+    date = datetime.now(timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M")
+    parts = []
+    if run.cfg is not None:
+        model = run.cfg.MODEL
+        decoder = model.SEM_SEG_HEAD.PIXEL_DECODER_NAME
+        if model.META_ARCHITECTURE == "MaskFormer":
+            parts.append(decoder)
+        parts += [model.BACKBONE.NAME, *run.cfg.DATASETS.TRAIN]
+    return " · ".join([*parts, f"reported {date}"])
+
+
+def _missing(sentences: list[str]) -> str:
+    if not sentences:
+        return ""
+    lines = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
+    return f'<div class="missing"><b>Missing on this page</b><ul>{lines}</ul></div>'
+
+
+def _heading(evaluation: Evaluation) -> str:
+    dataset = f" <small>{html.escape(evaluation.dataset)}</small>" if evaluation.dataset else ""
+    return f"<h3>{html.escape(evaluation.title)}{dataset}</h3>"
+
+
+def _results(evaluation: Evaluation) -> str:
+    return f'<div class="panel">{_heading(evaluation)}{evaluation_html(evaluation)}</div>'
+
+
+def _images(run: Run, count: int, missing: list[str]) -> str:
+    parts = []
+    scored = [e for e in run.evaluations if e.task in TASKS and not e.has_views]
+    if run.evaluations and not scored:
+        missing.append("Best and worst images: AP is no figure of single images.")
+    for evaluation in scored:
+        what = f"Best and worst images of {evaluation.dataset}, {evaluation.title.lower()}"
+        if not evaluation.images:
+            missing.append(f"{what}: the evaluation wrote no figures of images.")
+            continue
+        best, worst = extremes(evaluation.images, count)
+        try:
+            pairs = _pairs(run, evaluation)
+        except NotDrawn as error:
+            missing.append(f"{what}, are named only: {error}.")
+            pairs = None
+        parts.append(_heading(evaluation))
+        for title, chosen in (("Best", best), ("Worst", worst)):
+            rows, drawn = [], []
+            for image in chosen:
+                try:
+                    if pairs is not None:
+                        drawn.append(f'<div class="pair">{"".join(pairs.draw(image))}</div>')
+                        continue
+                except NotDrawn as error:
+                    missing.append(f"{Path(image.file_name).name} is not drawn: {error}.")
+                rows.append([image.file_name, image.value])
+            parts.append(f"<h4>{title}</h4>")
+            if drawn:
+                parts.append(f'<div class="pairs">{"".join(drawn)}</div>')
+            if rows:
+                parts.append(plain(["image", evaluation.metric], rows))
+    return "".join(parts)
+
+
+def _pairs(run: Run, evaluation: Evaluation) -> ImagePairs:
+    if run.cfg is None:
+        raise NotDrawn("there is no configuration of the model")
+    if run.weights is None:
+        raise NotDrawn("there are no weights in the folder")
+    return ImagePairs(run.cfg, run.weights, evaluation)
+
+
+def _cost(run: Run, missing: list[str]) -> str:
+    if run.cfg is None:
+        missing.append("The cost is not counted: there is no configuration of the model.")
+        return ""
+    try:
+        return f'<div class="panel">{cost_html(run.cfg)}</div>'
+    except (ValueError, KeyError, AttributeError) as error:
+        missing.append(f"The cost of this model is not counted: {error}.")
+        return ""
+
+
+def _configuration(run: Run) -> str:
+    path = run.path / CONFIG_FILE
+    if not path.is_file():
+        return ""
+    changed = changed_keys(path)
+    table = plain(["key", "value", "default"], changed) if changed else ""
+    text = html.escape(path.read_text("utf-8", "replace"))
+    return (
+        f'<div class="panel"><h3>{len(changed)} keys that differ from the defaults</h3>'
+        f'<div class="settings">{table}</div>'
+        f"<details><summary>All of {CONFIG_FILE}</summary><pre>{text}</pre></details></div>"
+    )
+
+
+def _versions(run: Run) -> str:
+    def rows() -> Iterator[list[str]]:
+        if run.log.command:
+            yield ["command line", run.log.command]
+        if run.log.first:
+            yield ["log", f"{run.log.first} to {run.log.last}"]
+        yield from ([name, value] for name, value in run.log.environment.items())
+        if run.weights is not None:
+            yield ["weights", os.fspath(run.weights)]
+        yield ["this page", f"proscale {version('proscale')}, Python {platform.python_version()}"]
+
+    table = plain(["what", "as logged"], list(rows()))
+    return f'<div class="panel"><div class="settings">{table}</div></div>'

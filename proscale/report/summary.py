@@ -1,0 +1,90 @@
+"""The figures that a reader wants first."""
+
+import html
+import math
+import statistics
+
+from proscale.report.charts import figure
+from proscale.report.curves import evaluated
+from proscale.report.metrics_file import Points
+from proscale.report.run_folder import Run
+
+Tile = tuple[str, str, str]
+"""What it is, the figure, and what explains it; plain texts."""
+
+
+def summary_html(run: Run) -> str:
+    """The tiles at the top of the page."""
+    tiles = [*_results(run), *_training(run)]
+    return "".join(
+        '<div class="tile"><span>{}</span><b>{}</b><small>{}</small></div>'.format(
+            *map(html.escape, tile)
+        )
+        for tile in tiles
+    )
+
+
+def _results(run: Run) -> list[Tile]:
+    histories = evaluated(run.curves)
+    tiles = []
+    for evaluation in run.evaluations:
+        name = evaluation.headline
+        value = evaluation.figures.get(name, math.nan)
+        note = " on ".join(part for part in (evaluation.title, evaluation.dataset) if part)
+        key = f"{evaluation.task}/{name}"
+        history = histories.get(f"{evaluation.dataset}/{key}", histories.get(key, []))
+        if not evaluation.has_views:
+            note += _best(history, run.steps)
+        tiles.append((name, f"{value:.1f}", note))
+    return tiles
+
+
+def _best(history: Points, steps: int) -> str:
+    finite = [(value, iteration) for iteration, value in history if math.isfinite(value)]
+    if len(finite) < 2:
+        return ""
+    value, iteration = max(finite, key=lambda point: point[0])
+    # The evaluation at the end is logged behind the last iteration.
+    return f"; best of {len(finite)}: {value:.1f} after {min(iteration + 1, steps):,} iterations"
+
+
+def _training(run: Run) -> list[Tile]:
+    if not run.steps:
+        return []
+    tiles = []
+    whole = run.cfg.SOLVER.MAX_ITER if run.cfg is not None else None
+    state = "complete" if whole and run.steps >= whole else "in progress or interrupted"
+    if whole:
+        tiles.append(("Iterations", f"{run.steps:,} of {whole:,}", state))
+    else:
+        tiles.append(("Iterations", f"{run.steps:,}", "logged"))
+    if "total_loss" in run.curves:
+        loss = run.curves["total_loss"]
+        tiles.append(("Total loss", figure(loss[-1][1]), f"{figure(loss[0][1])} at first"))
+    times = [(i, value) for i, value in run.curves.get("time", []) if math.isfinite(value)]
+    if times:
+        each = statistics.median(value for _, value in times)
+        starts = f", started {run.log.starts} times" if run.log.starts > 1 else ""
+        tiles.append(("Training time", _duration(_total(times)), f"{each:.3g} s a step{starts}"))
+        if run.cfg is not None and each > 0:
+            images = run.cfg.SOLVER.IMS_PER_BATCH
+            note = f"in training, {images} a step"
+            tiles.append(("Images a second", f"{images / each:.3g}", note))
+    if run.log.peak_memory is not None:
+        tiles.append(("Peak memory", f"{run.log.peak_memory / 1024:.1f} GiB", "of the device"))
+    return tiles
+
+
+def _total(times: Points) -> float:
+    """Seconds of all steps: every logged time stands for the steps since the one before."""
+    before = [-1, *(iteration for iteration, _ in times)]
+    return sum((now - last) * value for (now, value), last in zip(times, before, strict=False))
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    if hours < 1:
+        return f"{minutes:.0f} min"
+    return f"{hours:.1f} h" if days < 2 else f"{days:.1f} days"

@@ -1,0 +1,137 @@
+"""The command: what it takes, what it writes, and how it ends."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from PIL import Image
+
+from proscale.cli import main
+from proscale.prediction.files import VIDEO_SAMPLES
+from proscale.prediction.video import VideoWriter, read_frames
+
+
+@pytest.fixture
+def command(small_cfg, tmp_path):
+    """Returns a function: arguments → runs the command with a small model of random weights."""
+    small_cfg.INPUT.MIN_SIZE_TEST = 64
+    test = small_cfg.MODEL.MASK_FORMER.TEST
+    test.OBJECT_MASK_THRESHOLD = test.OVERLAP_THRESHOLD = 0.0
+    (tmp_path / "model.yaml").write_text(small_cfg.dump())
+    torch.manual_seed(0)
+    torch.save({"model": build_model(small_cfg).state_dict()}, tmp_path / "model.pth")
+    model = ["--config-file", tmp_path / "model.yaml", "--weights", tmp_path / "model.pth"]
+    output = tmp_path / "out"
+    return lambda *arguments: main(["predict", *map(str, [*model, *arguments, "--output", output])])
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder with three images, two of them of one name and one in a folder below."""
+    folder = tmp_path / "images"
+    (folder / "more").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for name in ("a.jpg", "a.png", "more/b.png"):
+        pixels = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((64, 48)).save(folder / name)
+    return folder
+
+
+def read(tmp_path, name):
+    return json.loads((tmp_path / "out" / name).read_text())
+
+
+def names(tmp_path, folder):
+    return sorted(path.name for path in (tmp_path / "out" / folder).iterdir())
+
+
+def test_panoptic_folder(command, images, tmp_path, capsys):
+    command(images, "--batch-size", "2")
+    assert "3 of 3 files" in capsys.readouterr().out
+    assert names(tmp_path, "panoptic") == ["a.png", "a_2.png", "b.png"]
+    assert names(tmp_path, "overlays") == ["a.jpg", "a_2.jpg", "b.jpg"]
+    content = read(tmp_path, "panoptic.json")
+    assert [image["id"] for image in content["images"]] == [1, 2, 3]
+    assert [entry["file_name"] for entry in content["annotations"]] == names(tmp_path, "panoptic")
+    assert len(content["categories"]) == 133
+    assert (tmp_path / "out" / "index.html").is_file()
+
+
+def test_instances_and_threshold(command, images, tmp_path):
+    command(images, "--task", "instance", "--score-threshold", "0")
+    everything = read(tmp_path, "instances.json")
+    assert {entry["image_id"] for entry in everything} == {1, 2, 3}
+    command(images, "--task", "instance")  # random weights are sure of nothing
+    assert read(tmp_path, "instances.json") == []
+
+
+def test_semantic(command, images, tmp_path):
+    command(images / "a.png", "--task", "semantic")
+    assert names(tmp_path, "semantic") == ["a.png"]
+    assert not (tmp_path / "out" / "panoptic").exists()
+
+
+def test_unreadable_files_are_skipped_and_told(command, images, tmp_path, capsys):
+    (images / "broken.jpg").write_bytes((images / "a.jpg").read_bytes()[:200])
+    (images / "clip.mp4").write_text("no video")
+    with pytest.raises(SystemExit, match="2 of 5 files could not be read") as end:
+        command(images)
+    assert isinstance(end.value.code, str)  # which Python prints, and turns into the status 1
+    printed = capsys.readouterr()
+    assert f"skipped {images / 'broken.jpg'}: not a readable image" in printed.err
+    assert f"skipped {images / 'clip.mp4'}: not a readable video" in printed.err
+    assert "3 of 5 files" in printed.out
+    assert names(tmp_path, "panoptic") == ["a.png", "a_2.png", "b.png"]
+    skipped = read(tmp_path, "predictions.json")["skipped"]
+    assert [entry["file_name"] for entry in skipped] == [
+        str(images / "broken.jpg"),
+        str(images / "clip.mp4"),
+    ]
+    assert not (tmp_path / "out" / "videos").exists()
+
+
+def test_video(command, images, tmp_path):
+    video = VideoWriter(images / "a.mp4", 5.0)
+    for grey in range(0, 200, 16):
+        video.add(np.full((48, 64, 3), grey, np.uint8))
+    video.close()
+    command(images / "a.png", images / "a.mp4", "--workers", "1")
+    frames = list(read_frames(tmp_path / "out" / "videos" / "a_2.mp4"))
+    assert len(frames) == 13 and frames[0].shape == (48, 64, 3)
+    assert len(names(tmp_path, "overlays")) == 1 + VIDEO_SAMPLES
+    records = read(tmp_path, "predictions.json")["images"]
+    assert [record["id"] for record in records] == list(range(1, 2 + VIDEO_SAMPLES))
+    assert records[1]["file_name"] == f"{images / 'a.mp4'}#0"
+    assert records[-1]["name"] == "a_2_000012"
+
+
+def test_overrides_stand_anywhere(command, images, tmp_path):
+    for arguments in (
+        [images / "a.png", "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "False"],
+        [images / "a.png", "--workers", "1", "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "False"],
+    ):
+        command(*arguments)
+        assert read(tmp_path, "predictions.json")["task"] == "instance"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["missing.jpg"], "INPUT missing.jpg: there is no such file"),
+        (["{}", "--task", "semantic", "--score-threshold", "0.5"], "semantic ones have no scores"),
+        (["{}", "MODEL.NOTHING", "1"], "there is no config key MODEL.NOTHING"),
+        (["{}", "MODEL.MASK_FORMER.TEST.SEMANTIC_ON", "False", "--task", "semantic"], "accepts"),
+    ],
+)
+def test_wrong_use_is_one_sentence(command, images, arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        command(*(argument.format(images) for argument in arguments))
+
+
+@pytest.mark.parametrize("option", ["--score-threshold=2", "--score-threshold=x", "--nothing"])
+def test_wrong_options(command, images, option, capsys):
+    with pytest.raises(SystemExit):
+        command(images, option)
+    assert option.split("=")[0] in capsys.readouterr().err

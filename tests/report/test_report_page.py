@@ -1,0 +1,139 @@
+"""The whole page: of complete runs, and of what is there of others."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog
+
+from proscale.report import NotARun, page, write_report
+from proscale.report.evaluations import ImageFigure, read_evaluations
+from proscale.report.images import extremes
+
+
+@pytest.fixture
+def report(tmp_path):
+    """Returns a function: folder and images → the page, and what is missing on it."""
+
+    def make(run, images=1):
+        output = tmp_path / "page.html"
+        missing = write_report(run, output, images=images)
+        return output.read_text("utf-8"), missing
+
+    return make
+
+
+@pytest.fixture
+def no_cost(monkeypatch):
+    """Saves the seconds that counting takes."""
+    monkeypatch.setattr(page, "cost_html", lambda cfg: "cost")
+
+
+def sections(text):
+    return re.findall(r'<section id="(\w+)">', text)
+
+
+def pairs(text, metric):
+    """Numbers of predictions with a figure, and of truths."""
+    figures = re.findall(rf'class="file">{metric} \d+\.\d · ', text)
+    return len(figures), text.count('class="file">truth · ')
+
+
+def test_a_complete_run(make_run, report):
+    text, missing = report(make_run())
+    assert missing == []
+    assert sections(text) == ["curves", "results", "images", "cost", "configuration", "versions"]
+    assert "<h1>&lt;run&gt; &amp; 1</h1>" in text and "<run>" not in text
+    assert "2.0 GiB" in text and "2 of 40,000" in text
+    assert pairs(text, "PQ") == (2, 2)  # the best and the worst
+    assert "GFLOPs</b>" in text
+    assert "MODEL.SWIN.EMBED_DIM" in text and "<td>96</td>" in text  # with its default
+    assert not re.search(r"https?://(?!www\.w3\.org)|@import|url\(", text)
+    assert re.findall(r' src="(?!data:image/jpeg;base64,)', text) == []
+
+
+def test_a_semantic_run(make_run, report, no_cost):
+    text, missing = report(make_run("semantic"))
+    assert missing == []
+    assert pairs(text, "mIoU") == (2, 2)
+
+
+def test_the_figure_of_an_image_is_that_of_a_data_set_of_it(make_run):
+    run = make_run()
+    (evaluation,), _ = read_evaluations(run)
+    assert len(evaluation.images) == 2
+    files = [entry["file_name"] for entry in DatasetCatalog.get(evaluation.dataset)]
+    assert [image.file_name for image in evaluation.images] == files
+    assert all(0 <= image.value <= 100 for image in evaluation.images)
+
+
+def test_without_weights_images_are_named(make_run, report, no_cost):
+    run = make_run()
+    (run / "model_final.pth").unlink()
+    text, missing = report(run)
+    assert len(missing) == 1 and "no weights in the folder" in missing[0]
+    assert "000001.jpg" in text and 'class="pair"' not in text
+
+
+def test_an_image_that_is_gone(make_run, report, no_cost):
+    run = make_run()
+    (evaluation,), _ = read_evaluations(run)
+    best, _ = extremes(evaluation.images, 1)
+    Path(best[0].file_name).unlink()
+    text, missing = report(run)
+    assert len(missing) == 1 and "is not drawn" in missing[0]
+    assert text.count('class="pair"') == 1
+
+
+def test_weights_of_another_model(make_run, report, no_cost):
+    run = make_run()
+    (run / "model_final.pth").write_bytes(b"no checkpoint")
+    text, missing = report(run)
+    assert len(missing) == 1 and "model_final.pth" in missing[0]
+    assert "cost" in sections(text)
+
+
+def test_no_images_are_asked_for(make_run, report, no_cost):
+    text, missing = report(make_run(), images=0)
+    assert missing == [] and "images" not in sections(text)
+
+
+def test_a_run_that_goes_on(tmp_path, report):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.json").write_text('{"iteration": 19, "total_loss": NaN}\n{"iter')
+    text, missing = report(run)
+    assert sections(text) == ["curves", "versions"]
+    assert "1 not finite" in text
+    assert any("damaged lines of metrics.json are left out: 2." in line for line in missing)
+    assert any("no results" in line for line in missing)
+    assert any("config.yaml" in line for line in missing)
+
+
+def test_a_configuration_of_another_version(make_run, report):
+    run = make_run()
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text + "NEW_KEY: <b>\n")
+    text, missing = report(run)
+    assert "NEW_KEY" in missing[0]
+    assert "results" in sections(text) and "cost" not in sections(text)
+    assert "NEW_KEY: &lt;b&gt;" in text
+
+
+@pytest.mark.parametrize("name", ["empty", "absent"])
+def test_no_run(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NotARun, match=r"accepts the OUTPUT_DIR .* config\.yaml"):
+        write_report(tmp_path / name, tmp_path / "page.html", images=1)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_extremes():
+    images = [ImageFigure(f"{i}", float(value)) for i, value in enumerate([5, 1, np.nan, 9, 3])]
+    best, worst = extremes(images, 2)
+    assert [image.value for image in best] == [9, 5]
+    assert [image.value for image in worst] == [1, 3]
+    best, worst = extremes(images, 9)
+    assert sorted(image.value for image in best + worst) == [1, 3, 5, 9]
+    assert extremes(images[:1], 3) == (images[:1], [])
