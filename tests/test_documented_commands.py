@@ -1,0 +1,193 @@
+"""The commands of README.md and docs/: accepted by the programs, on files that exist; and run.
+
+Where a command is printed for a big machine, the slow test runs it smaller.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from detectron2.engine import default_argument_parser
+
+from proscale.cli import main
+from proscale.cli.arguments import split_overrides
+from proscale.engine import setup_cfg
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = (
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "datasets" / "README.md",
+)
+#: Programs of others, whose arguments are not for us to check.
+OTHERS = ("git", "cd", "export", "make", "pip", "sbatch", "srun", "scontrol", "ip", "-c")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command as it is printed."""
+
+    document: str
+    text: str
+
+    @property
+    def program(self) -> str:
+        """Its name, without folder and interpreter."""
+        names = [Path(word).name for word in shlex.split(self.text, comments=True)]
+        if names[0] == "torchrun":
+            return next(name for name in names if name.endswith(".py"))
+        return names[1] if names[0] == "python" else names[0]
+
+    def words(self) -> list[str]:
+        """The arguments behind the program, as a shell in the repository's folder makes them of
+        braces and patterns."""
+        done = subprocess.run(
+            ["bash", "-c", f"printf '%s\\0' {self.text}"],
+            cwd=ROOT,
+            env={**os.environ, "DETECTRON2_DATASETS": "/data"},
+            capture_output=True,
+            check=True,
+        )
+        words = done.stdout.decode().rstrip("\0").split("\0")
+        return words[1 + [Path(word).name for word in words].index(self.program) :]
+
+
+def read_commands(document: Path) -> list[Command]:
+    """All commands in the ``sh`` blocks of a document, in order."""
+    name = str(document.relative_to(ROOT))
+    blocks = re.findall(r"^```sh\n(.*?)^```", document.read_text(), re.M | re.S)
+    return [Command(name, text) for block in blocks for text in _split(block)]
+
+
+def _split(block: str) -> list[str]:
+    """A line each, but for those that end in a backslash or within quotes."""
+    commands, pending = [], ""
+    for line in block.replace("\\\n", " ").splitlines():
+        pending += line
+        try:
+            words = shlex.split(pending, comments=True)
+        except ValueError:  # an open quote
+            pending += "\n"
+            continue
+        if words:
+            commands += pending.split(" && ")
+        pending = ""
+    return commands
+
+
+COMMANDS = [command for document in DOCUMENTS for command in read_commands(document)]
+OURS = [c for c in COMMANDS if c.program not in OTHERS and "=" not in c.program]
+
+
+def name(command: Command) -> str:
+    return f"{command.document}: {' '.join(command.text.split()[:4])}"
+
+
+def test_commands_are_found():
+    programs = {command.program for command in OURS}
+    assert {"proscale", "train_net.py"} <= programs
+    assert len(OURS) > 20
+
+
+@pytest.mark.parametrize("command", OURS, ids=name)
+def test_arguments_are_accepted(command, monkeypatch, restored_catalogs):
+    if command.program not in ("proscale", "train_net.py"):
+        assert list(ROOT.glob(f"*/{command.program}")), f"there is no {command.program}"
+        return
+    options = _parse(command, monkeypatch)
+    files = getattr(options, "config_file", None) or []
+    if files and isinstance(files, list):
+        split_overrides(options)
+        files = options.config_file
+    text = (ROOT / command.document).read_text()
+    for file in [files] if isinstance(files, str) else files:
+        if f"`{file}`" in text or f"--write {file}" in text:
+            continue  # the reader has just written it
+        assert (ROOT / file).is_file(), f"{command.document}: there is no {file}"
+        setup_cfg(str(ROOT / file), getattr(options, "opts", []))
+
+
+def _parse(command: Command, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
+    """Its options, if it is accepted."""
+    if command.program == "train_net.py":
+        return default_argument_parser().parse_args(command.words())
+    parse, parsed = argparse.ArgumentParser.parse_known_args, []
+
+    def parse_only(parser, *arguments):
+        options, rest = parse(parser, *arguments)
+        options.run = parsed.append
+        return options, rest
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_only)
+    main(command.words())
+    return parsed[0]
+
+
+#: What a command reads that is no part of the repository or the sample data, or where it is run.
+NOT_RUN = {
+    "docs/weights.md": "tests/test_docs_weights.py runs them, on files like the published ones",
+    "datasets/README.md": "the preparations of whole data sets; those of parts are run",
+}
+SMALL_TRAINING = (
+    "SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 SOLVER.ACCUMULATION_STEPS 1 INPUT.IMAGE_SIZE 64 "
+    "INPUT.MIN_SIZE_TEST 32 INPUT.MAX_SIZE_TEST 64 DATALOADER.NUM_WORKERS 0"
+)
+
+
+@pytest.fixture(scope="module")
+def workplace(sample_coco, tmp_path_factory) -> Path:
+    """A folder to call the commands in: the repository and the sample data, linked."""
+    folder = tmp_path_factory.mktemp("workplace")
+    for entry in ("configs", "train_net.py", "tools", "docs", "tests"):
+        (folder / entry).symlink_to(ROOT / entry)
+    data, sample = folder / "data", sample_coco.parent
+    for file in (file for file in sample.rglob("*") if file.is_file()):
+        link = data / file.relative_to(sample)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    _run("proscale demo SOLVER.MAX_ITER 20", folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "document", [d for d in DOCUMENTS if str(d.relative_to(ROOT)) not in NOT_RUN], ids=str
+)
+def test_commands_run(document, workplace):
+    text = document.read_text()
+    for file, content in re.findall(r"`(\w+\.yaml)`[^`]*```yaml\n(.*?)^```", text, re.M | re.S):
+        (workplace / file).write_text(content.replace("/path/to/datasets", str(workplace / "data")))
+    for command in read_commands(document):
+        if command.program not in OTHERS:
+            _run(_smaller(command), workplace)
+
+
+def _smaller(command: Command) -> str:
+    """The same for a small machine, without downloads."""
+    text = re.sub(r"--num-gpus \d+", "", command.text)
+    if command.program == "train_net.py":
+        weights = "" if "MODEL.WEIGHTS" in text else 'MODEL.WEIGHTS ""'
+        return f"{text} {weights} {SMALL_TRAINING}"
+    if "proscale benchmark" in text:
+        return f"{text} --repeats 1".replace("640x960", "64x96")
+    return text
+
+
+def _run(text: str, folder: Path) -> None:
+    binaries = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "PATH": f"{binaries}:{os.environ['PATH']}",
+        "DETECTRON2_DATASETS": str(folder / "data"),
+    }
+    text = text.replace(".venv/bin/", "")
+    done = subprocess.run(
+        ["bash", "-c", text], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"

@@ -1,0 +1,77 @@
+"""docs/configuration.md says what proscale/config.py says."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+from detectron2.config import CfgNode, get_cfg
+from detectron2.projects.deeplab import add_deeplab_config
+
+from proscale import add_proscale_config
+
+SCRIPT = Path(__file__).parents[2] / "tools" / "configuration_reference.py"
+
+SOURCE = """
+def _add(cfg):
+    # Side of a patch.
+    cfg.MODEL.SIZE = 4
+    node = cfg.MODEL.PART = CfgNode()
+    # Width and height
+    # of a part.
+    node.WIDTH = 1
+    node.HEIGHT = 2
+
+    other = cfg.TEST
+    # ``a`` | b.
+    other.KIND = "a"
+"""
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("configuration_reference", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def test_page_is_up_to_date(tool):
+    assert tool.PAGE.read_text() == tool.make_page(), f"run `python {SCRIPT}`"
+
+
+def test_page_has_every_key(tool):
+    """Also those that are set in a way that the reader of comments does not understand."""
+    before, after = get_cfg(), get_cfg()
+    add_deeplab_config(before)
+    add_proscale_config(after)
+    explained = {key for group in tool.read_groups(tool.SOURCE.read_text()) for key in group.keys}
+    assert keys(after) - keys(before) <= explained <= keys(after)
+
+
+def keys(node: CfgNode, prefix: str = "") -> set[str]:
+    found = set()
+    for name, value in node.items():
+        path = f"{prefix}{name}"
+        found |= keys(value, f"{path}.") if isinstance(value, CfgNode) else {path}
+    return found
+
+
+def test_a_comment_explains_the_keys_below_it(tool):
+    groups = tool.read_groups(SOURCE)
+    assert [(group.keys, group.comment) for group in groups] == [
+        (["MODEL.SIZE"], "Side of a patch."),
+        (["MODEL.PART.WIDTH", "MODEL.PART.HEIGHT"], "Width and height of a part."),
+        (["TEST.KIND"], "``a`` | b."),
+    ]
+    cfg = CfgNode({"MODEL": {"SIZE": 4, "PART": {"WIDTH": 1, "HEIGHT": 2}}, "TEST": {"KIND": "a"}})
+    page = tool.write_page(groups, cfg)
+    assert "| `WIDTH`<br>`HEIGHT` | `1`<br>`2` | Width and height of a part. |" in page
+    assert "| `KIND` | `'a'` | `a` \\| b. |" in page
+
+
+def test_a_key_without_comment_is_refused(tool):
+    with pytest.raises(ValueError, match=r"no comment explains MODEL\.SIZE in line 3"):
+        tool.read_groups("def _add(cfg):\n\n    cfg.MODEL.SIZE = 4\n")
