@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from detectron2.data.detection_utils import convert_image_to_rgb
 from torch import nn
@@ -57,6 +58,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="FILE",
         help=f"draw which tokens of the first image are merged: {', '.join(PICTURES)}",
     )
+    parser.add_argument(
+        "--without-photo",
+        action="store_true",
+        help="draw on white, for data sets whose images may not be passed on",
+    )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration overrides")
     parser.set_defaults(run=run)
 
@@ -82,7 +88,10 @@ def run(options: argparse.Namespace) -> None:
     print(f"{dataset}\n\n{_table(results)}")
     write_json(options.json, _document(merged.model.device, dataset, options, results))
     if options.picture is not None:
-        _draw(merged, next(iter(loader))[0], cfg.INPUT.FORMAT, options.picture)
+        sample = next(iter(loader))[0]["image"]
+        photo = convert_image_to_rgb(sample.permute(1, 2, 0), cfg.INPUT.FORMAT)
+        ground = np.full_like(photo, 255) if options.without_photo else photo
+        _draw(merged, sample, ground, options.picture)
         print(f"\nMerged tokens: {options.picture}")
 
 
@@ -146,8 +155,7 @@ def _document(
     }
 
 
-def _draw(merged: MergedModel, sample: dict, image_format: str, path: Path) -> None:
-    image = sample["image"]
+def _draw(merged: MergedModel, image: torch.Tensor, ground: np.ndarray, path: Path) -> None:
     maps = {
         name: merged_maps(merged.variant(name), image)
         for name in VARIANTS
@@ -155,7 +163,7 @@ def _draw(merged: MergedModel, sample: dict, image_format: str, path: Path) -> N
     }
     draw_merged_tokens(
         path,
-        convert_image_to_rgb(image.permute(1, 2, 0), image_format),
+        ground,
         maps,
         padded_size=padded_size(merged.model, tuple(image.shape[-2:])),
     )

@@ -72,6 +72,17 @@ def test_table_figures_and_picture(arguments, tmp_path, capsys):
     assert picture.is_file()
 
 
+@pytest.mark.parametrize("extra", [[], ["--without-photo"]])
+def test_picture_without_photo(arguments, extra, tmp_path, monkeypatch):
+    grounds = []
+    monkeypatch.setattr(
+        "proscale.cli.compare_merging.draw_merged_tokens",
+        lambda path, ground, maps, *, padded_size: grounds.append(ground),
+    )
+    main(["compare-merging", *arguments, "--picture", str(tmp_path / "tokens.png"), *extra])
+    assert (grounds[0] == 255).all() == bool(extra)
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
