@@ -10,6 +10,7 @@ from proscale.cli import (
     compare_merging,
     convert,
     demo,
+    export,
     flops,
     predict,
     prepare,
@@ -27,6 +28,7 @@ _COMMANDS = (
     check_dataset,
     compare_merging,
     convert,
+    export,
     replay,
     report,
 )

@@ -16,6 +16,8 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from proscale.modeling.eager import is_recorded
+
 FORMS = ("openmmlab", "nvidia")
 NORMS = ("BN", "SyncBN")
 # Evaluation on a CPU fuses so many channels at a time that a map of theirs has about this size,
@@ -230,7 +232,7 @@ def _sum_of_stages(
 
 def _chunk_size(finest: Tensor, channels: int) -> int:
     """How many of so many channels to fuse at a time."""
-    if finest.device.type != "cpu":
+    if finest.device.type != "cpu" or is_recorded():
         return channels
     map_bytes = finest[:, 0].numel() * finest.element_size()
     return max(_CPU_CHUNK_BYTES // map_bytes, _MIN_CHUNK)

@@ -197,6 +197,11 @@ class MixVisionTransformer(Backbone):
         and values' reduction."""
         return self._out_feature_strides["res5"]
 
+    @property
+    def token_merging(self) -> tuple[StageMerging, ...]:
+        """The methods of the four stages."""
+        return self._merging
+
     def set_token_merging(self, token_merging: TokenMerging) -> None:
         """Change how tokens are merged from the next forward pass on; weights stay as they are.
 

@@ -150,7 +150,8 @@ class SwinBlock(nn.Module):
         padded size, used by shifted blocks only. Returns the shape of ``x``."""
         _, height, width, _ = x.shape
         tokens = self.norm1(x)
-        tokens = F.pad(tokens, (0, 0, 0, -width % self.window, 0, -height % self.window))
+        right, below = (whole_windows(side, self.window) - side for side in (width, height))
+        tokens = F.pad(tokens, (0, 0, 0, right, 0, below))
         padded = tokens.shape
         if self.shift:
             tokens = tokens.roll((-self.shift, -self.shift), (1, 2))
@@ -388,7 +389,7 @@ def shifted_window_mask(height: int, width: int, window: int, like: Tensor) -> T
 
     def regions(length: int) -> Tensor:
         """0 before the last window, 1 in its part that belongs to it, 2 in what wrapped round."""
-        length += -length % window
+        length = whole_windows(length, window)
         cells = torch.arange(length, device=like.device)
         return (cells >= length - window).long() + (cells >= length - window // 2).long()
 
@@ -396,6 +397,13 @@ def shifted_window_mask(height: int, width: int, window: int, like: Tensor) -> T
     region = to_windows(region[None, :, :, None], window).squeeze(-1)
     apart = region[:, None] != region[:, :, None]
     return torch.zeros_like(apart, dtype=like.dtype).masked_fill_(apart, -100.0)
+
+
+def whole_windows(length: int, window: int) -> int:
+    """``length`` padded to a multiple of ``window``."""
+    # Not by a remainder, from which an exporter cannot tell that the result is such a multiple; and
+    # of positive numbers only, because ONNX divides towards zero.
+    return (length + window - 1) // window * window
 
 
 def to_windows(x: Tensor, window: int) -> Tensor:

@@ -142,7 +142,8 @@ class PooledMap:
 
     def __init__(self, size: Size, window: Size):
         self._size, self._window = size, window
-        self._pooled = tuple(-(-side // step) for side, step in zip(size, window, strict=True))
+        # Of positive numbers only, because ONNX divides towards zero.
+        self._pooled = tuple((s + step - 1) // step for s, step in zip(size, window, strict=True))
 
     def merge(self, tokens: Tensor) -> Tensor:
         return to_tokens(F.avg_pool2d(to_map(tokens, self._size), self._window, ceil_mode=True))

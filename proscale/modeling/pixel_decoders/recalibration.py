@@ -57,10 +57,11 @@ class TokenRecalibration(nn.Module):
         if self.layout == "transposed":
             return to_map(tokens, spatial_shape)
         batch, _, channels = tokens.shape
-        return tokens.reshape(batch, channels, *spatial_shape)
+        # Flat first: an exporter need not find out which of the lengths have common factors.
+        return tokens.flatten(1).view(batch, channels, *spatial_shape)
 
     def _to_tokens(self, feature: Tensor) -> Tensor:
         if self.layout == "transposed":
             return to_tokens(feature)
         batch, channels, height, width = feature.shape
-        return feature.reshape(batch, height * width, channels)
+        return feature.flatten(1).view(batch, height * width, channels)

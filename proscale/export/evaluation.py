@@ -1,0 +1,58 @@
+"""The quality of an exported file on a data set, by this project's own evaluators."""
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation import inference_on_dataset
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from torch import Tensor, nn
+
+from proscale.engine import Trainer
+from proscale.evaluation import build_evaluator
+from proscale.export.check import Runner
+from proscale.export.network import ExportableNetwork, MaskNetwork
+from proscale.modeling import with_sliding_window
+
+#: The figure that stands for each kind of results.
+FIGURES = {"panoptic_seg": "PQ", "segm": "AP", "sem_seg": "mIoU"}
+
+
+class ExportedModel(nn.Module):
+    """Computes logits by a file, and makes the model's results from them.
+
+    Args:
+        model: makes the results.
+        network: of the model; says how images are padded.
+        run: runs the file.
+    """
+
+    def __init__(self, model: nn.Module, network: ExportableNetwork, run: Runner):
+        super().__init__()
+        self.model, self.network, self.run = model, network, run
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        """As the model's own in evaluation; an image at a time."""
+        return [self._segment(sample) for sample in batched_inputs]
+
+    def _segment(self, sample: dict) -> dict:
+        images = sample["image"][None]
+        size = (images.shape[2], images.shape[3])
+        outputs: list[Tensor] = [output[0] for output in self.run(images)]
+        if isinstance(self.network, MaskNetwork):
+            return self.model._results(
+                *outputs, padded_size=self.network.padded(size), image_size=size, sample=sample
+            )
+        height, width = sample.get("height", size[0]), sample.get("width", size[1])
+        return {"sem_seg": sem_seg_postprocess(*outputs, size, height, width)}
+
+
+def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
+    """:data:`FIGURES` of the model, an :class:`ExportedModel` too, on the first data set of
+    ``DATASETS.TEST``, percent."""
+    name = cfg.DATASETS.TEST[0]
+    results = inference_on_dataset(
+        with_sliding_window(cfg, model),
+        Trainer.build_test_loader(cfg, name),
+        build_evaluator(cfg, name),
+    )
+    return {FIGURES[kind]: results[kind][FIGURES[kind]] for kind in FIGURES if kind in results}

@@ -1,0 +1,111 @@
+"""The part of a model that is exported: from pixels to logits, normalisation and padding included.
+
+Results are made from logits outside: that takes sizes which only the caller knows, and is short in
+NumPy (``docs/export.md``).
+"""
+
+from detectron2.modeling import SemanticSegmentor
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from proscale.modeling import MaskFormer, SegFormerHead
+from proscale.modeling.backbones import MixVisionTransformer
+from proscale.modeling.backbones.swin import whole_windows
+from proscale.modeling.backbones.token_merging import BipartiteSoftMatching
+
+
+class ExportError(ValueError):
+    """A model cannot be exported as asked for; the message is one sentence."""
+
+
+class ExportableNetwork(nn.Module):
+    """From a batch of images of one size to logits.
+
+    Args:
+        model: whose ``backbone``, ``sem_seg_head``, ``pixel_mean`` and ``pixel_std`` are shared.
+        size_divisibility: images are padded to a multiple of it, on the right and below.
+    """
+
+    outputs: tuple[str, ...]
+    """Names of what ``forward`` returns, in order."""
+
+    def __init__(self, model: nn.Module, size_divisibility: int):
+        super().__init__()
+        self.backbone = model.backbone
+        self.sem_seg_head = model.sem_seg_head
+        self.register_buffer("pixel_mean", model.pixel_mean)
+        self.register_buffer("pixel_std", model.pixel_std)
+        self.size_divisibility = max(size_divisibility, 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """``(B, 3, H, W)`` uint8, channels in the order of ``INPUT.FORMAT``, to the logits."""
+        raise NotImplementedError
+
+    def padded(self, size: tuple[int, int]) -> tuple[int, int]:
+        """What images of ``size`` (H, W) are padded to."""
+        height, width = (whole_windows(side, self.size_divisibility) for side in size)
+        return height, width
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """The backbone's, of ``images`` normalised and padded."""
+        normalised = (images - self.pixel_mean) / self.pixel_std
+        height, width = images.shape[-2:]
+        below, right = self.padded((height, width))
+        return self.backbone(F.pad(normalised, (0, right - width, 0, below - height)))
+
+
+class MaskNetwork(ExportableNetwork):
+    """That of :class:`~proscale.modeling.MaskFormer`: class logits ``(B, Q, K + 1)``, “no object”
+    last, and mask logits ``(B, Q, h, w)``, which cover the padded images."""
+
+    outputs = ("class_logits", "mask_logits")
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = self.sem_seg_head(self.features(images))
+        return outputs["pred_logits"], outputs["pred_masks"]
+
+
+class SemanticNetwork(ExportableNetwork):
+    """That of Detectron2's ``SemanticSegmentor`` with a ``SegFormerHead``: the logits
+    ``(B, K, H, W)`` of every pixel."""
+
+    outputs = ("logits",)
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        logits, _ = self.sem_seg_head(self.features(images))
+        height, width = images.shape[-2:]
+        return (logits[..., :height, :width],)
+
+
+def exportable(model: nn.Module) -> ExportableNetwork:
+    """The network of ``model``, which shares its weights, in evaluation mode.
+
+    Raises:
+        ExportError: the model is of a kind that cannot be exported; the configuration's key is
+            named.
+    """
+    _check_backbone(model.backbone)
+    if isinstance(model, MaskFormer):
+        if model.inference_dtype is not None:
+            name = str(model.inference_dtype).removeprefix("torch.")
+            raise ExportError(f"MODEL.MASK_FORMER.TEST.DTYPE is {name}: export accepts float32")
+        return MaskNetwork(model, model.size_divisibility).eval()
+    if isinstance(model, SemanticSegmentor) and isinstance(model.sem_seg_head, SegFormerHead):
+        return SemanticNetwork(model, model.backbone.size_divisibility).eval()
+    raise ExportError(
+        f"MODEL.META_ARCHITECTURE is {type(model).__name__} and MODEL.SEM_SEG_HEAD.NAME "
+        f"{type(model.sem_seg_head).__name__}: export accepts MaskFormer, and SemanticSegmentor "
+        "with SegFormerHead"
+    )
+
+
+def _check_backbone(backbone: nn.Module) -> None:
+    if not isinstance(backbone, MixVisionTransformer):
+        return
+    methods = [method for stage in backbone.token_merging for method in vars(stage).values()]
+    if any(isinstance(method, BipartiteSoftMatching) for method in methods):
+        raise ExportError(
+            "MODEL.MIT.TOKEN_MERGING has mode bsm, whose number of tokens is no expression of the "
+            "image's size that exporters know: export accepts none, n2d_2x2, and the modes n1d and "
+            "n2d"
+        )

@@ -1,0 +1,98 @@
+"""One file for all sizes: recorded once, it computes what the model does."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from proscale.export import (
+    OnnxRunner,
+    ProgramRunner,
+    compare,
+    exportable,
+    quantise,
+    record,
+    write_onnx,
+    write_program,
+)
+
+# Padded and not, smaller than recorded; 224 is whole windows in Swin's last stage.
+SHAPES = [(2, 3, 97, 130), (1, 3, 224, 128)]
+
+
+def make_network(cfg, *overrides):
+    cfg.merge_from_list(list(overrides))
+    torch.manual_seed(0)
+    return exportable(build_model(cfg))
+
+
+def make_batches(shapes=SHAPES):
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8) for shape in shapes
+    ]
+
+
+def assert_equal(network, runner):
+    assert all(one.worst < 1e-3 for one in compare(network, runner, make_batches()))
+
+
+def test_torch_export(tiny_cfg, tmp_path):
+    network = make_network(tiny_cfg)
+    program = record(network)
+    assert "proscale" not in str(program.graph)  # no operator of ours
+    file = tmp_path / "model.pt2"
+    write_program(program, file, "about")
+    runner = ProgramRunner(file)
+    assert runner.metadata == "about"
+    assert_equal(network, runner)
+    with pytest.raises((AssertionError, RuntimeError), match="size"):
+        runner(torch.zeros(1, 3, 64, 128, dtype=torch.uint8))
+
+
+@pytest.mark.slow
+def test_segformer(small_segformer_cfg, tmp_path):
+    pytest.importorskip("onnxruntime")
+    network = make_network(small_segformer_cfg)
+    file, small = tmp_path / "model.onnx", tmp_path / "int8.onnx"
+    write_onnx(record(network), network.outputs, file, "")
+    assert_equal(network, OnnxRunner(file))
+    quantise(file, small)  # weights that the head makes of others, too
+    assert small.stat().st_size < 0.7 * file.stat().st_size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],  # Swin
+        ["MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "MSDeformAttnPixelDecoder"],
+        ["MODEL.PROSCALE.IS_EXCITE_CONV", True, "MODEL.PROSCALE.RECALIBRATION", "transposed"],
+        ["MODEL.BACKBONE.NAME", "MixVisionTransformer"],
+        ["MODEL.BACKBONE.NAME", "MixVisionTransformer", "MODEL.MIT.TOKEN_MERGING", "n2d_2x2"],
+    ],
+)
+def test_other_models(small_cfg, overrides, tmp_path):
+    network = make_network(small_cfg, *overrides)
+    program = record(network)
+    write_program(program, tmp_path / "model.pt2", "")
+    assert_equal(network, ProgramRunner(tmp_path / "model.pt2"))
+    pytest.importorskip("onnxruntime")
+    write_onnx(program, network.outputs, tmp_path / "model.onnx", "")
+    assert_equal(network, OnnxRunner(tmp_path / "model.onnx"))
+
+
+def test_a_comparison_finds_what_differs(tiny_cfg):
+    network = make_network(tiny_cfg)
+
+    def off_by_one(images):
+        classes, masks = network(images)
+        return classes, masks + 1
+
+    def other_shape(images):
+        return network(images)[0], torch.zeros(1)
+
+    (agreement,) = compare(network, off_by_one, make_batches(SHAPES[:1]))
+    assert agreement.differences["class_logits"] == 0
+    assert agreement.worst == pytest.approx(1, abs=1e-4)
+    (agreement,) = compare(network, other_shape, make_batches(SHAPES[:1]))
+    assert agreement.worst == float("inf")

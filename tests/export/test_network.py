@@ -1,0 +1,55 @@
+"""What is exported, and what is refused."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import ImageList
+
+from proscale.export import ExportError, exportable
+
+
+@pytest.fixture
+def images():
+    return torch.randint(0, 256, (2, 3, 97, 130), dtype=torch.uint8)
+
+
+@torch.no_grad()
+def test_masks_are_the_models(small_cfg, images):
+    model = build_model(small_cfg).eval()
+    classes, masks = exportable(model)(images)
+    batch = ImageList.from_tensors([model.normalise(image) for image in images], 32)
+    expected = model.infer(batch.tensor)
+    torch.testing.assert_close(classes, expected["pred_logits"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(masks, expected["pred_masks"], rtol=0, atol=1e-5)
+    assert masks.shape[2:] == (32, 40)
+
+
+@torch.no_grad()
+def test_logits_of_every_pixel_are_the_models(small_segformer_cfg, images):
+    model = build_model(small_segformer_cfg).eval()
+    (logits,) = exportable(model)(images)
+    expected = torch.stack([result["sem_seg"] for result in model([{"image": i} for i in images])])
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["MODEL.MASK_FORMER.TEST.DTYPE", "bfloat16"], r"TEST\.DTYPE is bfloat16: export accepts"),
+        (
+            ["MODEL.BACKBONE.NAME", "MixVisionTransformer", "MODEL.MIT.TOKEN_MERGING", "bsm_hq"],
+            r"MODEL\.MIT\.TOKEN_MERGING has mode bsm",
+        ),
+    ],
+)
+def test_refuses_what_no_file_can_hold(small_cfg, overrides, message):
+    small_cfg.merge_from_list(overrides)
+    with pytest.raises(ExportError, match=message):
+        exportable(build_model(small_cfg))
+
+
+def test_refuses_other_heads(small_segformer_cfg):
+    small_segformer_cfg.MODEL.SEM_SEG_HEAD.NAME = "SemSegFPNHead"
+    small_segformer_cfg.MODEL.SEM_SEG_HEAD.NORM = ""
+    with pytest.raises(ExportError, match=r"SEM_SEG_HEAD\.NAME SemSegFPNHead: export accepts"):
+        exportable(build_model(small_segformer_cfg))
