@@ -25,11 +25,14 @@ help:
 demo: env
 	@$(BIN)/proscale demo
 
+# Several processes with a thread each: threads that wait for each other on shared cores take far longer.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+
 test: env
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-all: env
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 lint: env
 	@$(BIN)/ruff format --check .

