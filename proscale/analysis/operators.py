@@ -69,7 +69,7 @@ ACTIVATION_SOURCES = frozenset(
     }
 )
 
-_ARITHMETIC = "add sub rsub mul div neg reciprocal pow sqrt rsqrt exp log sin cos sum mean"
+_ARITHMETIC = "add sub rsub mul div neg reciprocal pow sqrt rsqrt exp log sin cos sum mean ceil"
 _ACTIVATIONS = "gelu sigmoid softmax silu hardsigmoid hardswish hardtanh"
 _COMPARISONS = "clamp_min clamp_max maximum minimum lt le ne any all __or__ logical_not where isinf"
 _SELECTION = "max_pool2d topk sort argsort argmax amax"

@@ -49,6 +49,15 @@ def keys_of_cross_attention(case):
     return 3 * sum(tokens) * 100 * 256
 
 
+def test_a_network_of_timm_is_counted():
+    pytest.importorskip("timm")
+    file = str(CONFIGS / "proscale_efficientnet_lite0_111.yaml")
+    model = build_without_weights(setup_cfg(file, ["MODEL.DEVICE", "cpu"]))
+    count = count_flops(model, (128, 128))
+    assert count.uncounted == {}
+    assert count.by_module["backbone"] > 0
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_equals_published_by_module(case):
     count = count_reference(case["model"], (case["height"], case["width"]))
