@@ -167,7 +167,8 @@ def workplace(sample_coco, tmp_path_factory) -> Path:
 )
 def test_commands_run(document, workplace):
     text = document.read_text()
-    described = re.findall(r"^`(\w+\.yaml)`[^\n]*\n\n```yaml\n(.*?)^```", text, re.M | re.S)
+    paragraph = r"^`(\w+\.yaml)`(?:[^\n]+\n)+\n```yaml\n(.*?)^```"
+    described = re.findall(paragraph, text, re.M | re.S)
     for file, content in described:
         (workplace / file).write_text(content.replace("/path/to/datasets", str(workplace / "data")))
     for command in read_commands(document):
