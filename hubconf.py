@@ -16,8 +16,8 @@ from pathlib import Path as _Path
 from detectron2.modeling import build_model as _build_model
 from torch import nn as _nn
 
-from proscale.engine import Checkpointer as _Checkpointer
 from proscale.engine import check_weights as _check_weights
+from proscale.engine import load_weights as _load_weights
 from proscale.engine import setup_cfg as _setup_cfg
 
 dependencies = ["torch", "torchvision", "detectron2", "pycocotools", "safetensors", "scipy"]
@@ -57,8 +57,7 @@ def _load(file: str, weights: str | None, device: str, overrides: _Sequence[obje
     cfg = _setup_cfg(str(path), [*overrides, *place])
     _check_weights(cfg, resume=False, required=weights is not None)
     model = _build_model(cfg).eval()
-    checkpointer = _Checkpointer(model, fine_tune=False, trust=cfg.MODEL.TRUST_WEIGHTS)
-    checkpointer.load(cfg.MODEL.WEIGHTS)
+    _load_weights(model, cfg)
     return model
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from detectron2.config import CfgNode, get_cfg
 
 from proscale.config import add_proscale_config
+from proscale.engine.accepted import value_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "proscale" / "config.py"
@@ -108,10 +109,7 @@ def write_page(groups: list[Group], cfg: CfgNode) -> str:
 
 
 def _default(cfg: CfgNode, key: str) -> str:
-    value = cfg
-    for name in key.split("."):
-        value = value[name]
-    return repr(value)
+    return repr(value_of(cfg, key))
 
 
 def make_page() -> str:

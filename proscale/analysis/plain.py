@@ -32,11 +32,11 @@ def plain_path(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _plain_results(model: MaskFormer) -> Iterator[None]:
-    model._results = partial(results, model)
+    model.results = partial(results, model)
     try:
         yield
     finally:
-        del model._results  # uncovers the method
+        del model.results  # uncovers the method
 
 
 def results(

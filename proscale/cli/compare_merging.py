@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.data.detection_utils import convert_image_to_rgb
-from torch import nn
 
 from proscale.analysis.flops import padded_size
 from proscale.analysis.latency import TOTAL
@@ -30,7 +29,7 @@ from proscale.analysis.merging_comparison import (
 from proscale.analysis.tables import markdown_table, write_json
 from proscale.checkpoint import CheckpointError
 from proscale.cli.arguments import positive
-from proscale.engine import Checkpointer, ConfigError, Trainer, check_weights, setup_cfg
+from proscale.engine import ConfigError, Trainer, check_weights, load_weights, setup_cfg
 from proscale.modeling.backbones.token_merging_config import NO_MERGING
 
 PICTURES = (".png", ".jpg", ".pdf", ".svg")
@@ -75,12 +74,8 @@ def run(options: argparse.Namespace) -> None:
     check_weights(cfg, resume=False, required=True)
     dataset = cfg.DATASETS.TEST[0]
 
-    def load(model: nn.Module) -> None:
-        checkpointer = Checkpointer(model, fine_tune=False, trust=cfg.MODEL.TRUST_WEIGHTS)
-        checkpointer.load(cfg.MODEL.WEIGHTS)
-
     try:
-        merged = MergedModel(cfg, load)
+        merged = MergedModel(cfg, lambda model: load_weights(model, cfg))
         loader = Trainer.build_test_loader(cfg, dataset)
         results = compare_merging(merged, loader, dataset, repeats=options.repeats)
     except (CheckpointError, ValueError) as error:

@@ -30,6 +30,7 @@ from proscale.checkpoint.files import WRITABLE, check_suffix
 from proscale.checkpoint.fit import ENCODER_LAYERS
 from proscale.cli.arguments import split_overrides
 from proscale.engine import ConfigError, setup_cfg
+from proscale.engine.accepted import value_of
 
 # More names than this are told by what they begin with.
 _NAMED = 12
@@ -168,8 +169,6 @@ def _list_layers(result: Fit) -> None:
 def _tell_other_settings(cfg: CfgNode, settings: Mapping[str, object], file: str) -> None:
     """Print what the weights were trained with where ``cfg`` has something else."""
     for key, expected in settings.items():
-        value = cfg
-        for part in key.split("."):
-            value = value[part]
+        value = value_of(cfg, key)
         if value != expected:
             print(f"Mind: they were trained with {key} {expected}, {file} has {value}")

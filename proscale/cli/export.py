@@ -24,7 +24,7 @@ from proscale.analysis.machine import describe_machine
 from proscale.analysis.tables import markdown_table, write_json
 from proscale.checkpoint import CheckpointError
 from proscale.cli.arguments import parse_size, positive
-from proscale.engine import Checkpointer, ConfigError, check_weights, setup_cfg
+from proscale.engine import ConfigError, check_weights, load_weights, setup_cfg
 from proscale.export.check import TOLERANCE, Agreement, Runner, check_images, compare
 from proscale.export.evaluation import ExportedModel, evaluate
 from proscale.export.metadata import describe
@@ -127,7 +127,7 @@ def run(options: argparse.Namespace) -> None:
         _check_data(cfg)
     try:
         model = build_model(cfg).eval()
-        Checkpointer(model, fine_tune=False).load(cfg.MODEL.WEIGHTS)
+        load_weights(model, cfg)
         network = exportable(model)
         metadata = describe(cfg, model, network, options.config_file)
         program = record(network)

@@ -44,9 +44,7 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError(f"--output {output}: there is no folder {output.parent}")
     try:
         missing = write_report(options.run_dir, output, images=options.images)
-    except NotARun as error:
-        raise ConfigError(str(error)) from error
-    except OSError as error:
+    except (NotARun, OSError) as error:
         raise ConfigError(str(error)) from error
     for sentence in missing:
         print(sentence)

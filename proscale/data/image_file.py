@@ -96,9 +96,14 @@ def read_image(path: str | os.PathLike[str], format: str) -> np.ndarray:
         DataError: see :func:`open_image`; or its values are neither of 8 nor of 16 bits.
     """
     with open_image(path) as image:
-        method = _UPRIGHT.get(exif_orientation(image))
-        upright = image if method is None else image.transpose(method)
-        return convert_PIL_to_numpy(to_eight_bits(upright, path), format)
+        return to_array(image, format, path)
+
+
+def to_array(image: Image.Image, format: str, path: str | os.PathLike[str]) -> np.ndarray:
+    """An open image as :func:`read_image` gives it; ``path`` is for messages."""
+    method = _UPRIGHT.get(exif_orientation(image))
+    upright = image if method is None else image.transpose(method)
+    return convert_PIL_to_numpy(to_eight_bits(upright, path), format)
 
 
 def exif_orientation(image: Image.Image) -> int:

@@ -1,6 +1,6 @@
 """Training and evaluation: configuration, optimiser, schedule, training step, trainer."""
 
-from proscale.engine.checkpointer import Checkpointer
+from proscale.engine.checkpointer import LAST_CHECKPOINT, Checkpointer, load_weights
 from proscale.engine.launch import ProcessFailed, check_processes, launch
 from proscale.engine.recorded_step import RecordedStep
 from proscale.engine.setup import (
@@ -15,6 +15,7 @@ from proscale.engine.setup import (
 from proscale.engine.trainer import RESULTS_FILE, Trainer
 
 __all__ = [
+    "LAST_CHECKPOINT",
     "RESULTS_FILE",
     "Checkpointer",
     "ConfigError",
@@ -27,6 +28,7 @@ __all__ = [
     "check_processes",
     "check_weights",
     "launch",
+    "load_weights",
     "one_sentence",
     "setup_cfg",
 ]

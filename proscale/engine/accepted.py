@@ -7,6 +7,8 @@ What depends on several keys is checked where it is read.
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -69,13 +71,11 @@ def check_values(cfg: CfgNode) -> None:
     """
     for check, keys in _CHECKS:
         for key in keys.split():
-            node: Any = cfg
-            for part in key.split("."):
-                node = node[part]
-            for value in node if isinstance(node, (list, tuple)) else [node]:
+            values = value_of(cfg, key)
+            for value in values if isinstance(values, (list, tuple)) else [values]:
                 accepted = check(value)
                 if accepted:
-                    raise NotAccepted(f"{key} is {node!r}: accepts {accepted}")
+                    raise NotAccepted(f"{key} is {values!r}: accepts {accepted}")
     mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
     channels = 1 if cfg.INPUT.FORMAT == "L" else 3
     if not len(mean) == len(std) == channels:
@@ -83,6 +83,11 @@ def check_values(cfg: CfgNode) -> None:
             f"MODEL.PIXEL_MEAN is {mean!r} and MODEL.PIXEL_STD {std!r}: accepts {channels} "
             f"numbers each with INPUT.FORMAT {cfg.INPUT.FORMAT}"
         )
+
+
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """What ``cfg`` has under a full name, ``MODEL.DEVICE`` say."""
+    return reduce(getitem, key.split("."), cfg)
 
 
 def nearest_names(name: str, known: Iterable[str]) -> str:

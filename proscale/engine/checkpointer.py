@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
@@ -23,7 +24,7 @@ from proscale.checkpoint.class_layer import (
 )
 from proscale.checkpoint.convert import CheckpointError
 
-_LAST = "last_checkpoint"
+LAST_CHECKPOINT = "last_checkpoint"
 """In the folder of the checkpoints: the name of the one to resume from."""
 _NUMBERED = f"model_{'[0-9]' * 7}.pth"
 
@@ -100,7 +101,7 @@ class Checkpointer(ConvertingCheckpointer):
             CheckpointError: the system refused.
         """
         content = last_filename_basename.encode()
-        write_atomically(Path(self.save_dir, _LAST), lambda file: file.write(content))
+        write_atomically(Path(self.save_dir, LAST_CHECKPOINT), lambda file: file.write(content))
 
     def get_checkpoint_file(self) -> str:
         """The last checkpoint that is not damaged: every newer one is reported.
@@ -123,7 +124,7 @@ class Checkpointer(ConvertingCheckpointer):
 
     def _last_intact(self) -> Path:
         folder = Path(self.save_dir)
-        last = folder / (folder / _LAST).read_text().strip()
+        last = folder / (folder / LAST_CHECKPOINT).read_text().strip()
         saved = [*folder.glob(_NUMBERED), *folder.glob("model_final.pth")]
         others = [path for path in _by_age(saved) if path != last]
         damages = []
@@ -136,8 +137,8 @@ class Checkpointer(ConvertingCheckpointer):
             damages.append(f"{path.name}: {damage}")
         raise CheckpointError(
             f"{folder}: no checkpoint to resume from that is not damaged "
-            f"({'; '.join(damages) or f'{_LAST} names none'}); to start from MODEL.WEIGHTS, leave "
-            "--resume out"
+            f"({'; '.join(damages) or f'{LAST_CHECKPOINT} names none'}); to start from "
+            "MODEL.WEIGHTS, leave --resume out"
         )
 
     def _remove_old(self, saved: Path) -> None:
@@ -163,6 +164,16 @@ class Checkpointer(ConvertingCheckpointer):
         incompatible.incorrect_shapes.clear()
         incompatible.missing_keys[:] = [k for k in incompatible.missing_keys if k not in new]
         return incompatible
+
+
+def load_weights(model: nn.Module, cfg: CfgNode) -> None:
+    """Load ``MODEL.WEIGHTS`` into a model that is not going to be trained; empty leaves it.
+
+    Raises:
+        CheckpointError: the file cannot be read, or does not fit the model.
+    """
+    checkpointer = Checkpointer(model, fine_tune=False, trust=cfg.MODEL.TRUST_WEIGHTS)
+    checkpointer.load(cfg.MODEL.WEIGHTS)
 
 
 def _by_age(paths: Iterable[Path]) -> list[Path]:

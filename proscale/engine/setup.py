@@ -18,6 +18,7 @@ from detectron2.data import DatasetCatalog
 
 from proscale.config import add_proscale_config
 from proscale.engine.accepted import NotAccepted, check_type, check_values, nearest_names
+from proscale.engine.checkpointer import LAST_CHECKPOINT
 from proscale.engine.config_file import ConfigFileError, load_config_file
 from proscale.engine.own_data import fit_to_own_data, keys_set_by_user
 
@@ -77,7 +78,7 @@ def check_weights(cfg: CfgNode, *, resume: bool, required: bool) -> None:
         ConfigError: ``MODEL.WEIGHTS`` is no file, or empty although required.
     """
     if resume:
-        if Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file():
+        if Path(cfg.OUTPUT_DIR, LAST_CHECKPOINT).is_file():
             return
         logging.getLogger(__name__).warning(
             "No checkpoint to resume from in OUTPUT_DIR %s: starting from MODEL.WEIGHTS %r",

@@ -39,7 +39,7 @@ class ExportedModel(nn.Module):
         size = (images.shape[2], images.shape[3])
         outputs: list[Tensor] = [output[0] for output in self.run(images)]
         if isinstance(self.network, MaskNetwork):
-            return self.model._results(
+            return self.model.results(
                 *outputs, padded_size=self.network.padded(size), image_size=size, sample=sample
             )
         height, width = sample.get("height", size[0]), sample.get("width", size[1])

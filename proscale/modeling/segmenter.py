@@ -180,7 +180,7 @@ class MaskFormer(nn.Module):
             for index, class_logits, mask_logits in zip(
                 indices, outputs["pred_logits"], outputs["pred_masks"], strict=True
             ):
-                results[index] = self._results(
+                results[index] = self.results(
                     class_logits,
                     mask_logits,
                     padded_size=tuple(group.tensor.shape[-2:]),
@@ -225,7 +225,7 @@ class MaskFormer(nn.Module):
         losses = self.criterion(outputs, targets, target_counts)
         return {name: loss * self.criterion.weight_dict[name] for name, loss in losses.items()}
 
-    def _results(
+    def results(
         self,
         class_logits: Tensor,
         mask_logits: Tensor,
@@ -234,6 +234,18 @@ class MaskFormer(nn.Module):
         image_size: tuple[int, int],
         sample: dict,
     ) -> dict:
+        """The results of one image, whose outputs may come from elsewhere, an exported file say.
+
+        Args:
+            class_logits: (Q, K + 1).
+            mask_logits: (Q, h, w), a quarter of ``padded_size``.
+            padded_size: height and width of what the network has seen.
+            image_size: the part of it that is the image.
+            sample: as of :meth:`forward`; its ``height`` and ``width`` are the size of the results.
+
+        Returns:
+            as of :meth:`forward`.
+        """
         size = (sample.get("height", image_size[0]), sample.get("width", image_size[1]))
         collectors: dict[str, Collector] = {}
         if self.semantic_on:

@@ -1,11 +1,12 @@
 """What the classes of a model are called, and which colours they have: a data set's metadata."""
 
-import difflib
 from dataclasses import dataclass
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.utils.colormap import colormap
+
+from proscale.engine.accepted import nearest_names
 
 Color = tuple[int, int, int]
 """Red, green, blue, each 0 to 255."""
@@ -40,11 +41,9 @@ class Classes:
             FileNotFoundError: its classes are in a file that is not there.
         """
         if name not in MetadataCatalog.list():
-            known = DatasetCatalog.list()
-            nearest = difflib.get_close_matches(name, known) or sorted(known)[:5]
             raise ValueError(
                 f"DATASETS.TEST has {name!r}, which is not registered; nearest are "
-                f"{', '.join(nearest)}"
+                f"{nearest_names(name, DatasetCatalog.list())}"
             )
         metadata = MetadataCatalog.get(name)
         if task == "instance" and metadata.get("thing_classes") is None:

@@ -13,10 +13,10 @@ from proscale.prediction.drawing import Drawing
 from proscale.prediction.image_input import read_rgb
 from proscale.prediction.outputs import Failure, OutputFolder, Picture
 from proscale.prediction.predictor import Predictor
-from proscale.prediction.replaced_file import replaced
 from proscale.prediction.result import Prediction
 from proscale.prediction.sources import Source, UniqueNames
 from proscale.prediction.video import VideoWriter, count_frames, frame_rate, read_frames
+from proscale.replaced_file import replaced
 
 VIDEO_SAMPLES = 8
 """Frames of a video, evenly spread, whose results are kept as those of images."""

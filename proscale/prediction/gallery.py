@@ -10,7 +10,6 @@ import html
 import io
 import shutil
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -22,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 from proscale.prediction.drawing import Drawing
-from proscale.prediction.replaced_file import replaced
 from proscale.prediction.result import Prediction
+from proscale.replaced_file import replaced
 from proscale.visualization import (
     OPACITY,
     label_places,
@@ -32,7 +31,7 @@ from proscale.visualization import (
     text_color,
     tinted,
 )
-from proscale.web import script_data, shared_pieces
+from proscale.web import now, script_data, shared_pieces
 
 MAX_IMAGES = 500
 """Images on a page; those after them have their files only, and the page says so."""
@@ -79,7 +78,7 @@ class Gallery:
         words = {
             **self._words,
             "count": count,
-            "date": datetime.now(timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M"),
+            "date": now(),
         }
         words = {key: html.escape(word) for key, word in words.items()} | {
             "faults": _faults(faults),

@@ -3,10 +3,9 @@
 import os
 
 import numpy as np
-from detectron2.data.detection_utils import convert_PIL_to_numpy
-from PIL import Image, ImageOps
+from PIL import Image
 
-from proscale.data.image_file import read_image, to_eight_bits
+from proscale.data.image_file import read_image, to_array
 
 ImageInput = str | os.PathLike[str] | np.ndarray | Image.Image
 """A file, RGB colours ``(H, W, 3)`` uint8, or a Pillow image of any mode."""
@@ -31,8 +30,7 @@ def read_rgb(image: ImageInput) -> np.ndarray:
             )
         return image
     if isinstance(image, Image.Image):
-        upright = ImageOps.exif_transpose(image)
-        return convert_PIL_to_numpy(to_eight_bits(upright, "the image"), "RGB")
+        return to_array(image, "RGB", "the image")
     if isinstance(image, (str, os.PathLike)):
         return read_image(image, "RGB")
     raise TypeError(

@@ -13,8 +13,8 @@ from proscale.data.panoptic_png import write_panoptic_png
 from proscale.prediction.classes import Classes
 from proscale.prediction.drawing import Drawing
 from proscale.prediction.gallery import Gallery, gallery_item
-from proscale.prediction.replaced_file import replaced
 from proscale.prediction.result import Prediction, Segment
+from proscale.replaced_file import replaced
 
 OVERLAYS, PANOPTIC, SEMANTIC, VIDEOS = "overlays", "panoptic", "semantic", "videos"
 """Folders of the results: pictures, and the maps of the tasks."""

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import detection_utils as utils
-from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from PIL import Image
 
 from proscale.data import build_mapper
-from proscale.engine import Checkpointer, check_weights, setup_cfg
+from proscale.engine import check_weights, load_weights, setup_cfg
 from proscale.modeling import with_sliding_window
 from proscale.modeling.test_time_augmentation import with_test_time_augmentation
 from proscale.prediction.classes import Classes
@@ -83,8 +82,7 @@ class Predictor:
 
         self._mapper = build_mapper(cfg, is_train=False)
         model = build_model(cfg).eval()
-        checkpointer = Checkpointer(model, fine_tune=False, trust=cfg.MODEL.TRUST_WEIGHTS)
-        checkpointer.load(cfg.MODEL.WEIGHTS)
+        load_weights(model, cfg)
         self._model = with_sliding_window(cfg, model)
         if cfg.TEST.AUG.ENABLED:
             self._model = with_test_time_augmentation(cfg, self._model)
@@ -124,11 +122,8 @@ class Predictor:
     def _sample(self, rgb: np.ndarray) -> dict:
         """As the evaluation mapper makes it of a file."""
         image = utils.convert_PIL_to_numpy(Image.fromarray(rgb), self.cfg.INPUT.FORMAT)
-        augmented = T.AugInput(image)
-        self._mapper.augmentations(augmented)
-        pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
         height, width = rgb.shape[:2]
-        return {"image": torch.as_tensor(pixels), "height": height, "width": width}
+        return {"image": self._mapper.resized(image), "height": height, "width": width}
 
     def _prediction(self, output: dict) -> Prediction:
         if self.task == "panoptic":

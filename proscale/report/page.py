@@ -4,13 +4,12 @@ import html
 import os
 import platform
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from proscale.prediction.replaced_file import replaced
+from proscale.replaced_file import replaced
 from proscale.report.cost import cost_html
 from proscale.report.curves import curve_charts
 from proscale.report.evaluations import Evaluation
@@ -19,7 +18,7 @@ from proscale.report.run_folder import CONFIG_FILE, Run, read_run
 from proscale.report.settings import changed_keys
 from proscale.report.summary import summary_html
 from proscale.report.tables import evaluation_html, plain
-from proscale.web import shared_pieces
+from proscale.web import now, shared_pieces
 
 
 def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
@@ -66,7 +65,6 @@ def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
 
 
 def _subtitle(run: Run) -> str:
-    date = datetime.now(timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M")
     parts = []
     if run.cfg is not None:
         model = run.cfg.MODEL
@@ -74,7 +72,7 @@ def _subtitle(run: Run) -> str:
         if model.META_ARCHITECTURE == "MaskFormer":
             parts.append(decoder)
         parts += [model.BACKBONE.NAME, *run.cfg.DATASETS.TRAIN]
-    return " · ".join([*parts, f"reported {date}"])
+    return " · ".join([*parts, f"reported {now()}"])
 
 
 def _missing(sentences: list[str]) -> str:

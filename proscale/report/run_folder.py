@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
-from proscale.engine import ConfigError, setup_cfg
+from proscale.engine import LAST_CHECKPOINT, ConfigError, setup_cfg
 from proscale.report.evaluations import Evaluation, read_evaluations
 from proscale.report.log_file import LogFacts, read_log
 from proscale.report.metrics_file import Points, read_metrics
@@ -19,7 +19,6 @@ _LACKS = {
     METRICS_FILE: "no curves",
     LOG_FILE: "no versions",
 }
-_LAST_CHECKPOINT = "last_checkpoint"
 _NUMBERED = 5  # damaged lines that are told
 
 
@@ -115,7 +114,7 @@ def _log(path: Path, missing: list[str]) -> LogFacts:
 
 def _weights(path: Path, cfg: CfgNode | None, *, has_trained: bool) -> Path | None:
     """The checkpoint in the folder; for an evaluation alone the one that it was of."""
-    pointer = path / _LAST_CHECKPOINT
+    pointer = path / LAST_CHECKPOINT
     name = pointer.read_text("utf-8", "replace").strip() if pointer.is_file() else ""
     if name:
         found = path / Path(name).name

@@ -6,6 +6,7 @@ where they belong.
 """
 
 import json
+from datetime import datetime, timezone
 from importlib.resources import files
 from typing import Any
 
@@ -16,6 +17,11 @@ def shared_pieces() -> dict[str, str]:
     """The pieces by their names in templates."""
     folder = files("proscale.web")
     return {name.replace(".", "_"): folder.joinpath(name).read_text("utf-8") for name in _PIECES}
+
+
+def now() -> str:
+    """Date and time of this machine, for people."""
+    return datetime.now(timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def script_data(content: Any) -> str:

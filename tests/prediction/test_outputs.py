@@ -15,7 +15,6 @@ from proscale.data.panoptic_png import read_panoptic_png
 from proscale.evaluation import CocoPanopticEvaluator
 from proscale.prediction.classes import Classes
 from proscale.prediction.outputs import Failure, OutputFolder, Picture
-from proscale.prediction.replaced_file import replaced
 from proscale.prediction.result import Prediction, from_semantic
 
 
@@ -121,16 +120,3 @@ def test_everything_in_one_file_and_pictures(write, panoptic, classes):
         "panoptic.json",
         "predictions.json",
     }
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    target = tmp_path / "file.txt"
-    target.write_text("old")
-    with pytest.raises(RuntimeError), replaced(target) as path:
-        path.write_text("half")
-        raise RuntimeError
-    assert target.read_text() == "old"
-    with replaced(target) as path:
-        path.write_text("new")
-    assert target.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [target]

@@ -48,10 +48,13 @@ class EvaluationMapper:
         image = read_entry_image(entry, self.image_format)
         sample = {key: value for key, value in entry.items() if key not in _TRUTH}
         sample["height"], sample["width"] = image.shape[:2]
+        return {**sample, "image": self.resized(image)}
+
+    def resized(self, image: np.ndarray) -> torch.Tensor:
+        """An image (H, W, 3) uint8 as the model sees it: (3, H, W) uint8."""
         aug_input = T.AugInput(image)
         self.augmentations(aug_input)
-        pixels = np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))
-        return {**sample, "image": torch.as_tensor(pixels)}
+        return torch.as_tensor(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
 
 
 _TRUTH = ("annotations", "sem_seg_file_name")

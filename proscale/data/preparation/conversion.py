@@ -5,7 +5,6 @@ JSON file is noted in a journal, a line for every image, until that file is writ
 """
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -19,6 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from proscale.data.json_file import read_records
+from proscale.replaced_file import LEFTOVERS, replaced
 
 
 @dataclass(frozen=True)
@@ -108,17 +108,8 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    partial = path.with_name(f".{path.name}{_PARTIAL}")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-        os.replace(partial, path)
-    finally:
-        with suppress(FileNotFoundError):
-            partial.unlink()
-
-
-_PARTIAL = ".partial"
+    with replaced(path) as part, part.open("wb") as file:
+        write(file)
 
 
 class _Journal:
@@ -177,7 +168,7 @@ def _write_coco(
 
 
 def _remove_leftovers(folder: Path) -> None:
-    for path in folder.glob(f".*{_PARTIAL}"):
+    for path in folder.glob(LEFTOVERS):
         path.unlink()
 
 

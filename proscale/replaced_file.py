@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LEFTOVERS = ".*.partial*"
+"""Pattern of what a process that died has left in a folder."""
+
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
@@ -12,7 +15,7 @@ def replaced(path: Path) -> Iterator[Path]:
 
     It becomes ``path`` at the end of the context, unless that ends with an error.
     """
-    part = path.with_name(f".part-{path.name}")
+    part = path.with_name(f".{path.name}.partial{path.suffix}")
     try:
         yield part
         os.replace(part, path)
