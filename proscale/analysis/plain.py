@@ -1,18 +1,21 @@
 """The same models computed the straightforward way: what the fast way is compared with.
 
-Deformable attention samples by ``grid_sample``, level by level. Results are made one after the
-other, from all masks at full size, resized twice. Slow and large, and short enough to be read.
+Deformable attention samples by ``grid_sample``, level by level. Frozen norms follow their
+convolutions. Results are made one after the other, from all masks at full size, resized twice. Slow
+and large, and short enough to be read.
 """
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
+from detectron2.layers import Conv2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.modeling import MaskFormer
+from proscale.modeling.backbones.frozen_norm import FoldedConv2d
 from proscale.modeling.mask_resize import Size, Sizes
 from proscale.ops import using_backend
 from proscale.ops.deformable_attention import REFERENCE
@@ -25,18 +28,23 @@ TOLERANCE = 1e-3
 @contextmanager
 def plain_path(model: nn.Module) -> Iterator[None]:
     """Within it the model computes the straightforward way."""
-    swapped = isinstance(model, MaskFormer)
-    with using_backend(REFERENCE), _plain_results(model) if swapped else nullcontext():
+    with ExitStack() as stack:
+        stack.enter_context(using_backend(REFERENCE))
+        if isinstance(model, MaskFormer):
+            stack.enter_context(_replaced(model, "results", results))
+        for module in model.modules():
+            if isinstance(module, FoldedConv2d):
+                stack.enter_context(_replaced(module, "forward", Conv2d.forward))
         yield
 
 
 @contextmanager
-def _plain_results(model: MaskFormer) -> Iterator[None]:
-    model.results = partial(results, model)
+def _replaced(module: nn.Module, method: str, function: Callable) -> Iterator[None]:
+    setattr(module, method, partial(function, module))
     try:
         yield
     finally:
-        del model.results  # uncovers the method
+        delattr(module, method)  # uncovers the method
 
 
 def results(

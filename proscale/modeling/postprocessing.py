@@ -143,7 +143,7 @@ class PanopticMap:
         winner = (self.scores[:, None, None] * probabilities).max(0).indices
         certain = probabilities.gather(0, winner[None])[0] >= 0.5
         self.winners[rows] = 2 * winner + certain
-        self.areas += (probabilities >= 0.5).flatten(1).sum(1)
+        self.areas += areas(probabilities >= 0.5)
 
     def result(self) -> tuple[Tensor, list[dict]]:
         if not len(self.queries):
@@ -226,8 +226,8 @@ class InstanceSet:
 
     def add(self, rows: slice, probabilities: Tensor) -> None:
         masks = probabilities > 0.5
-        self.masks[:, rows] = masks[self.pairs]
-        self.areas += masks.flatten(1).sum(1)
+        torch.index_select(masks, 0, self.pairs, out=self.masks[:, rows])
+        self.areas += areas(masks)
         self.inside += F.threshold(probabilities, 0.5, 0).flatten(1).sum(1)
         self.row_peaks[:, rows] = probabilities.amax(2)
         self.column_peaks = self.column_peaks.maximum(probabilities.amax(1))
@@ -241,6 +241,12 @@ class InstanceSet:
         result.scores = self.scores * quality[self.pairs]
         result.pred_classes = self.labels
         return result
+
+
+def areas(masks: Tensor) -> Tensor:
+    """Pixels of each mask: ``(N, H, W)`` bool to ``(N,)`` int32."""
+    # PyTorch first makes integers of eight bytes out of bools, unless it takes them for bytes.
+    return masks.view(torch.int8).flatten(1).sum(1, dtype=torch.int32)
 
 
 def boxes_around(rows: Tensor, columns: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from proscale.modeling.backbones.frozen_norm import fold_frozen_norms
 from proscale.modeling.losses import HungarianMatcher, SetCriterion
 from proscale.modeling.mask_resize import Size, Sizes
 from proscale.modeling.postprocessing import (
@@ -123,6 +124,7 @@ class MaskFormer(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         backbone = build_backbone(cfg)
+        fold_frozen_norms(backbone)
         node = cfg.MODEL.MASK_FORMER
         return {
             "backbone": backbone,
