@@ -89,10 +89,8 @@ class HungarianMatcher(nn.Module):
 
 def pairwise_mask_cost(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean binary cross-entropy of every pair: ``(Q, P)`` and ``(N, P)`` to ``(Q, N)``."""
-    points = logits.shape[1]
-    positive = F.softplus(-logits)  # loss where the target is one
-    negative = F.softplus(logits)  # and where it is zero
-    return (positive @ targets.T + negative @ (1 - targets).T) / points
+    # softplus(x) where the target is zero, softplus(-x) = softplus(x) - x where it is one.
+    return (F.softplus(logits).sum(1)[:, None] - logits @ targets.T) / logits.shape[1]
 
 
 def pairwise_dice_cost(logits: Tensor, targets: Tensor) -> Tensor:
