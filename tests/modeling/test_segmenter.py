@@ -253,3 +253,16 @@ def test_wrong_values_are_refused_by_key(small_cfg, overrides, message):
     small_cfg.merge_from_list(overrides)
     with pytest.raises(ValueError, match=message):
         build_model(small_cfg)
+
+
+@pytest.mark.parametrize("decoder", ["PROSCALE", "MSDeformAttnPixelDecoder"])
+def test_image_whose_coarsest_map_is_a_pixel(small_cfg, decoder):
+    small_cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = decoder
+    small_cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 32  # as many as groups of the group norm
+    model = build_model(small_cfg).eval()
+    assert torch.isfinite(infer(model, {"image": image(32, 32)})[0]["sem_seg"]).all()
+    features = model.backbone(torch.stack([image(32, 32, seed) / 255 for seed in range(2)]))
+    decode = model.sem_seg_head.pixel_decoder.forward_features
+    alone, *_ = decode({name: maps[:1] for name, maps in features.items()})
+    together, *_ = decode(features)
+    torch.testing.assert_close(alone, together[:1])

@@ -184,7 +184,16 @@ def _input_projection(channels: int, conv_dim: int) -> nn.Sequential:
     convolution = nn.Conv2d(channels, conv_dim, kernel_size=1)
     nn.init.xavier_uniform_(convolution.weight)
     nn.init.zeros_(convolution.bias)
-    return nn.Sequential(convolution, nn.GroupNorm(GROUPS, conv_dim))
+    return nn.Sequential(convolution, _GroupNorm(GROUPS, conv_dim))
+
+
+class _GroupNorm(nn.GroupNorm):
+    """PyTorch's refuses a single image with one value per group, as a map of one pixel has with as
+    many channels as groups, but not two such images. A lone value is its own mean in both cases,
+    so that the bias is left."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return torch.group_norm(maps, self.num_groups, self.weight, self.bias, self.eps)
 
 
 def _convolution(channels: int, conv_dim: int, size: int, norm: str, activation=None) -> Conv2d:
