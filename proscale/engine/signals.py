@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -13,9 +14,14 @@ from proscale.engine.checkpointer import Checkpointer
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+SECONDS_OF_ONE_REQUEST = 3.0
+"""A signal so soon behind the first asks for the same. SLURM sends one to all processes of a job,
+torchrun among them, which passes it on to those that have it already."""
+
 
 class StopSignals:
-    """Within it the first SIGTERM or SIGINT is noted, not obeyed; a second one kills at once.
+    """Within it the first SIGTERM or SIGINT is noted, not obeyed; another one, later than
+    ``SECONDS_OF_ONE_REQUEST``, kills at once.
 
     A signal that was ignored before, as SIGINT is in a shell's background jobs, stays so. Outside
     of the main thread, where Python allows no handlers, it does nothing.
@@ -26,6 +32,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received = 0
+        self._received_at = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -41,9 +48,12 @@ class StopSignals:
         self._before.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        for other in self._before:
-            signal.signal(other, signal.SIG_DFL)
+        now = time.monotonic()
+        if not self.received:
+            self.received, self._received_at = number, now
+        elif now - self._received_at > SECONDS_OF_ONE_REQUEST:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
 
 class StopHook(HookBase):

@@ -66,13 +66,15 @@ def test_signal_in_the_last_step_leaves_the_evaluation_to_the_resumed_run(
     assert evaluations() == 1
 
 
-def test_second_signal_kills_at_once():
+def test_second_signal_kills_unless_it_is_of_the_same_request():
     script = textwrap.dedent("""
         import os, signal
-        from proscale.engine.signals import StopSignals
-        with StopSignals() as signals:
+        from proscale.engine import signals as module
+        with module.StopSignals() as signals:
             os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
             print(signals.received, flush=True)
+            module.SECONDS_OF_ONE_REQUEST = 0.0
             os.kill(os.getpid(), signal.SIGINT)
             print("not reached", flush=True)
     """)
