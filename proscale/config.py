@@ -85,6 +85,11 @@ def _add_distributed(cfg: CfgNode) -> None:
     # New. Seconds that a process waits for the others before the job ends as one that hangs: longer
     # than the slowest thing that only one of them does, which is computing instances' AP.
     node.TIMEOUT = 600
+    # New. Divide parameters, gradients and the optimiser's state among the processes (PyTorch's
+    # fully_shard), rather than hold all of them in each: the same training in less memory, with
+    # more to exchange. Files are the same. A single process holds all. Of MODEL.CHANNELS_LAST there
+    # remain the images.
+    node.SHARDED = False
 
 
 def _add_test(cfg: CfgNode) -> None:

@@ -23,6 +23,7 @@ from proscale.checkpoint.class_layer import (
     has_other_classes,
 )
 from proscale.checkpoint.convert import CheckpointError
+from proscale.engine.sharding import whole
 
 LAST_CHECKPOINT = "last_checkpoint"
 """In the folder of the checkpoints: the name of the one to resume from."""
@@ -41,8 +42,7 @@ class Checkpointer(ConvertingCheckpointer):
         checkpointables: see Detectron2.
 
     Attributes:
-        saved_iteration: the ``iteration`` that was saved last; None before, and in processes that
-            do not save.
+        saved_iteration: the ``iteration`` that was saved last; None before.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Checkpointer(ConvertingCheckpointer):
         """Write ``save_dir``/``name``.pth, make it the last checkpoint, and remove old ones.
 
         The file, then the mark of the last checkpoint: each is written as a whole or not at all.
+        The main process writes; of a sharded model, all have to call it.
 
         Args:
             name: of the file, without suffix.
@@ -83,15 +84,21 @@ class Checkpointer(ConvertingCheckpointer):
         Raises:
             CheckpointError: the system refused, as when the disk is full.
         """
-        if not self.save_dir or not self.save_to_disk:
+        if not self.save_dir:
             return
-        content = {"model": self.model.state_dict()}
-        content |= {key: item.state_dict() for key, item in self.checkpointables.items()}
+        items = {"model": self.model, **self.checkpointables}
+        content = {
+            key: whole(item.state_dict(), kept=self.save_to_disk) for key, item in items.items()
+        }
+        if self.save_to_disk:
+            self._write(name, content | kwargs)
+        self.saved_iteration = kwargs.get("iteration")
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
         path = Path(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
-        save_archive(path, content | kwargs)
+        save_archive(path, content)
         self.tag_last_checkpoint(path.name)
-        self.saved_iteration = kwargs.get("iteration")
         self._remove_old(path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:

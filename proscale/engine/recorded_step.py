@@ -5,7 +5,6 @@ iteration and process. It is read without running any code of a pickle.
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 
 from proscale.checkpoint import CheckpointError, read_checkpoint
 from proscale.checkpoint.atomic import save_archive
-from proscale.engine.train_loop import Sample, TrainLoop
+from proscale.engine.train_loop import RecordFault, Sample, TrainLoop
 
 _STRUCTURES = {"BitMasks": BitMasks, "Boxes": Boxes}
 _KIND = "__kind__"
@@ -65,23 +64,22 @@ class RecordedStep:
         save_archive(path, content)
 
 
-def fault_recorder(cfg: CfgNode) -> Callable[[TrainLoop, list[Sample]], str]:
+def fault_recorder(cfg: CfgNode) -> RecordFault:
     """Writes the step that a loop is at to ``OUTPUT_DIR``/fault_(iteration)_rank(rank).pth.
 
     Returns:
-        what to call with the loop and its batch; it returns how to see the fault again, or why
-        nothing could be written, for the message of the fault.
+        what to call with the loop, its batch and the model's weights; it returns how to see the
+        fault again, or why nothing could be written, for the message of the fault.
     """
 
-    def record(loop: TrainLoop, batch: list[Sample]) -> str:
+    def record(loop: TrainLoop, batch: list[Sample], weights: dict[str, torch.Tensor]) -> str:
         path = Path(cfg.OUTPUT_DIR, f"fault_{loop.iter:07d}_rank{loop.rank}.pth")
-        model = loop.model.module if hasattr(loop.model, "module") else loop.model
         step = RecordedStep(
             config=cfg.dump(),
             seed=loop.seed,
             iteration=loop.iter,
             rank=loop.rank,
-            weights=model.state_dict(),
+            weights=weights,
             batch=batch,
         )
         try:

@@ -20,13 +20,22 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from proscale.engine.agreement import largest_of_processes
+from proscale.engine.setup import ConfigError
+from proscale.engine.sharding import is_sharded, whole
 from proscale.random_state import Purpose, seed_generators
 
 Sample = dict
 """What the mappers make of a data set entry: ``image``, ``file_name``, ``instances`` …"""
+
+RecordFault = Callable[["TrainLoop", list[Sample], dict[str, torch.Tensor]], str]
+"""Keeps a step in a file; see ``TrainLoop``."""
+
+_LONE_VALUE = "more than 1 value per channel"
+"""In PyTorch's message where batch norm has nothing to make statistics of."""
 
 
 class TrainLoop(SimpleTrainer):
@@ -58,7 +67,7 @@ class TrainLoop(SimpleTrainer):
         clip_norm: float | None = None,
         norm_type: float = 2.0,
         max_skipped_steps: int = 0,
-        record_fault: "Callable[[TrainLoop, list[Sample]], str] | None" = None,
+        record_fault: RecordFault | None = None,
     ):
         """
         Args:
@@ -71,9 +80,9 @@ class TrainLoop(SimpleTrainer):
             clip_norm: bound on the norm of all gradients together; None leaves them.
             norm_type: p of that norm.
             max_skipped_steps: steps that may be left out; the next one to be ends the training.
-            record_fault: keeps what is needed to see a fault again; called with this loop and the
-                batch, returns where that is, for the message. For the first step that is left out,
-                and for the one that ends the training.
+            record_fault: keeps what is needed to see a fault again; called with this loop, the
+                batch and the model's ``state_dict``, returns where that is, for the message. For
+                the first step that is left out, and for the one that ends the training.
         """
         super().__init__(model, data_loader, optimizer)
         self.amp_dtype = amp_dtype
@@ -94,6 +103,8 @@ class TrainLoop(SimpleTrainer):
         self._takes_target_counts = "target_counts" in inspect.signature(forward).parameters
         if _is_distributed(model):
             model.module.forward = MethodType(_forward_together, model.module)
+        elif is_sharded(model):
+            model.forward = MethodType(_forward_or_fault, model)
         if accumulation_steps > 1 and not self._takes_target_counts:
             logging.getLogger(__name__).warning(
                 "This model's forward has no argument target_counts: with "
@@ -174,7 +185,7 @@ class TrainLoop(SimpleTrainer):
                 with torch.autocast(
                     self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
                 ):
-                    part_losses = self.model(part, **extra)
+                    part_losses = self._forward(part, extra)
                 share = len(part) / len(batch)
                 part_losses = {name: loss * share for name, loss in part_losses.items()}
                 self.grad_scaler.scale(sum(part_losses.values())).backward()
@@ -182,24 +193,48 @@ class TrainLoop(SimpleTrainer):
                 losses[name] = losses.get(name, 0.0) + loss.detach().float()
         return losses
 
+    def _forward(self, part: list[Sample], extra: dict[str, Any]) -> dict[str, torch.Tensor]:
+        try:
+            losses = self.model(part, **extra)
+        except ValueError as error:
+            if _LONE_VALUE not in str(error):
+                raise
+            sizes = ", ".join("x".join(map(str, s["image"].shape[-2:])) for s in part)
+            raise ConfigError(
+                f"batch norm has a single value per channel, of images of {sizes} pixels together: "
+                "accepts more images in each process and part (SOLVER.IMS_PER_BATCH, "
+                "SOLVER.ACCUMULATION_STEPS), larger images (INPUT), or another norm "
+                "(MODEL.RESNETS.NORM, MODEL.TIMM.NORM)"
+            ) from error
+        if is_sharded(self.model):
+            _raise_together(str(losses) if isinstance(losses, FloatingPointError) else "")
+        return losses
+
     def _gradient_exchange(self, *, last: bool) -> AbstractContextManager:
-        """Between processes, gradients are averaged once per step, after the last part."""
+        """Between processes, gradients are averaged once per step, after the last part.
+
+        Those of a sharded model after every part, because a process has no room for all of them.
+        """
         return self.model.no_sync() if _is_distributed(self.model) and not last else nullcontext()
 
     def _clip_gradients(self) -> torch.Tensor:
         """Clip to ``clip_norm``; returns the norm before, a scalar."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         bound = float("inf") if self.clip_norm is None else self.clip_norm
-        return nn.utils.clip_grad_norm_(parameters, bound, norm_type=self.norm_type)
+        norm = nn.utils.clip_grad_norm_(parameters, bound, norm_type=self.norm_type)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def _leave_out(self, fault: FloatingPointError, batch: list[Sample]) -> None:
         """Tell of the fault, and go on or raise it."""
         files = ", ".join(str(sample.get("file_name", "(unnamed)")) for sample in batch)
         message = f"not finite at iteration {self.iter}: {fault}; images of this process: {files}"
         ends = self.skipped_steps >= self.max_skipped_steps
-        is_own = not isinstance(fault, _ForeignFault)
-        if is_own and self._record_fault and (ends or not self.skipped_steps):
-            message += f"; {self._record_fault(self, batch)}"
+        if self._record_fault and (ends or not self.skipped_steps):
+            is_own = not isinstance(fault, _ForeignFault)
+            model = self.model.module if _is_distributed(self.model) else self.model
+            weights = whole(model.state_dict(), kept=is_own)
+            if is_own:
+                message += f"; {self._record_fault(self, batch, weights)}"
         if ends:
             raise FloatingPointError(message) from fault
         self.skipped_steps += 1
@@ -263,6 +298,15 @@ def _forward_together(model: nn.Module, *arguments: Any, **keywords: Any) -> Any
         fault = str(error)
     _raise_together(fault)
     return losses
+
+
+def _forward_or_fault(model: nn.Module, *arguments: Any, **keywords: Any) -> Any:
+    """The forward method of a sharded ``model``, which returns a FloatingPointError: one that is
+    raised would pass by what has to be done behind it."""
+    try:
+        return type(model).forward(model, *arguments, **keywords)
+    except FloatingPointError as fault:
+        return fault
 
 
 def split_evenly(batch: list[Sample], parts: int) -> list[list[Sample]]:

@@ -7,6 +7,7 @@ of its checkpoints, later versions do not.
 """
 
 import logging
+import math
 import os
 import weakref
 from collections.abc import Iterable
@@ -32,6 +33,7 @@ from proscale.engine.precision import resolve_amp_dtype
 from proscale.engine.recent_metrics import RecentMetrics
 from proscale.engine.recorded_step import fault_recorder
 from proscale.engine.schedule import build_lr_scheduler
+from proscale.engine.sharding import divide_loaded_state, gathered, is_sharded, shard
 from proscale.engine.signals import StopHook, StopSignals
 from proscale.engine.train_loop import TrainLoop
 from proscale.evaluation import build_evaluator
@@ -79,6 +81,7 @@ class Trainer(DefaultTrainer):
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         _check_batch_split(cfg)
         _check_bounds(cfg)
+        _check_sharding(cfg)
         amp_dtype = resolve_amp_dtype(cfg)
         self._draws_seed = cfg.SEED < 0
         cfg = _with_seed(cfg)
@@ -86,8 +89,13 @@ class Trainer(DefaultTrainer):
         seed_all_rng(self.seed + comm.get_rank())
 
         model = self.build_model(cfg)
+        if cfg.DISTRIBUTED.SHARDED and comm.get_world_size() > 1:
+            shard(model)
         optimizer = self.build_optimizer(cfg, model)
-        model = create_ddp_model(model, **_ddp_arguments(cfg))
+        if is_sharded(model):
+            divide_loaded_state(optimizer)
+        else:
+            model = create_ddp_model(model, **_ddp_arguments(cfg))
         self._trainer = TrainLoop(
             model,
             self.build_train_loader(cfg),
@@ -151,7 +159,8 @@ class Trainer(DefaultTrainer):
             {task: {metric: value}} for one data set, {data set: {task: {metric: value}}} for
             several; empty on processes other than the main one.
         """
-        results = super().test(cfg, with_sliding_window(cfg, model), evaluators)
+        with gathered(model):
+            results = super().test(cfg, with_sliding_window(cfg, model), evaluators)
         if comm.is_main_process() and results:
             names = cfg.DATASETS.TEST
             by_dataset = {names[0]: results} if len(names) == 1 else results
@@ -179,7 +188,8 @@ class Trainer(DefaultTrainer):
             for name in cfg.DATASETS.TEST
         ]
         wrapped = with_test_time_augmentation(cfg, with_sliding_window(cfg, model))
-        results = super().test(original_size, wrapped, evaluators)
+        with gathered(model):
+            results = super().test(original_size, wrapped, evaluators)
         results = {f"{key}_TTA": figures for key, figures in (results or {}).items()}
         if results:
             write_results(cfg.OUTPUT_DIR, RESULTS_TTA_FILE, results)
@@ -190,9 +200,13 @@ class Trainer(DefaultTrainer):
         # Behind the checkpoint of the step, which it need not save again, and before an evaluation,
         # which may take longer than there is time.
         place = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
+        # Detectron2 has the main process save; of a sharded model all have a part.
+        saves = comm.is_main_process()
+        period = self.cfg.SOLVER.CHECKPOINT_PERIOD
         return [
             RecentMetrics(),
             *built[:place],
+            *([] if saves else [hooks.PeriodicCheckpointer(self.checkpointer, period)]),
             StopHook(self._signals, self.checkpointer),
             *built[place:],
         ]
@@ -277,6 +291,15 @@ def _check_bounds(cfg: CfgNode) -> None:
     for key in ("CHECKPOINTS_TO_KEEP", "MAX_SKIPPED_STEPS"):
         if cfg.SOLVER[key] < 0:
             raise ValueError(f"SOLVER.{key} is {cfg.SOLVER[key]}; accepted are 0, 1, 2, …")
+
+
+def _check_sharding(cfg: CfgNode) -> None:
+    norm_type = cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE
+    if cfg.DISTRIBUTED.SHARDED and not math.isfinite(norm_type):
+        raise ValueError(
+            f"SOLVER.CLIP_GRADIENTS.NORM_TYPE is {norm_type}; accepted are finite numbers with "
+            "DISTRIBUTED.SHARDED, where a process may hold nothing of a small parameter"
+        )
 
 
 def _with_seed(cfg: CfgNode) -> CfgNode:

@@ -28,7 +28,7 @@ def record(small_cfg, tmp_path):
         batch = [{"file_name": "wrong.jpg", "image": image, "instances": instances}]
         loop = TrainLoop(model, [batch], torch.optim.SGD(model.parameters(), lr=0.1))
         loop.seed, loop.iter = 3, 12
-        fault_recorder(small_cfg)(loop, batch)
+        fault_recorder(small_cfg)(loop, batch, model.state_dict())
         with EventStorage(12) as storage:
             try:
                 loop.run_step()

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -127,22 +128,29 @@ def evaluations():
     return lambda: CountingEvaluator.evaluations
 
 
-@pytest.fixture
-def run_two_processes(tmp_path):
-    """Returns a function: a file → runs it twice at a time, with the rank and ``tmp_path``."""
+@pytest.fixture(scope="session")
+def run_two_processes_in():
+    """Returns a function: a file, a folder, other arguments → runs it twice at a time, with the
+    rank and these."""
 
-    def run(file: str) -> None:
+    def run(file: str, folder: Path, *arguments: str) -> None:
         python_path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
         processes = [
             subprocess.Popen(
-                [sys.executable, file, str(rank), str(tmp_path)],
-                env=os.environ | {"PYTHONPATH": python_path},
+                [sys.executable, file, str(rank), str(folder), *arguments],
+                env=os.environ | {"PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"},
             )
             for rank in range(2)
         ]
         assert [process.wait(timeout=120) for process in processes] == [0, 0]
 
     return run
+
+
+@pytest.fixture
+def run_two_processes(run_two_processes_in, tmp_path):
+    """Returns a function: a file → runs it twice at a time, with the rank and ``tmp_path``."""
+    return partial(run_two_processes_in, folder=tmp_path)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
 from proscale.engine import Trainer
+from proscale.engine.sharding import whole
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +41,7 @@ class Notes(HookBase):
         if self._gradients is not None:
             model = self.trainer.model
             parameters = getattr(model, "module", model).named_parameters()
-            self._gradients.append({name: p.grad.clone() for name, p in parameters})
+            self._gradients.append({n: whole(p.grad.clone(), kept=True) for n, p in parameters})
 
     def after_train(self) -> None:
         if self._gradients is not None:

@@ -1,8 +1,10 @@
 """A process that dies takes the job down, with its reason; torchrun starts it again if told to."""
 
+import os
 import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -42,9 +44,11 @@ def test_job_ends_with_the_reason(start_training, tmp_path, fault, workers, reas
 
 
 @pytest.mark.slow
-def test_restarted_job_has_the_curve_of_an_uninterrupted_one(start_training, tmp_path):
+@pytest.mark.parametrize("sharded", [False, True])
+def test_restarted_job_has_the_curve_of_an_uninterrupted_one(start_training, tmp_path, sharded):
     steps = 12
     overrides = ("SOLVER.MAX_ITER", steps, "SOLVER.CHECKPOINT_PERIOD", 2)
+    overrides += ("DISTRIBUTED.SHARDED", sharded)
     straight = start_training("straight", *overrides, torchrun=STANDALONE)
     assert straight.wait(timeout=240) == 0
     killed = start_training(
@@ -67,14 +71,19 @@ def test_restarted_job_has_the_curve_of_an_uninterrupted_one(start_training, tmp
 
 
 @pytest.mark.slow
-def test_sigterm_to_torchrun_saves_in_all_processes(start_training, tmp_path):
+@pytest.mark.parametrize("to_all", [False, True])
+def test_sigterm_to_torchrun_saves_in_all_processes(start_training, tmp_path, to_all):
     job = start_training("stopped", "SOLVER.MAX_ITER", 10000, torchrun=STANDALONE)
     notes = tmp_path / "stopped" / "losses_0.txt"
     deadline = time.time() + 120
     while not notes.exists():
         assert time.time() < deadline and job.poll() is None
         time.sleep(0.1)
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    for pid in map(int, children if to_all else []):  # first, as SLURM may
+        os.kill(pid, signal.SIGTERM)
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=60) != 0
+    assert "stopped and saved after iteration" in start_training.output("stopped")
     iteration = len(start_training.losses("stopped")) - 1
     assert (tmp_path / "stopped" / "output" / f"model_{iteration:07d}.pth").is_file()

@@ -18,8 +18,8 @@ def compare(start_training, tmp_path):
     overrides = ("SOLVER.MAX_ITER", STEPS, "SOLVER.BASE_LR", 0.0)
     one = start_training("one", *overrides, orders=orders)
 
-    def start(name: str, **options):
-        return start_training(name, *overrides, orders=orders, **options)
+    def start(name: str, *more, **options):
+        return start_training(name, *overrides, *more, orders=orders, **options)
 
     def compare(name: str, ranks: int) -> None:
         assert one.wait(timeout=240) == 0, start_training.output("one")
@@ -55,11 +55,12 @@ def difference(ours: dict, theirs: dict) -> float:
     )
 
 
+@pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_processes_equal_one(start_training, compare, processes):
+def test_processes_equal_one(start_training, compare, processes, sharded):
     start, assert_equals_one = compare
     options = ("--standalone", "--nproc_per_node", str(processes))
-    several = start("several", torchrun=options)
+    several = start("several", "DISTRIBUTED.SHARDED", sharded, torchrun=options)
     assert several.wait(timeout=240) == 0, start_training.output("several")
     assert_equals_one("several", processes)
 

@@ -111,7 +111,7 @@ def test_overflow_of_the_loss_scale_is_counted_apart():
 def test_recorded_are_the_first_step_and_the_last(tmp_path):
     recorded = []
 
-    def record(loop, batch):
+    def record(loop, batch, weights):
         recorded.append((loop.iter, batch is NAN))
         return "recorded"
 

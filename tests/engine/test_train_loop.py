@@ -6,6 +6,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from proscale.engine import ConfigError
 from proscale.engine.train_loop import TrainLoop, split_evenly
 
 ITERATION = 7
@@ -202,3 +203,20 @@ def test_model_left_in_evaluation_mode_is_refused(model, make_batch):
 
 def test_time_of_the_data_is_logged(model, make_batch):
     assert run_step(make_loop(model, make_batch(1)))["data_time"] >= 0
+
+
+def test_batch_norm_of_one_value_tells_what_is_accepted():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, batch):
+            images = torch.stack([sample["image"] for sample in batch])
+            return {"loss": self.norm(images[..., ::32, ::32]).square().mean()}
+
+    batch = [{"image": torch.rand(3, 32, 20)}] * 2
+    run_step(make_loop(Model(), batch))
+    expected = r"^batch norm has .* of images of 32x20 pixels .* accepts .*SOLVER.IMS_PER_BATCH"
+    with pytest.raises(ConfigError, match=expected):
+        run_step(make_loop(Model(), batch, accumulation_steps=2))

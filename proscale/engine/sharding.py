@@ -1,0 +1,139 @@
+"""Training in which every process holds a part of every parameter, of its gradient and of the
+optimiser's state, instead of all of them (Rajbhandari et al., ZeRO, SC 2020; PyTorch's
+``fully_shard``).
+
+A block is put together when it computes, and taken apart behind. What enters and leaves the
+processes is whole: files are those of a training that is not sharded, and may be exchanged for
+them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from typing import Any
+
+import torch
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def shard(model: nn.Module) -> None:
+    """Divide the parameters of ``model``, those of the main process, among all processes.
+
+    Blocks are the units: elements of lists and sequences that have modules with parameters in
+    them, such as residual blocks and transformer layers. The other parameters are put together for
+    the whole step.
+
+    ``model.load_state_dict`` takes whole tensors; ``state_dict`` gives parts, see :func:`whole`.
+    """
+    device = next(model.parameters()).device
+    mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.contiguous()  # fully_shard takes no other layout
+        distributed.broadcast(parameter.data, src=0)
+    for block in reversed(_blocks(model)):  # the inner ones first
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+    model.register_load_state_dict_pre_hook(_divide_weights)
+
+
+def divide_loaded_state(optimizer: torch.optim.Optimizer) -> None:
+    """Have ``optimizer``, of a sharded model, take the state of one that is not."""
+    optimizer.register_load_state_dict_pre_hook(_divide_optimizer_state)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    return isinstance(model, FSDPModule)
+
+
+def whole(state: Any, *, kept: bool) -> Any:
+    """What a ``state_dict`` says, with whole tensors on the CPU in place of parts.
+
+    All processes have to call it.
+
+    Args:
+        state: dictionaries and lists of tensors and other values.
+        kept: whether this process wants the tensors; otherwise None takes their place.
+    """
+    if isinstance(state, DTensor):
+        tensor = state.full_tensor()
+        return tensor.cpu() if kept else None
+    if isinstance(state, dict):
+        copied = copy(state)  # PyTorch's have attributes, too
+        copied.update((name, whole(value, kept=kept)) for name, value in state.items())
+        return copied
+    if isinstance(state, list):
+        return [whole(value, kept=kept) for value in state]
+    return state
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Within it every process holds all parameters of ``model``, and may call it as often as it
+    likes: the others need not call it, too. A model that is not sharded is left as it is.
+
+    All processes have to enter it.
+    """
+    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for unit in units:
+        unit.set_reshard_after_forward(False, recurse=False)
+        unit.unshard()
+    try:
+        yield
+    finally:
+        for unit in units:
+            unit.reshard()
+            unit.set_reshard_after_forward(unit is not model, recurse=False)
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """The outer ones before those in them."""
+    containers = (nn.ModuleList, nn.Sequential)
+    return [
+        element
+        for container in model.modules()
+        if isinstance(container, containers)
+        for element in container
+        if not isinstance(element, containers) and _has_parameters_within(element)
+    ]
+
+
+def _has_parameters_within(module: nn.Module) -> bool:
+    return any(True for child in module.children() for _ in child.parameters())
+
+
+def _divide_weights(model: nn.Module, state_dict: dict[str, Any], *_: object) -> None:
+    """Put parts into ``state_dict`` where ``model`` has parts."""
+    own = model.state_dict()
+    for name, value in state_dict.items():
+        if name in own:
+            state_dict[name] = _divided(value, own[name])
+
+
+def _divide_optimizer_state(
+    optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]
+) -> dict[str, Any]:
+    """A copy of ``state_dict`` with parts where the parameters are parts."""
+    indices = [index for group in state_dict["param_groups"] for index in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    # What does not fit is PyTorch's to refuse.
+    parameter_of = dict(zip(indices, parameters, strict=False))
+    state = {
+        index: {name: _divided(value, parameter_of.get(index)) for name, value in values.items()}
+        for index, values in state_dict["state"].items()
+    }
+    return {**state_dict, "state": state}
+
+
+def _divided(value: Any, like: torch.Tensor | None) -> Any:
+    """The parts of a whole tensor, if it belongs to one that is in parts.
+
+    An optimiser has numbers besides, such as the steps that it has made.
+    """
+    if not isinstance(like, DTensor) or isinstance(value, DTensor):
+        return value
+    if not isinstance(value, torch.Tensor) or value.shape != like.shape:
+        return value
+    return distribute_tensor(value, like.device_mesh, like.placements)
