@@ -35,6 +35,7 @@ from proscale.engine import (
     one_sentence,
     setup_cfg,
 )
+from proscale.freed_memory import keep_freed_memory
 
 
 def main(args: argparse.Namespace, cfg: CfgNode) -> None:
@@ -44,6 +45,7 @@ def main(args: argparse.Namespace, cfg: CfgNode) -> None:
     # `launch` starts processes that have not seen `setup_cfg`.
     register_own_data(cfg.DATASETS.OWN)
     if args.eval_only:
+        keep_freed_memory()  # a training is no faster for it
         with built_from_keys():
             model = Trainer.build_model(cfg)
         checkpointer = Checkpointer(

@@ -43,6 +43,7 @@ from proscale.cli.arguments import (
     split_overrides,
 )
 from proscale.engine import ConfigError, setup_cfg
+from proscale.freed_memory import keep_freed_memory
 
 SUBJECT = "model"
 _PLAIN = " (plain)"
@@ -78,6 +79,12 @@ def add_parser(subjects: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--compile", action="store_true", help="by torch.compile, part by part")
     parser.add_argument(
+        "--keep-freed-memory",
+        action="store_true",
+        help="do not give freed memory back to the system, as `proscale predict` and `train_net.py "
+        "--eval-only` do not; all that is compared is faster for it",
+    )
+    parser.add_argument(
         "--plain",
         action="store_true",
         help="against the plain path, too: the same weights with the reference operator and "
@@ -112,6 +119,8 @@ def run(options: argparse.Namespace) -> None:
     split_overrides(options)
     device = find_device(options.device)
     _check(options)
+    if options.keep_freed_memory and not keep_freed_memory():
+        raise ConfigError("--keep-freed-memory: only GNU's C library, Linux's usual one, can")
     quality = read_results(options.results) if options.results else None
     runs = _runs(options, device)
     header = describe_run(device, _settings(options))
@@ -194,6 +203,7 @@ def _settings(options: argparse.Namespace) -> dict[str, str | int]:
         "batch": options.batch,
         "dtype": " ".join(options.dtype),
         "compiled": "yes" if options.compile else "no",
+        "freed memory": "kept" if options.keep_freed_memory else "given back",
         "repeats": options.repeats,
         "overrides": " ".join(options.opts) or "none",
     }

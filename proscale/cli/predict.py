@@ -13,6 +13,7 @@ from pathlib import Path
 from proscale.checkpoint import CheckpointError
 from proscale.cli.arguments import positive, split_at_key
 from proscale.engine import ConfigError, setup_cfg
+from proscale.freed_memory import keep_freed_memory
 from proscale.prediction import TASKS, Predictor
 from proscale.prediction.files import VIDEO_SAMPLES, predict_files
 from proscale.prediction.outputs import OutputFolder
@@ -72,6 +73,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     inputs, overrides = split_at_key([*options.inputs, *options.opts])
+    keep_freed_memory()
     try:
         sources = find_sources(inputs, leave_out=options.output)
         cfg = setup_cfg(options.config_file, overrides)

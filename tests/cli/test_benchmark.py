@@ -154,6 +154,18 @@ def test_results_that_differ_from_the_plain_paths_are_an_error(run, config_file,
         )
 
 
+@pytest.mark.parametrize("can", [True, False])
+def test_freed_memory_is_kept_where_that_can_be(run, config_file, monkeypatch, can):
+    monkeypatch.setattr("proscale.cli.benchmark_model.keep_freed_memory", lambda: can)
+    arguments = ("model", "--keep-freed-memory", "--size", "32x32", "--repeats", "1")
+    arguments += ("--config-file", config_file("small.yaml"))
+    if can:
+        assert run(*arguments)[1]["settings"]["freed memory"] == "kept"
+    else:
+        with pytest.raises(SystemExit, match="--keep-freed-memory: only GNU's C library"):
+            run(*arguments)
+
+
 def test_files_of_the_same_name_keep_their_folders(run, config_file):
     files = [config_file("a/small.yaml"), config_file("b/small.yaml")]
     _, document = run("model", "--config-file", *files, "--size", "32x32", "--repeats", "1")

@@ -1,0 +1,31 @@
+"""Freed memory, by the pages that the system has to hand out again."""
+
+import platform
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+# Of a process of its own, because the C library is told once for all.
+PAGES = textwrap.dedent("""
+    import resource
+    import torch
+    from proscale.freed_memory import keep_freed_memory
+
+    def pages():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(8):
+            torch.empty(64 * 2**20, dtype=torch.uint8).fill_(1)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    print(pages(), keep_freed_memory(), pages(), pages())
+""")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only GNU's C library can be told")
+def test_kept_memory_is_not_handed_out_again():
+    printed = subprocess.check_output([sys.executable, "-c", PAGES], text=True)
+    given_back, is_kept, _, kept = printed.split()
+    assert is_kept == "True"
+    assert int(kept) < int(given_back) / 4
