@@ -45,6 +45,7 @@ def divide_loaded_state(optimizer: torch.optim.Optimizer) -> None:
 
 
 def is_sharded(model: nn.Module) -> bool:
+    """Whether :func:`shard` has divided it."""
     return isinstance(model, FSDPModule)
 
 

@@ -1,16 +1,10 @@
 """docs/configuration.md says what proscale/config.py says."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 
 from proscale import add_proscale_config
-
-SCRIPT = Path(__file__).parents[2] / "tools" / "configuration_reference.py"
 
 SOURCE = """
 def _add(cfg):
@@ -29,17 +23,14 @@ def _add(cfg):
 
 
 @pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("configuration_reference", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def tool(load_tool):
+    return load_tool("configuration_reference")
 
 
 def test_page_is_up_to_date(tool):
-    assert tool.PAGE.read_text() == tool.make_page(), f"run `python {SCRIPT}`"
+    assert tool.PAGE.read_text() == tool.make_page(), (
+        "run `python tools/configuration_reference.py`"
+    )
 
 
 def test_page_has_every_key(tool):

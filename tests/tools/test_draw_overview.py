@@ -1,15 +1,8 @@
 """The figure of README and docs/architecture.md can be drawn again."""
 
-import importlib.util
-from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "draw_overview.py"
-
-
-def test_figure_is_drawn_from_the_formula(tmp_path):
-    spec = importlib.util.spec_from_file_location("draw_overview", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def test_figure_is_drawn_from_the_formula(load_tool, tmp_path):
+    module = load_tool("draw_overview")
     file = tmp_path / "overview.svg"
     module.draw(file)
     first = file.read_text()

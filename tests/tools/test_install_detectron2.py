@@ -7,23 +7,14 @@ import hashlib
 import importlib.machinery
 import importlib.util
 import io
-import sys
 import tarfile
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "install_detectron2.py"
-
 
 @pytest.fixture(scope="module")
-def installer():
-    spec = importlib.util.spec_from_file_location("install_detectron2", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def installer(load_tool):
+    return load_tool("install_detectron2")
 
 
 def write_archive(path, files):

@@ -9,22 +9,6 @@ from proscale.modeling.losses.matcher import pairwise_dice_cost, pairwise_mask_c
 COUNTS = (2, 0, 5, 1)
 
 
-@pytest.fixture
-def criterion():
-    torch.manual_seed(0)  # of the points
-    matcher = HungarianMatcher(cost_class=2, cost_mask=5, cost_dice=5, num_points=2048)
-    return SetCriterion(
-        num_classes=4,
-        matcher=matcher,
-        weight_dict={},
-        eos_coef=0.1,
-        losses=["labels", "masks"],
-        num_points=2048,
-        oversample_ratio=3.0,
-        importance_sample_ratio=0.75,
-    )
-
-
 def batch(counts=COUNTS, queries=6):
     generator = torch.Generator().manual_seed(0)
     outputs = {

@@ -3,27 +3,6 @@
 import pytest
 import torch
 
-from proscale.modeling import HungarianMatcher, SetCriterion
-
-
-@pytest.fixture
-def matcher():
-    return HungarianMatcher(cost_class=2, cost_mask=5, cost_dice=5, num_points=16)
-
-
-@pytest.fixture
-def criterion(matcher):
-    return SetCriterion(
-        num_classes=4,
-        matcher=matcher,
-        weight_dict={},
-        eos_coef=0.1,
-        losses=["labels", "masks"],
-        num_points=16,
-        oversample_ratio=3.0,
-        importance_sample_ratio=0.75,
-    )
-
 
 def make_outputs() -> dict:
     return {"pred_logits": torch.zeros(2, 3, 5), "pred_masks": torch.zeros(2, 3, 8, 8)}
