@@ -265,4 +265,5 @@ def test_image_whose_coarsest_map_is_a_pixel(small_cfg, decoder):
     decode = model.sem_seg_head.pixel_decoder.forward_features
     alone, *_ = decode({name: maps[:1] for name, maps in features.items()})
     together, *_ = decode(features)
-    torch.testing.assert_close(alone, together[:1])
+    # A norm of a single value divides errors of rounding by next to nothing.
+    torch.testing.assert_close(alone, together[:1], rtol=0, atol=1e-2)

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-from detectron2.projects.point_rend.point_features import (
-    get_uncertain_point_coords_with_randomness,
-    point_sample,
-)
+from detectron2.projects.point_rend.point_features import point_sample
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from proscale.modeling.losses.point_sampling import sample_targets, uncertain_points
 
 Matches = list[tuple[Tensor, Tensor]]
 
@@ -72,7 +71,10 @@ class SetCriterion(nn.Module):
 
         Args:
             outputs: ``pred_logits`` ``(B, Q, K + 1)``, ``pred_masks`` ``(B, Q, H, W)`` logits, and
-                optionally ``aux_outputs``, a list of the same.
+                optionally ``aux_outputs``, a list of the same. If there are ``mask_features``
+                ``(B, C, H, W)``, and in every prediction ``mask_embed`` ``(B, Q, C)``, whose
+                product the masks are, gradients take the way through these, where only the matched
+                queries cost anything; else through ``pred_masks``.
             targets: of each image, ``labels`` ``(N,)`` and ``masks`` ``(N, H', W')``, 0 or 1.
             target_counts: number of targets of every image that the optimiser's step sees on this
                 process, when these are more than ``targets``.
@@ -88,30 +90,34 @@ class SetCriterion(nn.Module):
         if target_counts is None:
             target_counts = [len(target["labels"]) for target in targets]
         normaliser = self._normalise(outputs["pred_logits"], target_counts)
-        predictions = [("", outputs)]
-        predictions += [(f"_{i}", aux) for i, aux in enumerate(outputs.get("aux_outputs", ()))]
+        predictions = [outputs, *outputs.get("aux_outputs", ())]
+        suffixes = ["", *(f"_{i}" for i in range(len(predictions) - 1))]
         losses = {}
         # Masks are sampled as numbers; once for all predictions.
         targets = [target | {"masks": target["masks"].float()} for target in targets]
         # Point sampling and sums over thousands of points need float32.
         with torch.autocast(outputs["pred_logits"].device.type, enabled=False):
-            for suffix, prediction in predictions:
-                try:
-                    matches = self.matcher(prediction, targets)
-                except FloatingPointError as error:
-                    output = f"auxiliary output {suffix[1:]}" if suffix else "the last output"
-                    raise FloatingPointError(f"matching {output}: {error}") from None
-                terms = {}
-                if "labels" in self.losses:
-                    terms |= self._label_loss(
-                        prediction["pred_logits"], targets, matches, normaliser
-                    )
-                if "masks" in self.losses:
-                    terms |= self._mask_losses(
-                        prediction["pred_masks"], targets, matches, normaliser
-                    )
-                losses |= {name + suffix: term for name, term in terms.items()}
+            matches = [
+                self._match(prediction, targets, suffix)
+                for prediction, suffix in zip(predictions, suffixes, strict=True)
+            ]
+            if "labels" in self.losses:
+                for suffix, prediction, found in zip(suffixes, predictions, matches, strict=True):
+                    loss = self._label_loss(prediction["pred_logits"], targets, found, normaliser)
+                    losses["loss_ce" + suffix] = loss
+            if "masks" in self.losses:
+                masks = matched_masks(predictions, matches)
+                for suffix, predicted, found in zip(suffixes, masks, matches, strict=True):
+                    terms = self._mask_losses(predicted, targets, found, normaliser)
+                    losses |= {name + suffix: term for name, term in terms.items()}
         return losses
+
+    def _match(self, prediction: dict, targets: list[dict[str, Tensor]], suffix: str) -> Matches:
+        try:
+            return self.matcher(prediction, targets)
+        except FloatingPointError as error:
+            output = f"auxiliary output {suffix[1:]}" if suffix else "the last output"
+            raise FloatingPointError(f"matching {output}: {error}") from None
 
     def _normalise(self, logits: Tensor, target_counts: Sequence[int]) -> dict[str, Tensor]:
         """Divisors of the losses of a batch like ``logits``, ``(B, Q, K + 1)``."""
@@ -134,7 +140,7 @@ class SetCriterion(nn.Module):
 
     def _label_loss(
         self, logits: Tensor, targets: list, matches: Matches, normaliser: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+    ) -> Tensor:
         classes = torch.full(
             logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device
         )
@@ -143,35 +149,58 @@ class SetCriterion(nn.Module):
         loss = F.cross_entropy(
             logits.float().transpose(1, 2), classes, self.empty_weight, reduction="sum"
         )
-        return {"loss_ce": loss / normaliser["labels"]}
+        return loss / normaliser["labels"]
 
     def _mask_losses(
-        self, masks: Tensor, targets: list, matches: Matches, normaliser: dict[str, Tensor]
+        self, predicted: Tensor, targets: list, matches: Matches, normaliser: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        # One mask a channel-first map: (N, 1, H, W).
-        predicted = torch.cat(
-            [image[queries] for image, (queries, _) in zip(masks, matches, strict=True)]
-        )[:, None].float()
-        with torch.no_grad():
-            points = get_uncertain_point_coords_with_randomness(
-                predicted,
-                lambda logits: -logits.abs(),
-                self.num_points,
-                self.oversample_ratio,
-                self.importance_sample_ratio,
-            )
-            places = points.split([len(matched) for _, matched in matches])
-            true = torch.cat(
-                [
-                    point_sample(target["masks"][matched][:, None], place, align_corners=False)
-                    for target, (_, matched), place in zip(targets, matches, places, strict=True)
-                ]
-            ).squeeze(1)
+        """``predicted``: ``(N, H, W)`` logits of the matched queries, image by image."""
+        predicted = predicted[:, None]  # one mask a channel-first map
+        points = uncertain_points(
+            predicted.detach(),
+            self.num_points,
+            oversample_ratio=self.oversample_ratio,
+            importance_sample_ratio=self.importance_sample_ratio,
+        )
+        places = points.split([len(matched) for _, matched in matches])
+        true = torch.cat(
+            [
+                sample_targets(target["masks"], matched.to(points.device), place)
+                for target, (_, matched), place in zip(targets, matches, places, strict=True)
+            ]
+        )
         logits = point_sample(predicted, points, align_corners=False).squeeze(1)
         return {
             "loss_mask": mask_loss(logits, true) / normaliser["masks"],
             "loss_dice": dice_loss(logits, true) / normaliser["masks"],
         }
+
+
+def matched_masks(predictions: Sequence[dict], matches: Sequence[Matches]) -> list[Tensor]:
+    """The matched queries' masks of each prediction, image by image: ``(N, H, W)`` float32 logits.
+
+    Args:
+        predictions: see ``outputs`` of :meth:`SetCriterion.forward`, which are the first.
+        matches: of every prediction.
+    """
+    features = predictions[0].get("mask_features")
+    if features is None:
+        return [
+            torch.cat(
+                [image[queries] for image, (queries, _) in zip(masks, found, strict=True)]
+            ).float()
+            for masks, found in zip((p["pred_masks"] for p in predictions), matches, strict=True)
+        ]
+    # One product an image for all predictions: the gradient of the features is as large as they.
+    by_image = []
+    for image, feature in enumerate(features.float()):
+        embeddings = [
+            prediction["mask_embed"][image, found[image][0]].float()
+            for prediction, found in zip(predictions, matches, strict=True)
+        ]
+        masks = (torch.cat(embeddings) @ feature.flatten(1)).unflatten(1, feature.shape[1:])
+        by_image.append(masks.split([len(embedding) for embedding in embeddings]))
+    return [torch.cat(masks) for masks in zip(*by_image, strict=True)]
 
 
 def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:

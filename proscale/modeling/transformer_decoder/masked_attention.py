@@ -8,6 +8,7 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from proscale.modeling.eager import is_recorded
 from proscale.modeling.pixel_decoders.frame import NUM_DECODER_LEVELS
 from proscale.modeling.position_encoding import sine_position_encoding
 from proscale.modeling.transformer_decoder.build import TRANSFORMER_DECODER_REGISTRY
@@ -121,25 +122,36 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
                 but the last ones, and masks to attend within only at the level's own size.
 
         Returns:
-            ``pred_logits`` ``(B, Q, K + 1)``, “no object” last; ``pred_masks`` ``(B, Q, H, W)``
-            logits; ``aux_outputs``, the same two of every earlier prediction in order, empty
-            without ``auxiliary``.
+            ``pred_logits`` ``(B, Q, K + 1)``, “no object” last; ``mask_embed``
+            ``(B, Q, mask_dim)``; ``pred_masks`` ``(B, Q, H, W)`` logits, the product of the
+            latter and ``mask_features``; ``aux_outputs``, the same three of every earlier
+            prediction in order, empty without ``auxiliary``; and ``mask_features`` as given.
         """
         batch = mask_features.shape[0]
         shapes = [level.shape[-2:] for level in levels]
         tokens, positions = self._tokens(levels)
         query_position = self.query_embed.weight.expand(batch, -1, -1)
         queries = self.query_feat.weight.expand(batch, -1, -1)
-        # Masks are linear in the features: resizing these once resizes every layer's masks.
-        guides = [mask_features if auxiliary else _resize(mask_features, shape) for shape in shapes]
+        # Whoever records operators, to count or to export them, sees each prediction where the
+        # published model makes it. Else all are made together, and masks to attend within apart:
+        # they are linear in the features, so that resizing these once resizes every layer's masks.
+        one_by_one = auxiliary and is_recorded()
+        guides = [
+            mask_features if one_by_one else _resize(mask_features, shape) for shape in shapes
+        ]
 
-        predictions = []
+        contents, predictions = [], []
         for index in range(self.num_layers):
             level = index % NUM_DECODER_LEVELS
             content = self.decoder_norm(queries)
-            masks = self._masks(content, guides[level])
-            if auxiliary:
-                predictions.append({"pred_logits": self.class_embed(content), "pred_masks": masks})
+            if one_by_one:
+                predictions.append(self._predict(content, mask_features))
+                masks = predictions[-1]["pred_masks"]
+            else:
+                with torch.no_grad():
+                    masks = self._masks(self.mask_embed(content), guides[level])
+                if auxiliary:
+                    contents.append(content)
             queries = self.transformer_cross_attention_layers[index](
                 queries,
                 query_position,
@@ -149,11 +161,21 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             )
             queries = self.transformer_self_attention_layers[index](queries, query_position)
             queries = self.transformer_ffn_layers[index](queries)
-        content = self.decoder_norm(queries)
+        contents.append(self.decoder_norm(queries))
+        together = self._predict(torch.cat(contents, dim=1), mask_features)
+        predictions += [
+            {name: values.chunk(len(contents), dim=1)[index] for name, values in together.items()}
+            for index in range(len(contents))
+        ]
+        *earlier, last = predictions
+        return {**last, "aux_outputs": earlier, "mask_features": mask_features}
+
+    def _predict(self, content: Tensor, features: Tensor) -> dict[str, Tensor]:
+        embedding = self.mask_embed(content)
         return {
             "pred_logits": self.class_embed(content),
-            "pred_masks": self._masks(content, mask_features),
-            "aux_outputs": predictions,
+            "mask_embed": embedding,
+            "pred_masks": self._masks(embedding, features),
         }
 
     def _tokens(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -168,10 +190,10 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             )
         return tokens, positions
 
-    def _masks(self, content: Tensor, features: Tensor) -> Tensor:
+    @staticmethod
+    def _masks(embedding: Tensor, features: Tensor) -> Tensor:
         # Whatever the features' layout, each mask's numbers come to lie side by side.
-        masks = self.mask_embed(content) @ features.flatten(2)
-        return masks.unflatten(2, features.shape[-2:])
+        return (embedding @ features.flatten(2)).unflatten(2, features.shape[-2:])
 
 
 @torch.no_grad()

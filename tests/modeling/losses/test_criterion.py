@@ -28,6 +28,31 @@ def batch(counts=COUNTS, queries=6):
     return outputs, targets
 
 
+def test_gradients_by_way_of_the_masks_factors_are_those_of_the_masks(criterion):
+    outputs, targets = batch()
+    factors = {"mask_embed": torch.randn(2, 4, 6, 3), "mask_features": torch.randn(4, 3, 8, 8)}
+    losses, gradients = [], []
+    for given in (True, False):
+        leaves = {name: factor.clone().requires_grad_() for name, factor in factors.items()}
+        features = leaves["mask_features"]
+        last, auxiliary = (
+            {
+                "pred_logits": outputs["pred_logits"],
+                "pred_masks": (embed @ features.flatten(2)).unflatten(2, (8, 8)),
+                **({"mask_embed": embed} if given else {}),
+            }
+            for embed in leaves["mask_embed"]
+        )
+        last |= {"aux_outputs": [auxiliary]} | ({"mask_features": features} if given else {})
+        torch.manual_seed(0)
+        losses.append(criterion(last, targets))
+        sum(losses[-1].values()).backward()
+        gradients.append({name: leaf.grad for name, leaf in leaves.items()})
+    assert "loss_mask_0" in losses[0]
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients)
+
+
 @pytest.mark.parametrize("cut", [1, 2, 3])
 def test_weighted_parts_add_up_to_the_batch(criterion, cut):
     outputs, targets = batch()

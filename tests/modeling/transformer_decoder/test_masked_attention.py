@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from proscale.modeling import build_transformer_decoder
+from proscale.modeling.transformer_decoder import masked_attention
 from proscale.modeling.transformer_decoder.layers import Attention
 from proscale.modeling.transformer_decoder.masked_attention import attention_mask
 
@@ -101,3 +102,20 @@ def test_last_prediction_is_the_same_without_the_auxiliary_ones(small_cfg, sizes
     assert len(full.pop("aux_outputs")) == decoder.num_layers
     assert last.pop("aux_outputs") == []
     torch.testing.assert_close(last, full, rtol=1e-4, atol=1e-4)
+
+
+def test_predictions_made_together_are_those_made_one_by_one(build, features, monkeypatch):
+    decoder = build()
+    together = decoder(*features)
+    monkeypatch.setattr(masked_attention, "is_recorded", lambda: True)
+    one_by_one = decoder(*features)
+    assert len(together["aux_outputs"]) == decoder.num_layers
+    torch.testing.assert_close(together, one_by_one, rtol=1e-4, atol=1e-4)
+
+
+def test_masks_are_the_product_of_their_factors(build, features):
+    outputs = build()(*features)
+    assert outputs["mask_features"] is features[1]
+    for prediction in (outputs, *outputs["aux_outputs"]):
+        masks = torch.einsum("bqc,bchw->bqhw", prediction["mask_embed"], outputs["mask_features"])
+        torch.testing.assert_close(prediction["pred_masks"], masks)
