@@ -11,6 +11,7 @@ import proscale  # noqa: F401  first, because it tells in a sentence what is not
 import argparse
 import sys
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, hooks
 from detectron2.evaluation import verify_results
@@ -44,8 +45,9 @@ def main(args: argparse.Namespace, cfg: CfgNode) -> None:
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="proscale")
     # `launch` starts processes that have not seen `setup_cfg`.
     register_own_data(cfg.DATASETS.OWN)
+    if torch.device(cfg.MODEL.DEVICE).type == "cpu":
+        keep_freed_memory()
     if args.eval_only:
-        keep_freed_memory()  # a training is no faster for it
         with built_from_keys():
             model = Trainer.build_model(cfg)
         checkpointer = Checkpointer(

@@ -1,8 +1,9 @@
 """The same models computed the straightforward way: what the fast way is compared with.
 
-Deformable attention samples by ``grid_sample``, level by level. Frozen norms follow their
-convolutions. Results are made one after the other, from all masks at full size, resized twice. Slow
-and large, and short enough to be read.
+Modules run the published models' operators, as whoever records them sees it: no work in blocks,
+frozen norms behind their convolutions, masks of all queries with their gradients. Deformable
+attention samples by ``grid_sample``, level by level. Results are made one after the other, from all
+masks at full size, resized twice. Slow and large, and short enough to be read.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -10,12 +11,11 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
-from detectron2.layers import Conv2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.modeling import MaskFormer
-from proscale.modeling.backbones.frozen_norm import FoldedConv2d
+from proscale.modeling.eager import as_recorded
 from proscale.modeling.mask_resize import Size, Sizes
 from proscale.ops import using_backend
 from proscale.ops.deformable_attention import REFERENCE
@@ -29,12 +29,10 @@ TOLERANCE = 1e-3
 def plain_path(model: nn.Module) -> Iterator[None]:
     """Within it the model computes the straightforward way."""
     with ExitStack() as stack:
+        stack.enter_context(as_recorded())
         stack.enter_context(using_backend(REFERENCE))
         if isinstance(model, MaskFormer):
             stack.enter_context(_replaced(model, "results", results))
-        for module in model.modules():
-            if isinstance(module, FoldedConv2d):
-                stack.enter_context(_replaced(module, "forward", Conv2d.forward))
         yield
 
 

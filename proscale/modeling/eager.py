@@ -4,17 +4,38 @@ A compiler or an exporter makes its own plan of a model, and must see neither va
 earlier nor work cut into blocks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache, wraps
 
 import torch
 from torch import Tensor
 from torch._guards import detect_fake_mode
 
+_as_recorded = False
+
 
 def is_recorded() -> bool:
-    """Whether operators are being compiled, exported or traced, or run on fake tensors."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or detect_fake_mode() is not None
+    """Whether operators are being compiled, exported or traced, or run on fake tensors; or are to
+    be as if they were."""
+    return (
+        _as_recorded
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or detect_fake_mode() is not None
+    )
+
+
+@contextmanager
+def as_recorded() -> Iterator[None]:
+    """Within it models run the operators that a recorder sees, so that both ways can be compared.
+    For one thread at a time."""
+    global _as_recorded
+    before, _as_recorded = _as_recorded, True
+    try:
+        yield
+    finally:
+        _as_recorded = before
 
 
 def in_blocks(tensor: Tensor) -> bool:

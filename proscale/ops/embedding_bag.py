@@ -15,15 +15,19 @@ at the same places, and both are taken from libraries (SciPy, ``torch.sparse``).
 
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from scipy.sparse import csc_array
 from torch import Tensor
 
 # Points per block: its temporaries fit a core's second-level cache.
 BLOCK_POINTS = 96 * 1024
+# Threads that scatter gradients, at most: each makes a table of its own, and all are added up.
+SCATTER_THREADS = 4
 
 
 def forward(
@@ -39,7 +43,7 @@ def forward(
     plan = _plan(tuple(spatial_shapes), heads, weights.shape[4], values.dtype)
     output = values.new_empty(batch, queries, heads * width)
     for image in range(batch):
-        table = values[image].reshape(-1, width)
+        table = values[image].reshape(-1, width).contiguous()
         for block in _blocks(queries, heads, plan):
             cells = plan.cells(locations[image, block])
             attention = weights[image, block].flatten(2)
@@ -70,7 +74,7 @@ def backward(
     grad_value = torch.empty_like(values)
     grad_locations, grad_weights = torch.empty_like(locations), torch.empty_like(weights)
     for image in range(batch):
-        table = values[image].reshape(-1, width)
+        table = values[image].reshape(-1, width).contiguous()
         rows = torch.empty((queries * heads, plan.corners), dtype=torch.int32)
         row_weights = values.new_empty(rows.shape)
         for block in _blocks(queries, heads, plan):
@@ -242,14 +246,28 @@ def _blocks(queries: int, heads: int, plan: Plan) -> Iterator[slice]:
 
 def _scatter(rows: Tensor, row_weights: Tensor, gradients: Tensor, num_rows: int) -> Tensor:
     """Add each bag's gradient, weighted, to the rows it gathered: ``(num_rows, D)``."""
+    # SciPy works in the thread that calls it, and lets others work meanwhile.
+    shares = [
+        part.chunk(min(SCATTER_THREADS, torch.get_num_threads()))
+        for part in (rows, row_weights, gradients)
+    ]
+    with ThreadPoolExecutor(len(shares[0])) as pool:
+        first, *others = pool.map(partial(_scatter_share, num_rows), *shares)
+    for other in others:
+        first += other
+    return torch.from_numpy(first)
+
+
+def _scatter_share(
+    num_rows: int, rows: Tensor, row_weights: Tensor, gradients: Tensor
+) -> np.ndarray:
     bags, length = rows.shape
-    pointers = torch.arange(0, bags * length + 1, length, dtype=torch.int32)
+    pointers = np.arange(0, bags * length + 1, length, dtype=np.int32)
     # Bags are the columns of the transposed product.
     product = csc_array(
-        (row_weights.flatten().numpy(), rows.flatten().numpy(), pointers.numpy()),
-        shape=(num_rows, bags),
+        (row_weights.numpy().ravel(), rows.numpy().ravel(), pointers), shape=(num_rows, bags)
     )
-    return torch.from_numpy(product @ gradients.numpy())
+    return product @ gradients.numpy()
 
 
 def _sample(rows: Tensor, gradients: Tensor, table: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from proscale.modeling import build_transformer_decoder
-from proscale.modeling.transformer_decoder import masked_attention
+from proscale.modeling.eager import as_recorded
 from proscale.modeling.transformer_decoder.layers import Attention
 from proscale.modeling.transformer_decoder.masked_attention import attention_mask
 
@@ -104,18 +104,18 @@ def test_last_prediction_is_the_same_without_the_auxiliary_ones(small_cfg, sizes
     torch.testing.assert_close(last, full, rtol=1e-4, atol=1e-4)
 
 
-def test_predictions_made_together_are_those_made_one_by_one(build, features, monkeypatch):
+def test_predictions_made_together_are_those_made_one_by_one(build, features):
     decoder = build()
     together = decoder(*features)
-    monkeypatch.setattr(masked_attention, "is_recorded", lambda: True)
-    one_by_one = decoder(*features)
+    with as_recorded():
+        one_by_one = decoder(*features)
+    assert together.pop("mask_features") is features[1]
     assert len(together["aux_outputs"]) == decoder.num_layers
     torch.testing.assert_close(together, one_by_one, rtol=1e-4, atol=1e-4)
 
 
 def test_masks_are_the_product_of_their_factors(build, features):
     outputs = build()(*features)
-    assert outputs["mask_features"] is features[1]
     for prediction in (outputs, *outputs["aux_outputs"]):
         masks = torch.einsum("bqc,bchw->bqhw", prediction["mask_embed"], outputs["mask_features"])
         torch.testing.assert_close(prediction["pred_masks"], masks)
