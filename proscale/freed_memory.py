@@ -8,19 +8,40 @@ they are freed. The system hands them out again page by page, each one cleared f
 import ctypes
 import platform
 
-# Of GNU's malloc.h: the free memory above which it is given back, and how many pieces may come from
-# the system one by one.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_NEVER, _NONE = -1, 0
+# Of GNU's malloc.h: the free memory above which it is given back, how large pieces are that come
+# from the system one by one, and how many may.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+
+
+def can_keep_freed_memory() -> bool:
+    """Whether the C library can be told to: GNU's can, Linux's usual one."""
+    return platform.libc_ver()[0] == "glibc"
 
 
 def keep_freed_memory() -> bool:
     """From now on this process keeps what it frees: as much as it has needed at once.
 
     Returns:
-        whether that is so; only GNU's C library, Linux's usual one, can be told.
+        whether that is so, see :func:`can_keep_freed_memory`.
     """
-    if platform.libc_ver()[0] != "glibc":
+    return _tell((_TRIM_THRESHOLD, -1), (_MMAP_MAX, 0))
+
+
+def give_freed_memory_back() -> bool:
+    """Undo :func:`keep_freed_memory`: from now on this process gives large pieces back, by the
+    thresholds at which GNU's C library arrives by itself once it has seen such pieces.
+
+    Returns:
+        whether that is so.
+    """
+    told = _tell((_TRIM_THRESHOLD, 64 * 2**20), (_MMAP_THRESHOLD, 32 * 2**20), (_MMAP_MAX, 65536))
+    if told:
+        ctypes.CDLL(None).malloc_trim(0)
+    return told
+
+
+def _tell(*settings: tuple[int, int]) -> bool:
+    if not can_keep_freed_memory():
         return False
     library = ctypes.CDLL(None)
-    return bool(library.mallopt(_TRIM_THRESHOLD, _NEVER) and library.mallopt(_MMAP_MAX, _NONE))
+    return all(library.mallopt(name, value) for name, value in settings)

@@ -11,7 +11,7 @@ import pytest
 PAGES = textwrap.dedent("""
     import resource
     import torch
-    from proscale.freed_memory import keep_freed_memory
+    from proscale.freed_memory import give_freed_memory_back, keep_freed_memory
 
     def pages():
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -19,13 +19,14 @@ PAGES = textwrap.dedent("""
             torch.empty(64 * 2**20, dtype=torch.uint8).fill_(1)
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-    print(pages(), keep_freed_memory(), pages(), pages())
+    print(pages(), keep_freed_memory(), pages(), pages(), give_freed_memory_back(), pages())
 """)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only GNU's C library can be told")
 def test_kept_memory_is_not_handed_out_again():
     printed = subprocess.check_output([sys.executable, "-c", PAGES], text=True)
-    given_back, is_kept, _, kept = printed.split()
-    assert is_kept == "True"
+    given_back, is_kept, _, kept, is_given_back, again = printed.split()
+    assert is_kept == is_given_back == "True"
     assert int(kept) < int(given_back) / 4
+    assert int(again) > int(given_back) / 2

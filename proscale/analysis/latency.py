@@ -115,6 +115,7 @@ def measure_parts(
     repeats: int,
     warmup: int,
     clock: Clock = time.perf_counter,
+    before: Callable[[Key], object] = lambda _: None,
 ) -> dict[Key, dict[str, Timing]]:
     """Time calls part by part.
 
@@ -122,6 +123,7 @@ def measure_parts(
         callables: each gets a stopwatch and laps it at the end of every part; the last lap ends the
             call.
         repeats, warmup, clock: as for :func:`measure`.
+        before: called with the key before its callable is, while no time is taken.
 
     Returns:
         the times of all parts in their order and, as the last one, :data:`TOTAL`, their sum.
@@ -129,6 +131,7 @@ def measure_parts(
     samples: dict[Key, dict[str, list[float]]] = {key: defaultdict(list) for key in callables}
     for turn in range(-warmup, repeats):
         for key, function in callables.items():
+            before(key)
             watch = Stopwatch(clock)
             function(watch)
             if turn < 0:

@@ -28,6 +28,7 @@ from proscale.analysis.model_inputs import confident_logits, random_images
 from proscale.analysis.parts import BACKBONE, ENCODER_PART, HEAD, NETWORK, TRANSFORMER_DECODER
 from proscale.analysis.plain import differences, plain_path
 from proscale.analysis.shape_tracing import build_without_weights
+from proscale.freed_memory import give_freed_memory_back, keep_freed_memory
 
 WARMUP = 2
 INPUT, RESULTS = "input", "results"
@@ -49,6 +50,8 @@ class ModelSettings:
             optimiser; else inference.
         compiled: backbone, pixel decoder, transformer decoder or head by ``torch.compile``.
         plain: the straightforward way, see :mod:`proscale.analysis.plain`.
+        keep_freed_memory: do not give freed memory back to the system between calls, see
+            :mod:`proscale.freed_memory`.
     """
 
     size: tuple[int, int]
@@ -57,6 +60,7 @@ class ModelSettings:
     train: bool = False
     compiled: bool = False
     plain: bool = False
+    keep_freed_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,7 +216,13 @@ def benchmark_models(runs: Mapping[str, Run], *, repeats: int) -> dict[str, Mode
     """
     device = next(iter(runs.values())).device
     peaks = {name: _peak_memory(run) for name, run in runs.items()}
-    times = measure_parts(runs, repeats=repeats, warmup=WARMUP, clock=device_clock(device))
+    times = measure_parts(
+        runs,
+        repeats=repeats,
+        warmup=WARMUP,
+        clock=device_clock(device),
+        before=_FreedMemory(runs).prepare,
+    )
     return {
         name: ModelTimes(
             times=_with_network(times[name]),
@@ -221,6 +231,23 @@ def benchmark_models(runs: Mapping[str, Run], *, repeats: int) -> dict[str, Mode
         )
         for name, run in runs.items()
     }
+
+
+class _FreedMemory:
+    """Has freed memory kept or given back, as the run to come wants it."""
+
+    def __init__(self, runs: Mapping[str, Run]):
+        self.runs = runs
+        self.is_kept = False
+
+    def prepare(self, name: str) -> None:
+        run = self.runs[name]
+        if run.settings.keep_freed_memory == self.is_kept:
+            return
+        self.is_kept = not self.is_kept
+        (keep_freed_memory if self.is_kept else give_freed_memory_back)()
+        # Not counted: a process comes once, not at every call, to the memory that it holds on to.
+        run(Stopwatch(device_clock(run.device)))
 
 
 def compare_with_plain(run: ModelRun) -> dict[str, float]:

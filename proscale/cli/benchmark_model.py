@@ -43,9 +43,10 @@ from proscale.cli.arguments import (
     split_overrides,
 )
 from proscale.engine import ConfigError, setup_cfg
-from proscale.freed_memory import keep_freed_memory
+from proscale.freed_memory import can_keep_freed_memory
 
 SUBJECT = "model"
+KEEPERS = ("ours", "all", "none")
 _PLAIN = " (plain)"
 
 
@@ -80,9 +81,10 @@ def add_parser(subjects: argparse._SubParsersAction) -> None:
     parser.add_argument("--compile", action="store_true", help="by torch.compile, part by part")
     parser.add_argument(
         "--keep-freed-memory",
-        action="store_true",
-        help="do not give freed memory back to the system, as `proscale predict` and `train_net.py "
-        "--eval-only` do not; all that is compared is faster for it",
+        choices=KEEPERS,
+        default="ours",
+        help="what does not give freed memory back to the system: ours, as in `proscale predict` "
+        "and `train_net.py`, but not the plain path and the peer; all that is compared; or none",
     )
     parser.add_argument(
         "--plain",
@@ -119,8 +121,8 @@ def run(options: argparse.Namespace) -> None:
     split_overrides(options)
     device = find_device(options.device)
     _check(options)
-    if options.keep_freed_memory and not keep_freed_memory():
-        raise ConfigError("--keep-freed-memory: only GNU's C library, Linux's usual one, can")
+    if not can_keep_freed_memory():
+        options.keep_freed_memory = "none"
     quality = read_results(options.results) if options.results else None
     runs = _runs(options, device)
     header = describe_run(device, _settings(options))
@@ -174,14 +176,16 @@ def _runs(options: argparse.Namespace, device: torch.device) -> dict[str, Run]:
             dtype=dtype,
             train=options.train,
             compiled=options.compile,
+            keep_freed_memory=options.keep_freed_memory != "none",
         )
+        others = replace(settings, keep_freed_memory=options.keep_freed_memory == "all")
         for name, file in short_names(options.config_file).items():
             runs[name + suffix] = _build(file, options, settings)
             if options.plain:
-                plain = replace(settings, plain=True, compiled=False)
+                plain = replace(others, plain=True, compiled=False)
                 runs[name + suffix + _PLAIN] = _build(file, options, plain)
         if options.peer:
-            runs[PEER + suffix] = PeerRun(settings, device)
+            runs[PEER + suffix] = PeerRun(others, device)
     return runs
 
 
@@ -203,7 +207,7 @@ def _settings(options: argparse.Namespace) -> dict[str, str | int]:
         "batch": options.batch,
         "dtype": " ".join(options.dtype),
         "compiled": "yes" if options.compile else "no",
-        "freed memory": "kept" if options.keep_freed_memory else "given back",
+        "freed memory kept by": options.keep_freed_memory,
         "repeats": options.repeats,
         "overrides": " ".join(options.opts) or "none",
     }

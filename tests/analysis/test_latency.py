@@ -76,6 +76,22 @@ def test_parts_add_up_to_the_total():
     assert times[TOTAL].samples == (7.0, 7.0)
 
 
+def test_what_is_done_before_a_call_takes_none_of_its_time():
+    clock, prepared = FakeClock(), []
+
+    def prepare(key):
+        prepared.append(key)
+        clock.take(100.0)
+
+    def call(watch):
+        clock.take(1.0)
+        watch.lap("work")
+
+    times = measure_parts({"a": call, "b": call}, repeats=1, warmup=1, clock=clock, before=prepare)
+    assert prepared == ["a", "b", "a", "b"]
+    assert times["b"][TOTAL].samples == (1.0,)
+
+
 def test_a_stopwatch_starts_when_it_is_made():
     clock = FakeClock()
     watch = Stopwatch(clock)

@@ -154,16 +154,25 @@ def test_results_that_differ_from_the_plain_paths_are_an_error(run, config_file,
         )
 
 
-@pytest.mark.parametrize("can", [True, False])
-def test_freed_memory_is_kept_where_that_can_be(run, config_file, monkeypatch, can):
-    monkeypatch.setattr("proscale.cli.benchmark_model.keep_freed_memory", lambda: can)
-    arguments = ("model", "--keep-freed-memory", "--size", "32x32", "--repeats", "1")
-    arguments += ("--config-file", config_file("small.yaml"))
-    if can:
-        assert run(*arguments)[1]["settings"]["freed memory"] == "kept"
-    else:
-        with pytest.raises(SystemExit, match="--keep-freed-memory: only GNU's C library"):
-            run(*arguments)
+@pytest.mark.parametrize(
+    ("can", "wanted", "told"),
+    [(True, [], "ours"), (True, ["--keep-freed-memory", "all"], "all"), (False, [], "none")],
+)
+def test_who_keeps_freed_memory_is_told(run, config_file, monkeypatch, can, wanted, told):
+    monkeypatch.setattr("proscale.cli.benchmark_model.can_keep_freed_memory", lambda: can)
+    kept = []
+    monkeypatch.setattr(
+        "proscale.analysis.model_benchmark.keep_freed_memory", lambda: kept.append(True)
+    )
+    monkeypatch.setattr(
+        "proscale.analysis.model_benchmark.give_freed_memory_back", lambda: kept.append(False)
+    )
+    _, document = run(
+        *("model", *wanted, "--plain", "--size", "32x32", "--repeats", "1"),
+        *("--config-file", config_file("small.yaml")),
+    )
+    assert document["settings"]["freed memory kept by"] == told
+    assert kept == {"ours": [True, False], "all": [True], "none": []}[told]  # one turn
 
 
 def test_files_of_the_same_name_keep_their_folders(run, config_file):

@@ -1,9 +1,10 @@
 """What is kept between calls, and when not."""
 
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from proscale.modeling.eager import in_blocks, once_per_arguments
+from proscale.modeling.eager import as_recorded, in_blocks, is_recorded, once_per_arguments
 
 
 def test_results_are_kept_by_arguments():
@@ -34,3 +35,13 @@ def test_blocks_only_without_gradients():
     with torch.no_grad():
         assert in_blocks(torch.zeros(1))
         assert not in_blocks(torch.zeros(1, device="meta"))
+
+
+def test_operators_are_as_recorded_within_the_context_only():
+    with torch.no_grad():
+        with pytest.raises(RuntimeError, match="left"), as_recorded():
+            assert is_recorded()
+            assert not in_blocks(torch.zeros(1))
+            raise RuntimeError("left")
+        assert not is_recorded()
+        assert in_blocks(torch.zeros(1))

@@ -84,6 +84,19 @@ def test_gradients(backend):
     )
 
 
+@pytest.mark.parametrize("queries", [0, 1, 5])
+def test_gradients_do_not_depend_on_the_number_of_threads(monkeypatch, queries):
+    value, shapes, locations, weights = inputs([(3, 5), (2, 2)], queries=queries, spread=0.3)
+    gradients = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        leaf = value.clone().requires_grad_()
+        output = deformable_attention(leaf, shapes, locations, weights, backend="embedding_bag")
+        (output**2).sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients)
+
+
 @pytest.mark.parametrize("backend", available_backends())
 def test_empty_batch(backend):
     assert deformable_attention(*inputs([(3, 5)], batch=0), backend=backend).shape == (0, 3, 8)

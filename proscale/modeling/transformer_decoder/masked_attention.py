@@ -125,8 +125,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             ``pred_logits`` ``(B, Q, K + 1)``, “no object” last; ``mask_embed``
             ``(B, Q, mask_dim)``; ``pred_masks`` ``(B, Q, H, W)`` logits, the product of the
             latter and ``mask_features``; ``aux_outputs``, the same three of every earlier
-            prediction in order, empty without ``auxiliary``; and ``mask_features`` as given,
-            unless operators are recorded.
+            prediction in order, empty without ``auxiliary``; and with it, unless operators are
+            recorded, ``mask_features`` as given.
         """
         batch = mask_features.shape[0]
         shapes = [level.shape[-2:] for level in levels]
@@ -169,7 +169,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             for index in range(len(contents))
         ]
         *earlier, last = predictions
-        factor = {} if is_recorded() else {"mask_features": mask_features}
+        factor = {"mask_features": mask_features} if auxiliary and not one_by_one else {}
         return {**last, "aux_outputs": earlier, **factor}
 
     def _predict(self, content: Tensor, features: Tensor) -> dict[str, Tensor]:
