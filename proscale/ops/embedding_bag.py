@@ -172,8 +172,8 @@ class Plan(NamedTuple):
         queries, heads = locations.shape[:2]
         # The coordinates of cells' centres are whole numbers.
         place = (locations.flatten(2) * self.scale).sub_(0.5)
-        # fmin takes the other number where one is nan: rows stay inside, and nan shows in weights.
-        first = torch.fmin(place.floor(), self.last).clamp_min_(0)
+        # A cell for nan, too: rows stay inside, and nan shows in weights.
+        first = place.floor().clamp_(max=self.last).clamp_min_(0).nan_to_num_(0)
         coordinates = first.new_empty((queries, heads, len(self.row_of)), dtype=torch.float64)
         coordinates[..., :-2] = first
         coordinates[..., -2] = 1

@@ -84,6 +84,18 @@ def test_gradients(backend):
     )
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_places_that_are_no_numbers_stay_with_their_query(wrong):
+    value, shapes, locations, weights = inputs([(3, 5), (2, 2)], batch=1)
+    right = deformable_attention(value, shapes, locations, weights, backend="embedding_bag")
+    locations[0, 1, 0, 0, 0, 0] = wrong
+    found = deformable_attention(value, shapes, locations, weights, backend="embedding_bag")
+    width = value.shape[3]
+    assert found[0, 1, :width].isnan().all() == math.isnan(wrong)
+    found[0, 1, :width] = right[0, 1, :width]
+    assert torch.equal(found, right)
+
+
 @pytest.mark.parametrize("queries", [0, 1, 5])
 def test_gradients_do_not_depend_on_the_number_of_threads(monkeypatch, queries):
     value, shapes, locations, weights = inputs([(3, 5), (2, 2)], queries=queries, spread=0.3)
