@@ -2,7 +2,7 @@
 
 On a CPU PyTorch takes memory from the C library, which gives large pieces back to the system when
 they are freed. The system hands them out again page by page, each one cleared first: with maps of
-40 MB and results of 300 MB a fifth of the time of an inference or a training step.
+40 MB and results of 300 MB a tenth to a fifth of the time of an inference or a training step.
 """
 
 import ctypes

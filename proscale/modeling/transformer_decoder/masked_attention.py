@@ -163,9 +163,12 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             queries = self.transformer_self_attention_layers[index](queries, query_position)
             queries = self.transformer_ffn_layers[index](queries)
         contents.append(self.decoder_norm(queries))
-        together = self._predict(torch.cat(contents, dim=1), mask_features)
+        together = {
+            name: values.chunk(len(contents), dim=1)
+            for name, values in self._predict(torch.cat(contents, dim=1), mask_features).items()
+        }
         predictions += [
-            {name: values.chunk(len(contents), dim=1)[index] for name, values in together.items()}
+            {name: values[index] for name, values in together.items()}
             for index in range(len(contents))
         ]
         *earlier, last = predictions
