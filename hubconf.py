@@ -16,9 +16,9 @@ from pathlib import Path as _Path
 from detectron2.modeling import build_model as _build_model
 from torch import nn as _nn
 
-from proscale.engine import check_weights as _check_weights
-from proscale.engine import load_weights as _load_weights
-from proscale.engine import setup_cfg as _setup_cfg
+from proscale.checkpoint.training_checkpointer import check_weights as _check_weights
+from proscale.checkpoint.training_checkpointer import load_weights as _load_weights
+from proscale.config import setup_cfg as _setup_cfg
 
 dependencies = ["torch", "torchvision", "detectron2", "pycocotools", "safetensors", "scipy"]
 
@@ -52,7 +52,7 @@ def _load(file: str, weights: str | None, device: str, overrides: _Sequence[obje
     if not path.is_file():
         kind = path.stem.partition("_")[0]
         there = sorted(str(p.relative_to(_CONFIGS)) for p in _CONFIGS.rglob(f"{kind}_*.yaml"))
-        raise ValueError(f"there is no configuration {file}: accepts {', '.join(there)}")
+        raise ValueError(f"there is no configuration {file}: expected {', '.join(there)}")
     place = ["MODEL.DEVICE", device, "MODEL.WEIGHTS", str(weights or "")]
     cfg = _setup_cfg(str(path), [*overrides, *place])
     _check_weights(cfg, resume=False, required=weights is not None)

@@ -1,8 +1,9 @@
 """Packaging of proscale.
 
 The ranges say what the code works with; ``requirements.lock`` has the versions it is tested with.
-Detectron2 is not on PyPI under its own name, so it cannot be declared here: `proscale.dependencies`
-checks for it at import, and ``tools/install_detectron2.py`` installs it.
+Detectron2 is not on PyPI under its own name, so it cannot be declared here:
+`proscale.utils.dependencies` checks for it at import, and ``tools/install_detectron2.py`` installs
+it.
 """
 
 from setuptools import find_packages, setup
@@ -16,9 +17,9 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["proscale", "proscale.*"]),
     package_data={
-        "proscale.prediction": ["gallery.html"],
+        "proscale.predict": ["gallery.html"],
         "proscale.report": ["report.html"],
-        "proscale.web": ["*.css", "*.html", "*.js"],
+        "proscale.utils.web": ["*.css", "*.html", "*.js"],
     },
     install_requires=[
         "fvcore>=0.1.5.post20221221,<0.1.6",

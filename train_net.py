@@ -19,24 +19,19 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from proscale.checkpoint import CheckpointError
-from proscale.data.errors import DataError
-from proscale.data.own_data import register_own_data
-from proscale.engine import (
-    Checkpointer,
-    ConfigError,
-    ProcessFailed,
-    Trainer,
+from proscale.checkpoint.training_checkpointer import Checkpointer, check_weights
+from proscale.config import (
     built_from_keys,
     check_datasets,
     check_output_dir,
-    check_processes,
-    check_weights,
-    launch,
     one_sentence,
     setup_cfg,
 )
-from proscale.freed_memory import keep_freed_memory
+from proscale.data.datasets.own import register_own_data
+from proscale.engine.launch import check_processes, launch
+from proscale.engine.trainer import Trainer
+from proscale.errors import CheckpointError, ConfigError, DataError, ProcessFailed
+from proscale.utils.malloc import disable_malloc_trim
 
 
 def main(args: argparse.Namespace, cfg: CfgNode) -> None:
@@ -46,7 +41,7 @@ def main(args: argparse.Namespace, cfg: CfgNode) -> None:
     # `launch` starts processes that have not seen `setup_cfg`.
     register_own_data(cfg.DATASETS.OWN)
     if torch.device(cfg.MODEL.DEVICE).type == "cpu":
-        keep_freed_memory()
+        disable_malloc_trim()
     if args.eval_only:
         with built_from_keys():
             model = Trainer.build_model(cfg)

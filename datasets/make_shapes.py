@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Generate the demo's data set of shapes; see ``proscale/data/shapes.py``."""
+"""Generate the demo's data set of shapes; see ``proscale/data/datasets/shapes.py``."""
 
 import argparse
 from pathlib import Path
 
-from proscale.data.shapes import DEFAULT_ROOT, generate
+from proscale.data.datasets.shapes import DEFAULT_ROOT, generate
 
 
 def main() -> None:

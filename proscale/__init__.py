@@ -6,7 +6,7 @@ Detectron2.
 
 import warnings
 
-from proscale.dependencies import require
+from proscale.utils.dependencies import require
 
 require()
 
@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     import detectron2.modeling  # noqa: F401
 
 from proscale import data, modeling
-from proscale.config import add_proscale_config
-from proscale.prediction import Predictor
+from proscale.config.keys import add_proscale_config
+from proscale.predict import Predictor
 
 __all__ = ["Predictor", "add_proscale_config", "data", "modeling"]

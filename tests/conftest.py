@@ -16,8 +16,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from proscale import add_proscale_config
-from proscale.data.panoptic_png import read_panoptic_png
-from proscale.data.shapes import coco_categories, generate
+from proscale.data.datasets.shapes import coco_categories, generate
+from proscale.data.formats.panoptic_png import read_panoptic_png
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -83,8 +83,8 @@ def own_data(tmp_path) -> Path:
     """The folder of a few generated images of 64×64 pixels, as a user may bring them.
 
     For the splits ``train`` (3 images) and ``val`` (2): panoptic and instance annotations in COCO's
-    formats, see ``proscale.data.shapes``, and label images in ``labels_{train,val}``. What is
-    registered in the test is forgotten afterwards.
+    formats, see ``proscale.data.datasets.shapes``, and label images in
+    ``labels_{train,val}``. What is registered in the test is forgotten afterwards.
     """
     root = generate(tmp_path / "own", num_train=3, num_val=2, image_size=64)
     labels = {category["id"]: index for index, category in enumerate(coco_categories())}
@@ -197,3 +197,11 @@ def small_segformer_cfg(cfg) -> CfgNode:
     head.CONVS_DIM = 16
     head.NORM = "BN"
     return cfg
+
+
+@pytest.fixture(scope="session")
+def plain():
+    """The straightforward computation of results, an oracle."""
+    from proscale.benchmark import plain as plain_path
+
+    return plain_path

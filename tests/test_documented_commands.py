@@ -17,7 +17,7 @@ from detectron2.engine import default_argument_parser
 
 from proscale.cli import main
 from proscale.cli.arguments import split_overrides
-from proscale.engine import setup_cfg
+from proscale.config import setup_cfg
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
@@ -134,7 +134,7 @@ ELSEWHERE = {
     "docs/weights.md": "tests/test_docs_weights.py, on files like the published ones",
     "docs/distributed.md": "tests/engine/test_distributed_*.py, as several processes here",
     "docs/export.md": "tests/cli/test_export.py, with weights of its own",
-    "datasets/README.md": "tests/data/preparation",
+    "datasets/README.md": "tests/data/prepare",
     "proscale replay": "tests/cli/test_replay.py, on a fault that is made",
 }
 SMALL_TRAINING = (

@@ -94,9 +94,9 @@ def test_proscale_on_merged_tokens():
     [
         (
             {"layers": "999"},
-            r"no configuration coco/panoptic/proscale_r50_999\.yaml: accepts .*333",
+            r"no configuration coco/panoptic/proscale_r50_999\.yaml: expected .*333",
         ),
-        ({"task": "coco/nothing"}, "accepts ade20k/instance/proscale_r50_111.yaml, "),
+        ({"task": "coco/nothing"}, "expected ade20k/instance/proscale_r50_111.yaml, "),
         ({"overrides": ["MODEL.NOTHING", 1]}, "no config key MODEL.NOTHING"),
         ({"weights": "nowhere.pth"}, "no file nowhere.pth"),
     ],

@@ -1,4 +1,4 @@
-"""Write docs/configuration.md from the comments in proscale/config.py.
+"""Write docs/configuration.md from the comments in proscale/config/keys.py.
 
 Run it after a change there: ``python tools/configuration_reference.py``. The comments are the one
 place where keys are explained; a test holds the page against them. A comment belongs to the keys
@@ -11,17 +11,17 @@ from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 
-from proscale.config import add_proscale_config
-from proscale.engine.accepted import value_of
+from proscale.config.keys import add_proscale_config
+from proscale.config.schema import value_of
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCE = ROOT / "proscale" / "config.py"
+SOURCE = ROOT / "proscale" / "config" / "keys.py"
 PAGE = ROOT / "docs" / "configuration.md"
 
 _HEAD = """# Configuration keys
 
 Made by `tools/configuration_reference.py` from the comments in
-[proscale/config.py](../proscale/config.py). These keys come on top of
+[proscale/config/keys.py](../proscale/config/keys.py). These keys come on top of
 [Detectron2's](https://detectron2.readthedocs.io/en/latest/modules/config.html#yaml-config-references);
 keys that Mask2Former and PRO-SCALE published have their names and defaults, those marked “New” are
 this project's. Give them in a YAML file or as `KEY VALUE` pairs behind a command.

@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from proscale.analysis.encoder_cost import (
+from proscale.config import setup_cfg
+from proscale.cost.encoder_cost import (
     MASK2FORMER_LAYERS,
     EncoderDesign,
     mask2former_cost,
     proscale_cost,
 )
-from proscale.engine import setup_cfg
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURE = ROOT / "docs" / "overview.svg"

@@ -20,7 +20,9 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch.distributed.tensor import DTensor
 
-from proscale.engine import Trainer, launch, setup_cfg
+from proscale.config import setup_cfg
+from proscale.engine.launch import launch
+from proscale.engine.trainer import Trainer
 
 STEPS = 3
 SIDE = 64

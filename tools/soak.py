@@ -23,7 +23,8 @@ from detectron2.engine import HookBase
 from detectron2.structures import Instances
 
 from proscale import Predictor
-from proscale.engine import Trainer, setup_cfg
+from proscale.config import setup_cfg
+from proscale.engine.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 PERIOD = 200

@@ -1,16 +1,10 @@
 """Checkpoints: naming schemes, files, and loading into a model."""
 
+from proscale.checkpoint.adapt import Fit, fit
 from proscale.checkpoint.checkpointer import ConvertingCheckpointer
-from proscale.checkpoint.convert import (
-    PROSCALE,
-    SCHEMES,
-    CheckpointError,
-    Conversion,
-    convert,
-    convert_state_dict,
-)
+from proscale.checkpoint.convert import PROSCALE, SCHEMES, Conversion, convert, convert_state_dict
 from proscale.checkpoint.files import read_checkpoint, write_checkpoint
-from proscale.checkpoint.fit import Fit, fit
+from proscale.errors import CheckpointError
 
 __all__ = [
     "PROSCALE",

@@ -6,15 +6,10 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from proscale.checkpoint.convert import (
-    CONTAINERS,
-    CheckpointError,
-    convert,
-    recognise,
-    tensors_of,
-)
+from proscale.checkpoint.convert import CONTAINERS, convert, recognise, tensors_of
 from proscale.checkpoint.files import PICKLE, read_checkpoint
 from proscale.checkpoint.timm import is_timm_model
+from proscale.errors import CheckpointError
 
 _BATCHES_SEEN = ".num_batches_tracked"
 

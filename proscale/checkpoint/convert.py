@@ -20,6 +20,7 @@ from proscale.checkpoint import (
     timm,
 )
 from proscale.checkpoint.rules import Scheme
+from proscale.errors import CheckpointError
 
 PROSCALE = "proscale"
 SCHEMES: dict[str, tuple[Scheme, ...]] = {
@@ -43,10 +44,6 @@ SCHEMES: dict[str, tuple[Scheme, ...]] = {
 CONTAINERS = ("state_dict", "model")
 _DATA_PARALLEL = "module."
 _BACKBONE, _HEAD = "backbone.", "sem_seg_head."
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is not what it should be; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ def convert(state_dict: Mapping, *, to: str = PROSCALE, model: Collection[str] =
     """
     if to != PROSCALE and to not in SCHEMES:
         raise CheckpointError(
-            f"there is no naming scheme {to!r}: accepts {', '.join((PROSCALE, *SCHEMES))}"
+            f"there is no naming scheme {to!r}: expected {', '.join((PROSCALE, *SCHEMES))}"
         )
     state = tensors_of(state_dict)
     source, scheme = recognise(state)

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from proscale.checkpoint.atomic import find_damage, is_archive
-from proscale.checkpoint.convert import CheckpointError
 from proscale.checkpoint.pickles import RefusedGlobal, load_pickle, load_tensor_pickle
+from proscale.errors import CheckpointError
+from proscale.utils.whole_files import find_damage, is_archive
 
 TORCH = (".pth", ".pt", ".bin")
 PICKLE = ".pkl"
@@ -76,7 +76,7 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict:
             "MODEL.TRUST_WEIGHTS True, or --trust of `proscale convert`"
         ) from error
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path}: it holds a {type(content).__name__}: accepts a dictionary")
+        raise CheckpointError(f"{path}: it holds a {type(content).__name__}: expected a dictionary")
     return dict(content)
 
 
@@ -108,7 +108,7 @@ def check_suffix(path: Path, accepted: tuple[str, ...]) -> str:
         CheckpointError: it is not accepted.
     """
     if path.suffix not in accepted:
-        raise CheckpointError(f"{path}: accepts files {', '.join(accepted)}")
+        raise CheckpointError(f"{path}: expected files {', '.join(accepted)}")
     return path.suffix
 
 

@@ -17,7 +17,7 @@ from proscale.cli import (
     replay,
     report,
 )
-from proscale.engine import ConfigError
+from proscale.errors import ConfigError
 
 _COMMANDS = (
     demo,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from proscale.analysis.machine import describe_machine
-from proscale.engine import ConfigError
+from proscale.benchmark.machine import describe_machine
+from proscale.errors import ConfigError
 
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 
@@ -17,7 +17,7 @@ def positive(text: str) -> int:
     """A whole number from 1."""
     value = int(text) if text.isdecimal() else 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: accepts whole numbers from 1")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers from 1")
     return value
 
 
@@ -25,7 +25,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """HxW as (height, width)."""
     sides = text.split("x")
     if len(sides) != 2:
-        raise argparse.ArgumentTypeError(f"{text!r}: accepts HxW, such as 640x960")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected HxW, such as 640x960")
     return positive(sides[0]), positive(sides[1])
 
 
@@ -83,7 +83,7 @@ def find_device(name: str) -> torch.device:
         ConfigError: this machine does not have it.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device is cuda, but CUDA is not available; accepted here is cpu")
+        raise ConfigError("--device is cuda, but CUDA is not available: expected cpu")
     return torch.device(name)
 
 

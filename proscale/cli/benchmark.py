@@ -7,14 +7,13 @@ Without a SUBJECT, models are timed: ``proscale benchmark --config-file F [F …
 import argparse
 from collections.abc import Callable, Collection, Sequence
 
-from proscale.analysis.benchmark_report import operator_table
-from proscale.analysis.operator_benchmark import (
+from proscale.benchmark.benchmark_report import operator_table
+from proscale.benchmark.operator_benchmark import (
     BASELINE,
     NEAR_CELLS,
     OperatorSettings,
     benchmark_operator,
 )
-from proscale.analysis.tables import write_json
 from proscale.cli import benchmark_evaluation, benchmark_merging, benchmark_model
 from proscale.cli.arguments import (
     add_benchmark_arguments,
@@ -24,7 +23,8 @@ from proscale.cli.arguments import (
     positive,
     print_header,
 )
-from proscale.engine import ConfigError
+from proscale.cost.tables import write_json
+from proscale.errors import ConfigError
 from proscale.ops import available_backends
 
 
@@ -103,7 +103,7 @@ def run_operator(options: argparse.Namespace) -> None:
     unknown = set(options.backends) - set(available_backends())
     if unknown:
         raise ConfigError(
-            f"--backends has {', '.join(sorted(unknown))}; accepted are "
+            f"--backends has {', '.join(sorted(unknown))}: expected "
             f"{', '.join(available_backends())}"
         )
     device = find_device(options.device)

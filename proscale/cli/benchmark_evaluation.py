@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from proscale.analysis.evaluation_benchmark import (
+from proscale.benchmark.evaluation_benchmark import (
     PANOPTICAPI,
     EvaluationSettings,
     benchmark_evaluation,
 )
-from proscale.analysis.latency import Timing
-from proscale.analysis.machine import describe_machine
-from proscale.analysis.tables import markdown_table, write_json
+from proscale.benchmark.latency import Timing
+from proscale.benchmark.machine import describe_machine
 from proscale.cli.arguments import parse_size, positive
+from proscale.cost.tables import markdown_table, write_json
 
 
 def add_parser(subjects: argparse._SubParsersAction) -> None:

@@ -4,9 +4,8 @@ import argparse
 from collections.abc import Callable, Collection, Mapping
 from itertools import product
 
-from proscale.analysis.latency import Timing
-from proscale.analysis.merging_benchmark import RUNS, MergingSettings, benchmark_merging
-from proscale.analysis.tables import markdown_table, write_json
+from proscale.benchmark.latency import Timing
+from proscale.benchmark.merging_benchmark import RUNS, MergingSettings, benchmark_merging
 from proscale.cli.arguments import (
     add_benchmark_arguments,
     describe_run,
@@ -15,6 +14,7 @@ from proscale.cli.arguments import (
     positive,
     print_header,
 )
+from proscale.cost.tables import markdown_table, write_json
 from proscale.modeling.backbones.mit import VARIANTS
 from proscale.modeling.backbones.token_merging_config import NO_MERGING, PRESETS
 
@@ -128,7 +128,7 @@ def _several(parse: Callable[[str], object]) -> Callable[[str], list]:
 def _one_of(accepted: Collection[str]) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in accepted:
-            raise argparse.ArgumentTypeError(f"{text!r}: accepts {', '.join(accepted)}")
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {', '.join(accepted)}")
         return text
 
     return parse

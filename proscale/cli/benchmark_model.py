@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from proscale.analysis.benchmark_report import (
+from proscale.benchmark.benchmark_report import (
     latency_table,
     plain_table,
     speed_table,
     times_as_dict,
 )
-from proscale.analysis.latency import TOTAL
-from proscale.analysis.machine import fp32_peak
-from proscale.analysis.model_benchmark import (
+from proscale.benchmark.latency import TOTAL
+from proscale.benchmark.machine import fp32_peak
+from proscale.benchmark.model_benchmark import (
     DTYPES,
     ModelRun,
     ModelSettings,
@@ -24,13 +24,9 @@ from proscale.analysis.model_benchmark import (
     benchmark_models,
     compare_with_plain,
 )
-from proscale.analysis.model_inputs import QUERIES_PER_CONFIDENT, TARGETS_PER_IMAGE
-from proscale.analysis.parts import NETWORK
-from proscale.analysis.peer import NAME as PEER
-from proscale.analysis.peer import PeerRun, is_installed
-from proscale.analysis.plain import TOLERANCE
-from proscale.analysis.plots import bars, check_format, draw, points, read_results
-from proscale.analysis.tables import write_json, write_markdown
+from proscale.benchmark.peer import NAME as PEER
+from proscale.benchmark.peer import PeerRun, is_installed
+from proscale.benchmark.plain import TOLERANCE
 from proscale.cli.arguments import (
     add_benchmark_arguments,
     add_overrides,
@@ -42,8 +38,13 @@ from proscale.cli.arguments import (
     short_names,
     split_overrides,
 )
-from proscale.engine import ConfigError, setup_cfg
-from proscale.freed_memory import can_keep_freed_memory
+from proscale.config import setup_cfg
+from proscale.cost.model_inputs import QUERIES_PER_CONFIDENT, TARGETS_PER_IMAGE
+from proscale.cost.parts import NETWORK
+from proscale.cost.plots import bars, check_format, draw, points, read_results
+from proscale.cost.tables import write_json, write_markdown
+from proscale.errors import ConfigError
+from proscale.utils.malloc import can_disable_malloc_trim
 
 SUBJECT = "model"
 KEEPERS = ("ours", "all", "none")
@@ -121,7 +122,7 @@ def run(options: argparse.Namespace) -> None:
     split_overrides(options)
     device = find_device(options.device)
     _check(options)
-    if not can_keep_freed_memory():
+    if not can_disable_malloc_trim():
         options.keep_freed_memory = "none"
     quality = read_results(options.results) if options.results else None
     runs = _runs(options, device)

@@ -13,9 +13,10 @@ import os
 import sys
 from pathlib import Path
 
-from proscale.data.checks import as_document, check_datasets, histogram, summary
-from proscale.engine import ConfigError, setup_cfg
-from proscale.engine import check_datasets as check_registered
+from proscale.config import check_datasets as check_registered
+from proscale.config import setup_cfg
+from proscale.data.check import as_document, check_datasets, histogram, summary
+from proscale.errors import ConfigError
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -47,9 +48,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     if options.workers < 1:
-        raise ConfigError(f"--workers is {options.workers}; accepted is 1 or more")
+        raise ConfigError(f"--workers is {options.workers}: expected 1 or more")
     # Warnings of faulty files are part of the report.
-    logging.getLogger("proscale.data.semantic_folders").setLevel(logging.ERROR)
+    logging.getLogger("proscale.data.datasets.semantic_folders").setLevel(logging.ERROR)
     try:
         report = check_datasets(_names(options), workers=options.workers)
     except (ValueError, FileNotFoundError) as error:
@@ -73,6 +74,6 @@ def _names(options: argparse.Namespace) -> list[str]:
     else:
         names = options.names
     if not names:
-        raise ConfigError("nothing to check; accepted are names of data sets, or --config-file")
+        raise ConfigError("nothing to check: expected names of data sets, or --config-file")
     check_registered(names)
     return list(dict.fromkeys(names))

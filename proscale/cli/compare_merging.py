@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from detectron2.data.detection_utils import convert_image_to_rgb
 
-from proscale.analysis.flops import padded_size
-from proscale.analysis.latency import TOTAL
-from proscale.analysis.machine import describe_machine
-from proscale.analysis.merged_tokens import draw_merged_tokens, merged_maps
-from proscale.analysis.merging_comparison import (
+from proscale.benchmark.latency import TOTAL
+from proscale.benchmark.machine import describe_machine
+from proscale.benchmark.merged_tokens import draw_merged_tokens, merged_maps
+from proscale.benchmark.merging_comparison import (
     BACKBONE,
     DOWNSAMPLE,
     VARIANTS,
@@ -26,10 +25,13 @@ from proscale.analysis.merging_comparison import (
     MergingResult,
     compare_merging,
 )
-from proscale.analysis.tables import markdown_table, write_json
-from proscale.checkpoint import CheckpointError
+from proscale.checkpoint.training_checkpointer import check_weights, load_weights
 from proscale.cli.arguments import positive
-from proscale.engine import ConfigError, Trainer, check_weights, load_weights, setup_cfg
+from proscale.config import setup_cfg
+from proscale.cost.flops import padded_size
+from proscale.cost.tables import markdown_table, write_json
+from proscale.engine.trainer import Trainer
+from proscale.errors import CheckpointError, ConfigError
 from proscale.modeling.backbones.token_merging_config import NO_MERGING
 
 PICTURES = (".png", ".jpg", ".pdf", ".svg")
@@ -69,7 +71,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     if options.picture is not None and options.picture.suffix not in PICTURES:
-        raise ConfigError(f"--picture is {options.picture}: accepts {', '.join(PICTURES)}")
+        raise ConfigError(f"--picture is {options.picture}: expected {', '.join(PICTURES)}")
     cfg = setup_cfg(options.config_file, [*options.opts, "MODEL.WEIGHTS", options.weights])
     check_weights(cfg, resume=False, required=True)
     dataset = cfg.DATASETS.TEST[0]

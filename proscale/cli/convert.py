@@ -14,11 +14,9 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from proscale.analysis.shape_tracing import build_without_weights
 from proscale.checkpoint import (
     PROSCALE,
     SCHEMES,
-    CheckpointError,
     Conversion,
     Fit,
     convert,
@@ -26,11 +24,13 @@ from proscale.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from proscale.checkpoint.adapt import ENCODER_LAYERS
 from proscale.checkpoint.files import WRITABLE, check_suffix
-from proscale.checkpoint.fit import ENCODER_LAYERS
 from proscale.cli.arguments import split_overrides
-from proscale.engine import ConfigError, setup_cfg
-from proscale.engine.accepted import value_of
+from proscale.config import setup_cfg
+from proscale.config.schema import value_of
+from proscale.cost.shape_tracing import build_without_weights
+from proscale.errors import CheckpointError, ConfigError
 
 # More names than this are told by what they begin with.
 _NAMED = 12
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
     """Run the command."""
     split_overrides(options)
     if len(options.config_file) > 1:
-        raise ConfigError(f"--config-file is {' '.join(options.config_file)}: accepts one file")
+        raise ConfigError(f"--config-file is {' '.join(options.config_file)}: expected one file")
     if options.config_file and options.to != PROSCALE:
         raise ConfigError(f"--config-file goes with --to {PROSCALE}, not --to {options.to}")
     try:

@@ -21,12 +21,13 @@ from PIL import Image
 from tabulate import tabulate
 from torch import nn
 
-from proscale.analysis import FlopCount, count_flops
+from proscale.config import setup_cfg
+from proscale.cost.flops import FlopCount, count_flops
 from proscale.data import build_mapper
-from proscale.data.panoptic_png import read_panoptic_png
-from proscale.data.shapes import DEFAULT_ROOT, generate
-from proscale.engine import Trainer, setup_cfg
-from proscale.visualization import draw_panoptic, side_by_side
+from proscale.data.datasets.shapes import DEFAULT_ROOT, generate
+from proscale.data.formats.panoptic_png import read_panoptic_png
+from proscale.engine.trainer import Trainer
+from proscale.predict.visualization import draw_panoptic, side_by_side
 
 CONFIG_FILE = "configs/demo/proscale_r18_111.yaml"
 NUM_PICTURES = 12

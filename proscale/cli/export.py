@@ -19,16 +19,17 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from proscale.analysis.latency import Timing, measure
-from proscale.analysis.machine import describe_machine
-from proscale.analysis.tables import markdown_table, write_json
-from proscale.checkpoint import CheckpointError
+from proscale.benchmark.latency import Timing, measure
+from proscale.benchmark.machine import describe_machine
+from proscale.checkpoint.training_checkpointer import check_weights, load_weights
 from proscale.cli.arguments import parse_size, positive
-from proscale.engine import ConfigError, check_weights, load_weights, setup_cfg
+from proscale.config import setup_cfg
+from proscale.cost.tables import markdown_table, write_json
+from proscale.errors import CheckpointError, ConfigError, ExportError
 from proscale.export.check import TOLERANCE, Agreement, Runner, check_images, compare
 from proscale.export.evaluation import ExportedModel, evaluate
 from proscale.export.metadata import describe
-from proscale.export.network import ExportableNetwork, ExportError, exportable
+from proscale.export.network import ExportableNetwork, exportable
 from proscale.export.onnx_export import OnnxRunner, require_packages, write_onnx
 from proscale.export.quantisation import quantise
 from proscale.export.torch_export import (
@@ -178,7 +179,7 @@ def _check_options(options: argparse.Namespace) -> None:
     for size in options.check_size:
         if not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
             raise ConfigError(
-                f"--check-size is {size[0]}x{size[1]}: accepts sides from {MIN_SIDE} to {MAX_SIDE}"
+                f"--check-size is {size[0]}x{size[1]}: expected sides from {MIN_SIDE} to {MAX_SIDE}"
             )
     if options.format == ONNX:
         try:

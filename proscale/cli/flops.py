@@ -11,10 +11,18 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from proscale.analysis.budget import Candidate, affordable, pareto_front, write_config
-from proscale.analysis.encoder_cost import EncoderDesign
-from proscale.analysis.flops import padded_size
-from proscale.analysis.flops_report import (
+from proscale.cli.arguments import (
+    add_overrides,
+    parse_size,
+    positive,
+    short_names,
+    split_overrides,
+)
+from proscale.config import setup_cfg
+from proscale.cost.budget import Candidate, affordable, pareto_front, write_config
+from proscale.cost.encoder_cost import EncoderDesign
+from proscale.cost.flops import padded_size
+from proscale.cost.flops_report import (
     CONVENTION,
     budget_table,
     cost_as_dict,
@@ -23,20 +31,13 @@ from proscale.analysis.flops_report import (
     summary_table,
     tokens_table,
 )
-from proscale.analysis.image_sizes import dataset_sizes
-from proscale.analysis.model_cost import ModelCost, cost_at_size, cost_over_images
-from proscale.analysis.parts import ENCODER_PART, EVERYTHING, NETWORK
-from proscale.analysis.plots import bars, check_format, draw, points, read_results
-from proscale.analysis.shape_tracing import build_without_weights
-from proscale.analysis.tables import write_json, write_markdown
-from proscale.cli.arguments import (
-    add_overrides,
-    parse_size,
-    positive,
-    short_names,
-    split_overrides,
-)
-from proscale.engine import ConfigError, setup_cfg
+from proscale.cost.image_sizes import dataset_sizes
+from proscale.cost.model_cost import ModelCost, cost_at_size, cost_over_images
+from proscale.cost.parts import ENCODER_PART, EVERYTHING, NETWORK
+from proscale.cost.plots import bars, check_format, draw, points, read_results
+from proscale.cost.shape_tracing import build_without_weights
+from proscale.cost.tables import write_json, write_markdown
+from proscale.errors import ConfigError
 
 DEFAULT_SIZE = (800, 1280)
 _AXIS = "GFLOPs (multiply-adds) an image"
@@ -247,12 +248,12 @@ def _share(text: str) -> float:
     except ValueError:
         value = 0.0
     if not text.endswith("%") or value <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: accepts a percentage, such as 55%")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a percentage, such as 55%")
     return value
 
 
 def _layers(text: str) -> tuple[int, ...]:
     counts = text.split(",")
     if not all(count.isdecimal() for count in counts):
-        raise argparse.ArgumentTypeError(f"{text!r}: accepts layers of each stage, such as 3,3,3")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected layers of each stage, such as 3,3,3")
     return tuple(map(int, counts))

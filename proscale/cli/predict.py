@@ -10,15 +10,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from proscale.checkpoint import CheckpointError
 from proscale.cli.arguments import positive, split_at_key
-from proscale.engine import ConfigError, setup_cfg
-from proscale.freed_memory import keep_freed_memory
-from proscale.prediction import TASKS, Predictor
-from proscale.prediction.files import VIDEO_SAMPLES, predict_files
-from proscale.prediction.outputs import OutputFolder
-from proscale.prediction.predictor import choose_task
-from proscale.prediction.sources import find_sources
+from proscale.config import setup_cfg
+from proscale.errors import CheckpointError, ConfigError
+from proscale.predict import TASKS, Predictor
+from proscale.predict.files import VIDEO_SAMPLES, predict_files
+from proscale.predict.outputs import OutputFolder
+from proscale.predict.predictor import choose_task
+from proscale.predict.sources import find_sources
+from proscale.utils.malloc import disable_malloc_trim
 
 INSTANCE_THRESHOLD = 0.5
 """Score below which instances are left out unless told; a model gives a hundred of an image."""
@@ -73,7 +73,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     inputs, overrides = split_at_key([*options.inputs, *options.opts])
-    keep_freed_memory()
+    disable_malloc_trim()
     try:
         sources = find_sources(inputs, leave_out=options.output)
         cfg = setup_cfg(options.config_file, overrides)
@@ -103,7 +103,7 @@ def _share(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: accepts 0 to 1")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected 0 to 1")
     return value
 
 

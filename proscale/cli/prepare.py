@@ -8,9 +8,9 @@ import argparse
 import os
 from pathlib import Path
 
-from proscale.data.builtin import data_root
-from proscale.data.preparation import PREPARATIONS, prepare
-from proscale.engine import ConfigError
+from proscale.data.datasets.builtin import data_root
+from proscale.data.prepare import PREPARATIONS, prepare
+from proscale.errors import ConfigError
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
         ConfigError: something that is converted is missing or not as it should be.
     """
     if options.workers < 1:
-        raise ConfigError(f"--workers is {options.workers}: accepts 1 or more")
+        raise ConfigError(f"--workers is {options.workers}: expected 1 or more")
     try:
         tallies = prepare(options.dataset, options.root, workers=options.workers)
     except (OSError, ImportError, ValueError) as error:

@@ -16,12 +16,12 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from proscale.checkpoint import CheckpointError
 from proscale.cli.arguments import add_overrides
-from proscale.engine import ConfigError, setup_cfg
+from proscale.config import setup_cfg
 from proscale.engine.precision import resolve_amp_dtype
 from proscale.engine.recorded_step import RecordedStep
 from proscale.engine.train_loop import TrainLoop
+from proscale.errors import CheckpointError, ConfigError
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

@@ -8,8 +8,8 @@ still runs, or of an evaluation alone, have a page of what is there.
 import argparse
 from pathlib import Path
 
-from proscale.engine import ConfigError
-from proscale.report import NotARun, write_report
+from proscale.errors import ConfigError, RunFolderError
+from proscale.report import write_report
 
 PAGE = "report.html"
 _IMAGES = 4
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError(f"--output {output}: there is no folder {output.parent}")
     try:
         missing = write_report(options.run_dir, output, images=options.images)
-    except (NotARun, OSError) as error:
+    except (RunFolderError, OSError) as error:
         raise ConfigError(str(error)) from error
     for sentence in missing:
         print(sentence)
@@ -53,5 +53,5 @@ def run(options: argparse.Namespace) -> None:
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}: accepts whole numbers from 0")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers from 0")
     return int(text)

@@ -25,8 +25,8 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from proscale.data.image_file import exif_orientation, open_image
-from proscale.random_state import Purpose, seed_generators
+from proscale.data.formats.image_file import exif_orientation, open_image
+from proscale.utils.random_state import Purpose, seed_generators
 
 Mapper = Callable[[dict], dict]
 """From an entry of a data set to a training sample."""
@@ -180,9 +180,7 @@ def _choose_sampler(cfg: CfgNode, entries: Iterable[dict]) -> Callable[[int], Sa
     node, size = cfg.DATALOADER, len(entries)
     name = node.SAMPLER_TRAIN
     if name not in _SAMPLERS:
-        raise ValueError(
-            f"DATALOADER.SAMPLER_TRAIN is {name!r}; accepted are {', '.join(_SAMPLERS)}"
-        )
+        raise ValueError(f"DATALOADER.SAMPLER_TRAIN is {name!r}: expected {', '.join(_SAMPLERS)}")
     if name == "TrainingSampler":
         return lambda seed: TrainingSampler(size, seed=seed)
     if name == "RandomSubsetTrainingSampler":

@@ -21,18 +21,14 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from proscale.engine.meeting import meet
-from proscale.engine.setup import ConfigError
+from proscale.engine.rendezvous import meet
+from proscale.errors import ConfigError, ProcessFailed
 
 logger = logging.getLogger(__name__)
 
 SECONDS_FOR_THE_REASON = 5.0
 """How long a process waits to be ended that only knows that another one has gone. The agent takes
 the first that fails for the cause, and sees one that was killed a moment later."""
-
-
-class ProcessFailed(RuntimeError):
-    """A process that was started here has failed; the message is the first one's reason."""
 
 
 def check_processes(args: Namespace, environment: Mapping[str, str] = os.environ) -> None:
@@ -48,13 +44,13 @@ def check_processes(args: Namespace, environment: Mapping[str, str] = os.environ
     by_torchrun = is_started_by_torchrun(environment)
     if by_torchrun and (args.num_gpus, args.num_machines) != (1, 1):
         raise ConfigError(
-            f"--num-gpus is {args.num_gpus} and --num-machines {args.num_machines}: accepts 1 "
+            f"--num-gpus is {args.num_gpus} and --num-machines {args.num_machines}: expected 1 "
             "under torchrun, which has --nproc_per_node and --nnodes"
         )
     restarts = int(environment.get("TORCHELASTIC_MAX_RESTARTS", 0))
     if by_torchrun and restarts and not (args.resume or args.eval_only):
         raise ConfigError(
-            f"--max-restarts of torchrun is {restarts}: accepts 0 without --resume of "
+            f"--max-restarts of torchrun is {restarts}: expected 0 without --resume of "
             "train_net.py, because a restart would begin anew"
         )
     gpus = torch.cuda.device_count()
@@ -120,7 +116,7 @@ def _rendezvous(args: Namespace) -> dict[str, Any]:
     scheme, _, address = args.dist_url.partition("://")
     if scheme != "tcp" or not address.rpartition(":")[2].isdigit():
         raise ConfigError(
-            f"--dist-url is {args.dist_url}: accepts tcp://HOST:PORT of machine 0, and auto with "
+            f"--dist-url is {args.dist_url}: expected tcp://HOST:PORT of machine 0, and auto with "
             "one machine"
         )
     return {
@@ -160,14 +156,14 @@ def _take_device(cfg: CfgNode) -> str:
         return "gloo"
     if cfg.MODEL.DEVICE != "cuda":
         raise ConfigError(
-            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}: accepts cuda, where every process takes one GPU, "
-            "and cpu, with several processes"
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}: expected cuda, where every process takes one "
+            "GPU, and cpu, with several processes"
         )
     processes, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
     if processes > gpus:
         raise ConfigError(
-            f"torchrun has started {processes} processes on this machine, which has {gpus} GPUs; "
-            f"accepted are --nproc_per_node 1 to {gpus}, or MODEL.DEVICE cpu"
+            f"torchrun has started {processes} processes on this machine, which has {gpus} GPUs: "
+            f"expected --nproc_per_node 1 to {gpus}, or MODEL.DEVICE cpu"
         )
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     return "nccl"

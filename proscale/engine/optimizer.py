@@ -45,7 +45,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     solver = cfg.SOLVER
     if solver.OPTIMIZER not in _OPTIMIZERS:
         raise ValueError(
-            f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; accepted are {', '.join(_OPTIMIZERS)}"
+            f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}: expected {', '.join(_OPTIMIZERS)}"
         )
     optimizer_class = _OPTIMIZERS[solver.OPTIMIZER]
     settings = {"lr": solver.BASE_LR}
@@ -99,12 +99,12 @@ def full_model_clip_norm(cfg: CfgNode) -> float | None:
         return None
     if clip.CLIP_TYPE not in _CLIP_TYPES:
         raise ValueError(
-            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; "
-            f"accepted are {', '.join(_CLIP_TYPES)}"
+            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}: "
+            f"expected {', '.join(_CLIP_TYPES)}"
         )
     if not (clip.CLIP_VALUE > 0 and math.isfinite(clip.CLIP_VALUE)):
         raise ValueError(
-            f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE is {clip.CLIP_VALUE}; accepted are numbers above 0 "
+            f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE is {clip.CLIP_VALUE}: expected numbers above 0 "
             "(SOLVER.CLIP_GRADIENTS.ENABLED False switches clipping off)"
         )
     return float(clip.CLIP_VALUE) if clip.CLIP_TYPE == _FULL_MODEL else None

@@ -21,12 +21,10 @@ def resolve_amp_dtype(cfg: CfgNode) -> torch.dtype | None:
     if amp.DTYPE == "auto":
         return torch.bfloat16 if on_cpu else torch.float16
     if amp.DTYPE not in _DTYPES:
-        raise ValueError(
-            f"SOLVER.AMP.DTYPE is {amp.DTYPE!r}; accepted are auto, {', '.join(_DTYPES)}"
-        )
+        raise ValueError(f"SOLVER.AMP.DTYPE is {amp.DTYPE!r}: expected auto, {', '.join(_DTYPES)}")
     if on_cpu and amp.DTYPE == "float16":
         raise ValueError(
             f"SOLVER.AMP.DTYPE is float16 and MODEL.DEVICE {cfg.MODEL.DEVICE}, where float16 is "
-            "slow; accepted there are auto, bfloat16"
+            "slow: expected auto, bfloat16"
         )
     return _DTYPES[amp.DTYPE]

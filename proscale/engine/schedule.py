@@ -23,8 +23,6 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRSche
     """
     name = cfg.SOLVER.LR_SCHEDULER_NAME
     if name not in _SCHEDULES:
-        raise ValueError(
-            f"SOLVER.LR_SCHEDULER_NAME is {name!r}; accepted are {', '.join(_SCHEDULES)}"
-        )
+        raise ValueError(f"SOLVER.LR_SCHEDULER_NAME is {name!r}: expected {', '.join(_SCHEDULES)}")
     # Passes the names that are not DeepLab's on to Detectron2's solver.
     return deeplab.build_lr_scheduler(cfg, optimizer)

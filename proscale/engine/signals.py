@@ -9,8 +9,8 @@ from typing import Any
 
 from detectron2.engine import HookBase
 
-from proscale.engine.agreement import largest_of_processes
-from proscale.engine.checkpointer import Checkpointer
+from proscale.checkpoint.training_checkpointer import Checkpointer
+from proscale.engine.all_reduce import all_reduce_max
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -71,7 +71,7 @@ class StopHook(HookBase):
         self._checkpointer = checkpointer
 
     def after_step(self) -> None:
-        number = largest_of_processes(self._signals.received)
+        number = all_reduce_max(self._signals.received)
         if not number:
             return
         iteration = self.trainer.iter

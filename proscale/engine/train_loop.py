@@ -23,10 +23,10 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from proscale.engine.agreement import largest_of_processes
-from proscale.engine.setup import ConfigError
+from proscale.engine.all_reduce import all_reduce_max
 from proscale.engine.sharding import is_sharded, whole
-from proscale.random_state import Purpose, seed_generators
+from proscale.errors import ConfigError
+from proscale.utils.random_state import Purpose, seed_generators
 
 Sample = dict
 """What the mappers make of a data set entry: ``image``, ``file_name``, ``instances`` …"""
@@ -202,7 +202,7 @@ class TrainLoop(SimpleTrainer):
             sizes = ", ".join("x".join(map(str, s["image"].shape[-2:])) for s in part)
             raise ConfigError(
                 f"batch norm has a single value per channel, of images of {sizes} pixels together: "
-                "accepts more images in each process and part (SOLVER.IMS_PER_BATCH, "
+                "expected more images in each process and part (SOLVER.IMS_PER_BATCH, "
                 "SOLVER.ACCUMULATION_STEPS), larger images (INPUT), or another norm "
                 "(MODEL.RESNETS.NORM, MODEL.TIMM.NORM)"
             ) from error
@@ -280,7 +280,7 @@ class _ForeignFault(FloatingPointError):
 
 def _raise_together(fault: str) -> None:
     """Raise in all processes if ``fault`` is not empty in one."""
-    if largest_of_processes(bool(fault)):
+    if all_reduce_max(bool(fault)):
         raise FloatingPointError(fault) if fault else _ForeignFault()
 
 

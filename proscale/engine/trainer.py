@@ -24,10 +24,9 @@ from detectron2.utils.env import seed_all_rng
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from proscale.checkpoint.atomic import remove_partial
+from proscale.checkpoint.training_checkpointer import Checkpointer
 from proscale.data import build_mapper
 from proscale.data.training_loader import TrainingLoader, build_training_loader
-from proscale.engine.checkpointer import Checkpointer
 from proscale.engine.optimizer import build_optimizer, full_model_clip_norm
 from proscale.engine.precision import resolve_amp_dtype
 from proscale.engine.recent_metrics import RecentMetrics
@@ -40,6 +39,7 @@ from proscale.evaluation import build_evaluator
 from proscale.evaluation.results_file import write_results
 from proscale.modeling import with_sliding_window
 from proscale.modeling.test_time_augmentation import with_test_time_augmentation
+from proscale.utils.whole_files import remove_partial
 
 logger = logging.getLogger(__name__)
 
@@ -282,7 +282,7 @@ def _check_batch_split(cfg: CfgNode) -> None:
     images = cfg.SOLVER.IMS_PER_BATCH // world_size
     if not 1 <= steps <= images:
         raise ValueError(
-            f"SOLVER.ACCUMULATION_STEPS is {steps}; accepted are 1 to {images}, the images per "
+            f"SOLVER.ACCUMULATION_STEPS is {steps}: expected 1 to {images}, the images per "
             f"process (SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH}, processes {world_size})"
         )
 
@@ -290,14 +290,14 @@ def _check_batch_split(cfg: CfgNode) -> None:
 def _check_bounds(cfg: CfgNode) -> None:
     for key in ("CHECKPOINTS_TO_KEEP", "MAX_SKIPPED_STEPS"):
         if cfg.SOLVER[key] < 0:
-            raise ValueError(f"SOLVER.{key} is {cfg.SOLVER[key]}; accepted are 0, 1, 2, …")
+            raise ValueError(f"SOLVER.{key} is {cfg.SOLVER[key]}: expected 0, 1, 2, …")
 
 
 def _check_sharding(cfg: CfgNode) -> None:
     norm_type = cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE
     if cfg.DISTRIBUTED.SHARDED and not math.isfinite(norm_type):
         raise ValueError(
-            f"SOLVER.CLIP_GRADIENTS.NORM_TYPE is {norm_type}; accepted are finite numbers with "
+            f"SOLVER.CLIP_GRADIENTS.NORM_TYPE is {norm_type}: expected finite numbers with "
             "DISTRIBUTED.SHARDED, where a process may hold nothing of a small parameter"
         )
 

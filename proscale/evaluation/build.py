@@ -88,7 +88,7 @@ def build_evaluator(
     evaluator_type = metadata.get("evaluator_type")
     if evaluator_type not in EVALUATORS:
         raise ValueError(
-            f"data set {dataset_name!r} has evaluator_type {evaluator_type!r}; accepted are "
+            f"data set {dataset_name!r} has evaluator_type {evaluator_type!r}: expected "
             f"{', '.join(EVALUATORS)}"
         )
     kinds, test = EVALUATORS[evaluator_type], cfg.MODEL.MASK_FORMER.TEST

@@ -15,7 +15,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
-from proscale.data.cityscapes import INSTANCES_PER_CLASS
+from proscale.data.datasets.cityscapes import INSTANCES_PER_CLASS
 from proscale.evaluation.cityscapes_truth import (
     CLASSES,
     LABEL_IDS,

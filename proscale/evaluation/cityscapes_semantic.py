@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from detectron2.data import MetadataCatalog
 
-from proscale.data.cityscapes import INSTANCES_PER_CLASS
+from proscale.data.datasets.cityscapes import INSTANCES_PER_CLASS
 from proscale.evaluation.cityscapes_truth import (
     CLASSES,
     GROUPS,

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
-from proscale.data.cityscapes import IMAGE_SUFFIX, INSTANCES_SUFFIX
-from proscale.data.label_image import read_label_image
+from proscale.data.datasets.cityscapes import IMAGE_SUFFIX, INSTANCES_SUFFIX
+from proscale.data.formats.label_image import read_label_image
 
 CLASSES = tuple(c["name"] for c in CITYSCAPES_CATEGORIES)
 """The 19 classes that are evaluated, in the order of their train ids."""
@@ -65,7 +65,7 @@ class CityscapesTruth:
         return self._read(frame + LABELS_SUFFIX)
 
     def instance_ids(self, frame: str) -> np.ndarray:
-        """(H, W) instance ids, see `proscale.data.cityscapes.INSTANCES_PER_CLASS`."""
+        """(H, W) instance ids, see `proscale.data.datasets.cityscapes.INSTANCES_PER_CLASS`."""
         return self._read(frame + INSTANCES_SUFFIX)
 
     def _read(self, name: str) -> np.ndarray:
@@ -81,6 +81,6 @@ def check_classes(names: Sequence[str], accepted: Sequence[str], dataset_name: s
     unknown = [name for name in names if name not in accepted]
     if unknown:
         raise ValueError(
-            f"data set {dataset_name!r}: {', '.join(unknown)} are no classes of Cityscapes; "
-            f"accepted are {', '.join(accepted)}"
+            f"data set {dataset_name!r}: {', '.join(unknown)} are no classes of Cityscapes: "
+            f"expected {', '.join(accepted)}"
         )

@@ -23,10 +23,14 @@ from detectron2.utils.file_io import PathManager
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from proscale.data.coco_format import INSTANCE_ANNOTATIONS, INSTANCE_CATEGORIES, check_instances
-from proscale.data.errors import DataError
-from proscale.data.json_file import check_lists, read_json
-from proscale.data.run_lengths import run_lengths
+from proscale.data.formats.coco_format import (
+    INSTANCE_ANNOTATIONS,
+    INSTANCE_CATEGORIES,
+    check_instances,
+)
+from proscale.data.formats.json_file import check_lists, read_json
+from proscale.data.formats.run_lengths import run_lengths
+from proscale.errors import DataError
 from proscale.evaluation.average_precision import AveragePrecision, Objects
 from proscale.evaluation.boundary import inner_boundary
 from proscale.evaluation.figures import table
@@ -87,7 +91,7 @@ class InstanceEvaluator(DatasetEvaluator):
             if [type(v) in (int, float) for v in annotation["bbox"]] != [True] * 4:
                 raise DataError(
                     f"{metadata.json_file}: annotation {annotation['id']} has bbox "
-                    f"{annotation['bbox']}; accepted is [x, y, width, height]"
+                    f"{annotation['bbox']}: expected [x, y, width, height]"
                 )
         if not self._has_truth and not save_predictions:
             raise ValueError(

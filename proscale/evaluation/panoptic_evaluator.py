@@ -19,12 +19,11 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-from proscale.data.coco_format import PANOPTIC_CATEGORIES, check_panoptic_annotations
-from proscale.data.data_folder import DataFolder
-from proscale.data.errors import DataError
-from proscale.data.json_file import check_lists, read_json
-from proscale.data.panoptic_png import read_panoptic_png, write_panoptic_png
-from proscale.evaluation.background import Background
+from proscale.data.formats.coco_format import PANOPTIC_CATEGORIES, check_panoptic_annotations
+from proscale.data.formats.data_folder import DataFolder
+from proscale.data.formats.json_file import check_lists, read_json
+from proscale.data.formats.panoptic_png import read_panoptic_png, write_panoptic_png
+from proscale.errors import DataError
 from proscale.evaluation.figures import check_every_image_once, table
 from proscale.evaluation.panoptic_quality import (
     CategoryQuality,
@@ -32,6 +31,7 @@ from proscale.evaluation.panoptic_quality import (
     PanopticResults,
 )
 from proscale.evaluation.results_file import write_results
+from proscale.utils.background import Background
 
 RESULTS_FILE = "panoptic_seg.json"
 IMAGES_FILE = "panoptic_seg_images.json"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from proscale.data.panoptic_png import VOID
+from proscale.data.formats.panoptic_png import VOID
 
 # The IoU of a match is a float in (0.5, 1], a whole multiple of 2**-53. Sums of that multiple are
 # kept in two halves, which overflow after 2**31 matches.

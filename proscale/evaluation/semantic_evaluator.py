@@ -16,9 +16,9 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-from proscale.data.errors import DataError
-from proscale.data.label_image import read_label_image
-from proscale.data.panoptic_png import read_panoptic_png
+from proscale.data.formats.label_image import read_label_image
+from proscale.data.formats.panoptic_png import read_panoptic_png
+from proscale.errors import DataError
 from proscale.evaluation.boundary import inner_boundary
 from proscale.evaluation.figures import confusion_metrics, nan_mean, table
 from proscale.evaluation.results_file import write_results
@@ -106,8 +106,8 @@ class SemanticEvaluator(DatasetEvaluator):
         num_classes = len(self._class_names)
         if predicted.min(initial=0) < 0 or predicted.max(initial=0) >= num_classes:
             raise ValueError(
-                f"image {file_name}: sem_seg has class ids {predicted.min()} to {predicted.max()}; "
-                f"accepted are 0 to {num_classes - 1}"
+                f"image {file_name}: sem_seg has class ids {predicted.min()} to {predicted.max()}: "
+                f"expected 0 to {num_classes - 1}"
             )
         labelled = truth != IGNORE
         confusion = np.bincount(
@@ -191,7 +191,7 @@ class SemanticEvaluator(DatasetEvaluator):
         labels[labels == self._ignore_label] = IGNORE
         if labels.max(initial=IGNORE) >= len(self._class_names):
             raise DataError(
-                f"{path}: it has class id {labels.max()}; accepted are 0 to "
+                f"{path}: it has class id {labels.max()}: expected 0 to "
                 f"{len(self._class_names) - 1} and {self._ignore_label} (unlabelled)"
             )
         return labels

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from proscale.export.network import ExportableNetwork
+from proscale.utils.types import Size
 
-Size = tuple[int, int]
 Runner = Callable[[Tensor], tuple[Tensor, ...]]
 
 TOLERANCE = 1e-3

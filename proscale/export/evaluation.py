@@ -6,7 +6,7 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import Tensor, nn
 
-from proscale.engine import Trainer
+from proscale.engine.trainer import Trainer
 from proscale.evaluation import build_evaluator
 from proscale.export.check import Runner
 from proscale.export.network import ExportableNetwork, MaskNetwork

@@ -8,14 +8,11 @@ from detectron2.modeling import SemanticSegmentor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from proscale.errors import ExportError
 from proscale.modeling import MaskFormer, SegFormerHead
 from proscale.modeling.backbones import MixVisionTransformer
 from proscale.modeling.backbones.swin import whole_windows
 from proscale.modeling.backbones.token_merging import BipartiteSoftMatching
-
-
-class ExportError(ValueError):
-    """A model cannot be exported as asked for; the message is one sentence."""
 
 
 class ExportableNetwork(nn.Module):
@@ -88,13 +85,13 @@ def exportable(model: nn.Module) -> ExportableNetwork:
     if isinstance(model, MaskFormer):
         if model.inference_dtype is not None:
             name = str(model.inference_dtype).removeprefix("torch.")
-            raise ExportError(f"MODEL.MASK_FORMER.TEST.DTYPE is {name}: export accepts float32")
+            raise ExportError(f"MODEL.MASK_FORMER.TEST.DTYPE is {name}: expected float32")
         return MaskNetwork(model, model.size_divisibility).eval()
     if isinstance(model, SemanticSegmentor) and isinstance(model.sem_seg_head, SegFormerHead):
         return SemanticNetwork(model, model.backbone.size_divisibility).eval()
     raise ExportError(
         f"MODEL.META_ARCHITECTURE is {type(model).__name__} and MODEL.SEM_SEG_HEAD.NAME "
-        f"{type(model.sem_seg_head).__name__}: export accepts MaskFormer, and SemanticSegmentor "
+        f"{type(model.sem_seg_head).__name__}: expected MaskFormer, and SemanticSegmentor "
         "with SegFormerHead"
     )
 
@@ -106,6 +103,6 @@ def _check_backbone(backbone: nn.Module) -> None:
     if any(isinstance(method, BipartiteSoftMatching) for method in methods):
         raise ExportError(
             "MODEL.MIT.TOKEN_MERGING has mode bsm, whose number of tokens is no expression of the "
-            "image's size that exporters know: export accepts none, n2d_2x2, and the modes n1d and "
+            "image's size that exporters know: expected none, n2d_2x2, and the modes n1d and "
             "n2d"
         )

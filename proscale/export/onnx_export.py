@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from proscale.export.network import ExportError
+from proscale.errors import ExportError
 from proscale.export.torch_export import recording
 
 #: GridSample is there from 16, with the present names of its modes from 20.

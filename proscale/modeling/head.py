@@ -18,7 +18,7 @@ class MaskFormerHead(nn.Module):
     """Pixel decoder and predictor.
 
     Args:
-        pixel_decoder: see :class:`~proscale.modeling.pixel_decoders.frame.PixelDecoder`.
+        pixel_decoder: see :class:`~proscale.modeling.pixel_decoders.base.PixelDecoder`.
         predictor: see :class:`~proscale.modeling.transformer_decoder.masked_attention.\
 MultiScaleMaskedTransformerDecoder`.
         num_classes: K, without “no object”.
@@ -37,22 +37,22 @@ MultiScaleMaskedTransformerDecoder`.
         missing = [name for name in head.IN_FEATURES if name not in input_shape]
         if missing:
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(head.IN_FEATURES)}: accepts levels that "
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(head.IN_FEATURES)}: expected levels that "
                 f"the backbone {cfg.MODEL.BACKBONE.NAME} has, {sorted(input_shape)}"
             )
         if head.PIXEL_DECODER_NAME not in SEM_SEG_HEADS_REGISTRY:
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME is {head.PIXEL_DECODER_NAME!r}: accepts "
+                f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME is {head.PIXEL_DECODER_NAME!r}: expected "
                 f"{' or '.join(PIXEL_DECODERS)}"
             )
         if node.TRANSFORMER_IN_FEATURE != IN_FEATURE:
             raise ValueError(
                 f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is {node.TRANSFORMER_IN_FEATURE!r}: "
-                f"accepts {IN_FEATURE}"
+                f"expected {IN_FEATURE}"
             )
         if node.ENC_LAYERS:
             raise ValueError(
-                f"MODEL.MASK_FORMER.ENC_LAYERS is {node.ENC_LAYERS}: accepts 0 (the encoder's "
+                f"MODEL.MASK_FORMER.ENC_LAYERS is {node.ENC_LAYERS}: expected 0 (the encoder's "
                 "layers are counted by MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS)"
             )
         levels = {name: input_shape[name] for name in head.IN_FEATURES}

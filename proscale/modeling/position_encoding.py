@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from proscale.modeling.eager import once_per_arguments
+from proscale.ops.tracing import once_per_arguments
 
 
 @once_per_arguments

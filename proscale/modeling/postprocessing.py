@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
-from proscale.modeling.mask_resize import Size, Sizes, mask_probabilities
+from proscale.ops.mask_resize import Size, Sizes, mask_probabilities
 
 
 class Collector(Protocol):
@@ -45,7 +45,7 @@ def collect_results(
     Args:
         mask_logits: ``(Q, h, w)``, of any floating-point type.
         sizes, resize_first, strip_bytes: see
-            :func:`~proscale.modeling.mask_resize.mask_probabilities`.
+            :func:`~proscale.ops.mask_resize.mask_probabilities`.
     """
     active = [collector for collector in collectors if len(collector.queries)]
     if active:

@@ -16,7 +16,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proscale.modeling.eager import is_recorded
+from proscale.ops.tracing import is_recorded
 
 FORMS = ("openmmlab", "nvidia")
 NORMS = ("BN", "SyncBN")
@@ -64,10 +64,10 @@ class SegFormerHead(nn.Module):
         super().__init__()
         if form not in FORMS:
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.SEGFORMER_FORM is {form!r}: accepts {' or '.join(FORMS)}"
+                f"MODEL.SEM_SEG_HEAD.SEGFORMER_FORM is {form!r}: expected {' or '.join(FORMS)}"
             )
         if norm not in NORMS:
-            raise ValueError(f"MODEL.SEM_SEG_HEAD.NORM is {norm!r}: accepts {' or '.join(NORMS)}")
+            raise ValueError(f"MODEL.SEM_SEG_HEAD.NORM is {norm!r}: expected {' or '.join(NORMS)}")
         stages = sorted(input_shape.items(), key=lambda item: item[1].stride)
         self.in_features = [name for name, _ in stages]
         self.common_stride = stages[0][1].stride
@@ -95,7 +95,7 @@ class SegFormerHead(nn.Module):
         node = cfg.MODEL.SEM_SEG_HEAD
         if not node.IN_FEATURES or any(name not in input_shape for name in node.IN_FEATURES):
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(node.IN_FEATURES)}: accepts levels that "
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(node.IN_FEATURES)}: expected levels that "
                 f"the backbone {cfg.MODEL.BACKBONE.NAME} has, {sorted(input_shape)}"
             )
         return {

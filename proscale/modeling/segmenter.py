@@ -11,9 +11,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proscale.modeling.backbones.frozen_norm import fold_frozen_norms
 from proscale.modeling.losses import HungarianMatcher, SetCriterion
-from proscale.modeling.mask_resize import Size, Sizes
 from proscale.modeling.postprocessing import (
     Collector,
     InstanceSet,
@@ -22,6 +20,8 @@ from proscale.modeling.postprocessing import (
     SemanticScores,
     collect_results,
 )
+from proscale.ops.frozen_norm import fold_frozen_norms
+from proscale.ops.mask_resize import Size, Sizes
 
 #: Accepted values of MODEL.MASK_FORMER.TEST.DTYPE; None leaves autocast as it is.
 INFERENCE_DTYPES = {
@@ -52,7 +52,7 @@ class MaskFormer(nn.Module):
         panoptic_scores: whether panoptic segments have a score.
         max_instances: instances per image.
         strip_memory: MiB of masks looked at at a time, see
-            :func:`~proscale.modeling.mask_resize.mask_probabilities`.
+            :func:`~proscale.ops.mask_resize.mask_probabilities`.
         inference_dtype: number format of autocast in inference, for backbone and head: one of
             :data:`INFERENCE_DTYPES`.
         channels_last: keep images and convolutions' weights with channels as the innermost axis.
@@ -89,12 +89,12 @@ class MaskFormer(nn.Module):
         super().__init__()
         if inference_dtype not in INFERENCE_DTYPES:
             raise ValueError(
-                f"MODEL.MASK_FORMER.TEST.DTYPE is {inference_dtype!r}: accepts "
+                f"MODEL.MASK_FORMER.TEST.DTYPE is {inference_dtype!r}: expected "
                 f"{', '.join(INFERENCE_DTYPES)}"
             )
         if strip_memory < 1:
             raise ValueError(
-                f"MODEL.MASK_FORMER.TEST.STRIP_MEMORY is {strip_memory}: accepts 1 (MiB) or more"
+                f"MODEL.MASK_FORMER.TEST.STRIP_MEMORY is {strip_memory}: expected 1 (MiB) or more"
             )
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
@@ -297,7 +297,7 @@ def thing_classes(cfg: CfgNode) -> list[int]:
     if ids is None and cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON:
         raise ValueError(
             f"MODEL.MASK_FORMER.TEST.PANOPTIC_ON needs a panoptic data set, but DATASETS.TRAIN is "
-            f"{tuple(cfg.DATASETS.TRAIN)}: accepts names registered with "
+            f"{tuple(cfg.DATASETS.TRAIN)}: expected names registered with "
             "proscale.data.register_coco_panoptic or built into Detectron2"
         )
     return sorted((ids or {}).values())

@@ -82,11 +82,11 @@ def with_sliding_window(cfg: CfgNode, model: nn.Module) -> nn.Module:
         value = list(node[key])
         if len(value) != 2 or any(type(length) is not int or length < 1 for length in value):
             raise ValueError(
-                f"TEST.SLIDING_WINDOW.{key} is {value}: accepts [height, width], pixels from 1"
+                f"TEST.SLIDING_WINDOW.{key} is {value}: expected [height, width], pixels from 1"
             )
     if any(step > size for step, size in zip(node.STRIDE, node.CROP_SIZE, strict=True)):
         raise ValueError(
-            f"TEST.SLIDING_WINDOW.STRIDE is {list(node.STRIDE)}: accepts at most CROP_SIZE, "
+            f"TEST.SLIDING_WINDOW.STRIDE is {list(node.STRIDE)}: expected at most CROP_SIZE, "
             f"{list(node.CROP_SIZE)}, or pixels between the windows would be left out"
         )
     if cfg.MODEL.META_ARCHITECTURE == "MaskFormer":
@@ -105,7 +105,7 @@ def _check_semantic_scores(cfg: CfgNode) -> None:
     for key, value in wanted.items():
         if test[key] is not value:
             raise ValueError(
-                f"MODEL.MASK_FORMER.TEST.{key} is {test[key]}: accepts {value} with "
+                f"MODEL.MASK_FORMER.TEST.{key} is {test[key]}: expected {value} with "
                 "TEST.SLIDING_WINDOW.ENABLED, because windows are averaged by their class scores"
             )
 

@@ -16,9 +16,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from proscale.modeling.mask_resize import Size, Sizes, mask_probabilities
 from proscale.modeling.postprocessing import SemanticScores, collect_results
 from proscale.modeling.segmenter import MaskFormer
+from proscale.ops.mask_resize import Size, Sizes, mask_probabilities
 
 MASK_STRIDE = 4
 """Pixels of the largest view for one of the masks that are averaged, as in the model itself."""
@@ -36,7 +36,7 @@ def with_test_time_augmentation(cfg: CfgNode, model: nn.Module) -> nn.Module:
         ValueError: if there are no ``MIN_SIZES``.
     """
     if not cfg.TEST.AUG.MIN_SIZES:
-        raise ValueError("TEST.AUG.MIN_SIZES is empty: accepts short sides in pixels, one or more")
+        raise ValueError("TEST.AUG.MIN_SIZES is empty: expected short sides in pixels, one or more")
     if isinstance(model, DistributedDataParallel):
         model = model.module
     kind = MaskFormerWithTTA if isinstance(model, MaskFormer) else SemanticSegmentorWithTTA

@@ -65,7 +65,7 @@ def deformable_attention(
     if backend is None:
         backend = _preferred or _default_backend(device)
     elif backend not in available_backends():
-        raise ValueError(f"backend is {backend!r}: accepts {', '.join(available_backends())}")
+        raise ValueError(f"backend is {backend!r}: expected {', '.join(available_backends())}")
     if torch.is_autocast_enabled(device) and value.dtype != torch.float64:
         value = value.to(torch.get_autocast_dtype(device))
     if backend == REFERENCE:
@@ -89,7 +89,7 @@ def using_backend(name: str) -> Iterator[None]:
     """
     global _preferred
     if name not in available_backends():
-        raise ValueError(f"backend is {name!r}: accepts {', '.join(available_backends())}")
+        raise ValueError(f"backend is {name!r}: expected {', '.join(available_backends())}")
     before, _preferred = _preferred, name
     try:
         yield

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proscale.report.metrics_file import Points
-from proscale.web import script_data
+from proscale.utils.web import script_data
 
 MAX_POINTS = 600
 """Of a line, at most."""

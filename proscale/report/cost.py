@@ -4,10 +4,10 @@ import html
 
 from detectron2.config import CfgNode
 
-from proscale.analysis.flops_report import CONVENTION, parts_rows
-from proscale.analysis.image_sizes import Size, dataset_sizes, resize_for_test
-from proscale.analysis.model_cost import cost_at_size
-from proscale.analysis.parts import EVERYTHING, NETWORK
+from proscale.cost.flops_report import CONVENTION, parts_rows
+from proscale.cost.image_sizes import Size, dataset_sizes, resize_for_test
+from proscale.cost.model_cost import cost_at_size
+from proscale.cost.parts import EVERYTHING, NETWORK
 from proscale.report.tables import plain
 
 USUAL_SIZE = (800, 1280)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from proscale.data.errors import DataError
-from proscale.data.json_file import read_json
+from proscale.data.formats.json_file import read_json
 from proscale.engine.trainer import RESULTS_FILE, RESULTS_TTA_FILE
+from proscale.errors import DataError
 from proscale.evaluation import panoptic_evaluator, semantic_evaluator
 
 HEADLINES = {

@@ -12,22 +12,18 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from proscale.checkpoint import CheckpointError
+from proscale.data.formats.relabel import relabel
 from proscale.data.mappers.truth import PanopticTruth, SemanticTruth
-from proscale.data.relabel import relabel
-from proscale.prediction import Prediction, Predictor
-from proscale.prediction.drawing import Drawing
-from proscale.prediction.gallery import gallery_item
-from proscale.prediction.image_input import read_rgb
-from proscale.prediction.result import from_truth
+from proscale.errors import CheckpointError, RenderError
+from proscale.predict import Prediction, Predictor
+from proscale.predict.drawing import Drawing
+from proscale.predict.gallery import gallery_item
+from proscale.predict.image_input import read_rgb
+from proscale.predict.result import from_truth
 from proscale.report.evaluations import Evaluation, ImageFigure
 
 TASKS = {"panoptic_seg": "panoptic", "sem_seg": "semantic"}
 """Evaluated tasks with figures of images, and what a predictor calls them."""
-
-
-class NotDrawn(ValueError):
-    """An image cannot be shown; the message is the reason."""
 
 
 def extremes(
@@ -55,7 +51,7 @@ class ImagePairs:
         evaluation: that the images are of.
 
     Raises:
-        NotDrawn: the model or the data set is not there, or they do not fit.
+        RenderError: the model or the data set is not there, or they do not fit.
     """
 
     def __init__(self, cfg: CfgNode, weights: Path, evaluation: Evaluation) -> None:
@@ -68,21 +64,21 @@ class ImagePairs:
             entries = DatasetCatalog.get(evaluation.dataset)
         # Detectron2's data sets assert that their files are there.
         except (CheckpointError, ValueError, OSError, AssertionError) as error:
-            raise NotDrawn(str(error)) from error
+            raise RenderError(str(error)) from error
         self._entries = {entry["file_name"]: entry for entry in entries}
 
     def draw(self, image: ImageFigure) -> Iterator[str]:
         """The prediction and, where the data set has it, the truth, as HTML for the viewer.
 
         Raises:
-            NotDrawn: the image or its truth cannot be read.
+            RenderError: the image or its truth cannot be read.
         """
         name = Path(image.file_name).name
         try:
             pixels = read_rgb(image.file_name)
             prediction, truth = self._predictor(pixels), self._truth(image.file_name, pixels)
         except (OSError, ValueError) as error:
-            raise NotDrawn(str(error)) from error
+            raise RenderError(str(error)) from error
         label = f"{self._evaluation.metric} {image.value:.1f}"
         yield self._item(f"{label} · {name}", pixels, prediction)
         if truth is not None:

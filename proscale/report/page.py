@@ -9,16 +9,17 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from proscale.replaced_file import replaced
+from proscale.errors import RenderError
 from proscale.report.cost import cost_html
 from proscale.report.curves import curve_charts
 from proscale.report.evaluations import Evaluation
-from proscale.report.images import TASKS, ImagePairs, NotDrawn, extremes
+from proscale.report.images import TASKS, ImagePairs, extremes
 from proscale.report.run_folder import CONFIG_FILE, Run, read_run
 from proscale.report.settings import changed_keys
 from proscale.report.summary import summary_html
 from proscale.report.tables import evaluation_html, plain
-from proscale.web import now, shared_pieces
+from proscale.utils.replaced_file import replaced
+from proscale.utils.web import now, shared_pieces
 
 
 def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
@@ -33,7 +34,7 @@ def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
         a sentence for everything that is missing on the page.
 
     Raises:
-        NotARun: ``run_dir`` is none.
+        RunFolderError: ``run_dir`` is none.
     """
     run = read_run(run_dir)
     missing = list(run.missing)
@@ -104,7 +105,7 @@ def _images(run: Run, count: int, missing: list[str]) -> str:
         best, worst = extremes(evaluation.images, count)
         try:
             pairs = _pairs(run, evaluation)
-        except NotDrawn as error:
+        except RenderError as error:
             missing.append(f"{what}, are named only: {error}.")
             pairs = None
         parts.append(_heading(evaluation))
@@ -115,7 +116,7 @@ def _images(run: Run, count: int, missing: list[str]) -> str:
                     if pairs is not None:
                         drawn.append(f'<div class="pair">{"".join(pairs.draw(image))}</div>')
                         continue
-                except NotDrawn as error:
+                except RenderError as error:
                     missing.append(f"{Path(image.file_name).name} is not drawn: {error}.")
                 rows.append([image.file_name, image.value])
             parts.append(f"<h4>{title}</h4>")
@@ -128,9 +129,9 @@ def _images(run: Run, count: int, missing: list[str]) -> str:
 
 def _pairs(run: Run, evaluation: Evaluation) -> ImagePairs:
     if run.cfg is None:
-        raise NotDrawn("there is no configuration of the model")
+        raise RenderError("there is no configuration of the model")
     if run.weights is None:
-        raise NotDrawn("there are no weights in the folder")
+        raise RenderError("there are no weights in the folder")
     return ImagePairs(run.cfg, run.weights, evaluation)
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
-from proscale.engine import LAST_CHECKPOINT, ConfigError, setup_cfg
+from proscale.checkpoint.training_checkpointer import LAST_CHECKPOINT
+from proscale.config import setup_cfg
+from proscale.errors import ConfigError, RunFolderError
 from proscale.report.evaluations import Evaluation, read_evaluations
 from proscale.report.log_file import LogFacts, read_log
 from proscale.report.metrics_file import Points, read_metrics
@@ -20,10 +22,6 @@ _LACKS = {
     LOG_FILE: "no versions",
 }
 _NUMBERED = 5  # damaged lines that are told
-
-
-class NotARun(ValueError):
-    """A folder is none that training or evaluation wrote; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +58,15 @@ def read_run(path: Path) -> Run:
     """Read a folder.
 
     Raises:
-        NotARun: there is no such folder, or nothing of a training or evaluation in it.
+        RunFolderError: there is no such folder, or nothing of a training or evaluation in it.
     """
     evaluations, missing = read_evaluations(path)
     names = (CONFIG_FILE, METRICS_FILE, LOG_FILE)
     there = [name for name in names if (path / name).is_file()]
     if not there and not evaluations:
         fault = "has none of them" if path.is_dir() else "is no folder"
-        raise NotARun(
-            f"RUN_DIR is {path}: accepts the OUTPUT_DIR of a training or evaluation, with "
+        raise RunFolderError(
+            f"RUN_DIR is {path}: expected the OUTPUT_DIR of a training or evaluation, with "
             f"{', '.join(names)} or results.json; it {fault}"
         )
     missing += [f"There is no {name}: {_LACKS[name]}." for name in names if name not in there]

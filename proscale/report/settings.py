@@ -6,8 +6,9 @@ from typing import Any
 
 from detectron2.config import get_cfg
 
-from proscale.config import add_proscale_config
-from proscale.engine.config_file import ConfigFileError, read_config_file
+from proscale.config.files import read_config_file
+from proscale.config.keys import add_proscale_config
+from proscale.errors import ConfigError
 
 _NONE = "–"
 
@@ -17,7 +18,7 @@ def changed_keys(config_file: Path) -> list[tuple[str, str, str]]:
     that this version does not have come with a dash. Nothing if the file cannot be read."""
     try:
         content, _ = read_config_file(str(config_file))
-    except ConfigFileError:
+    except ConfigError:
         return []
     cfg = get_cfg()
     add_proscale_config(cfg)

@@ -12,11 +12,11 @@ from detectron2.modeling import build_backbone
 from torch import nn
 
 from proscale.checkpoint import (
-    CheckpointError,
     ConvertingCheckpointer,
     convert_state_dict,
     write_checkpoint,
 )
+from proscale.errors import CheckpointError
 from proscale.modeling.backbones import MixVisionTransformer
 
 

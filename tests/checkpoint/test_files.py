@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from proscale.checkpoint import (
-    CheckpointError,
-    convert_state_dict,
-    read_checkpoint,
-    write_checkpoint,
-)
+from proscale.checkpoint import convert_state_dict, read_checkpoint, write_checkpoint
+from proscale.errors import CheckpointError
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".safetensors"])
@@ -148,7 +144,7 @@ def test_other_content_is_refused(tmp_path, suffix, content):
 
 def test_pickled_list_is_refused(tmp_path):
     torch.save([torch.ones(1)], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match=r"list\.pth: it holds a list: accepts a dictionary"):
+    with pytest.raises(CheckpointError, match=r"list\.pth: it holds a list: expected a dictionary"):
         read_checkpoint(tmp_path / "list.pth")
 
 
@@ -164,11 +160,11 @@ def test_missing_file(tmp_path):
 def test_other_suffixes_are_refused(tmp_path, name, suffixes):
     path = tmp_path / name
     write_pickle({}, path)
-    with pytest.raises(CheckpointError, match=f"accepts files {suffixes}"):
+    with pytest.raises(CheckpointError, match=f"expected files {suffixes}"):
         read_checkpoint(path)
 
 
 @pytest.mark.parametrize("name", ["model.pkl", "model"])
 def test_only_tensor_files_are_written(tmp_path, name):
-    with pytest.raises(CheckpointError, match=r"accepts files \.pth, \.pt, \.bin, \.safetensors"):
+    with pytest.raises(CheckpointError, match=r"expected files \.pth, \.pt, \.bin, \.safetensors"):
         write_checkpoint(tmp_path / name, {}, container=None)

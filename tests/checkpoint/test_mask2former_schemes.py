@@ -15,12 +15,12 @@ from transformers import (
 )
 
 from proscale.checkpoint import (
-    CheckpointError,
     convert,
     convert_state_dict,
     read_checkpoint,
     write_checkpoint,
 )
+from proscale.errors import CheckpointError
 
 STATE_DICTS = Path(__file__).parents[1] / "golden" / "state_dicts"
 NUM_CLASSES = 7

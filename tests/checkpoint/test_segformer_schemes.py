@@ -9,12 +9,12 @@ from detectron2.modeling import build_model
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 
 from proscale.checkpoint import (
-    CheckpointError,
     convert,
     convert_state_dict,
     read_checkpoint,
     write_checkpoint,
 )
+from proscale.errors import CheckpointError
 
 STATE_DICTS = Path(__file__).parents[1] / "golden" / "state_dicts"
 # The model of `build` as Transformers is told of it.
@@ -206,7 +206,9 @@ def test_head_of_another_form_is_refused(state):
 
 
 def test_unknown_scheme_is_refused(state):
-    with pytest.raises(CheckpointError, match="no naming scheme 'mmseg': accepts proscale, openmm"):
+    with pytest.raises(
+        CheckpointError, match="no naming scheme 'mmseg': expected proscale, openmm"
+    ):
         convert_state_dict(state("nvidia"), to="mmseg")
 
 

@@ -29,10 +29,10 @@ def run(tmp_path, capsys, monkeypatch):
 
     Peak memory takes a process of its own, for seconds, and is tested elsewhere.
     """
-    monkeypatch.setattr("proscale.analysis.model_benchmark.WARMUP", 0)
-    monkeypatch.setattr("proscale.analysis.model_benchmark.can_measure_resident", lambda: True)
+    monkeypatch.setattr("proscale.benchmark.model_benchmark.WARMUP", 0)
+    monkeypatch.setattr("proscale.benchmark.model_benchmark.can_measure_resident", lambda: True)
     monkeypatch.setattr(
-        "proscale.analysis.model_benchmark.in_fresh_process", lambda *_: 300 * 2**20
+        "proscale.benchmark.model_benchmark.in_fresh_process", lambda *_: 300 * 2**20
     )
     monkeypatch.setattr("proscale.cli.benchmark_model.fp32_peak", lambda device: 4e11)
 
@@ -159,13 +159,13 @@ def test_results_that_differ_from_the_plain_paths_are_an_error(run, config_file,
     [(True, [], "ours"), (True, ["--keep-freed-memory", "all"], "all"), (False, [], "none")],
 )
 def test_who_keeps_freed_memory_is_told(run, config_file, monkeypatch, can, wanted, told):
-    monkeypatch.setattr("proscale.cli.benchmark_model.can_keep_freed_memory", lambda: can)
+    monkeypatch.setattr("proscale.cli.benchmark_model.can_disable_malloc_trim", lambda: can)
     kept = []
     monkeypatch.setattr(
-        "proscale.analysis.model_benchmark.keep_freed_memory", lambda: kept.append(True)
+        "proscale.benchmark.model_benchmark.disable_malloc_trim", lambda: kept.append(True)
     )
     monkeypatch.setattr(
-        "proscale.analysis.model_benchmark.give_freed_memory_back", lambda: kept.append(False)
+        "proscale.benchmark.model_benchmark.enable_malloc_trim", lambda: kept.append(False)
     )
     _, document = run(
         *("model", *wanted, "--plain", "--size", "32x32", "--repeats", "1"),
@@ -184,10 +184,10 @@ def test_files_of_the_same_name_keep_their_folders(run, config_file):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["operator", "--backends", "reference,warp"], "--backends has warp; accepted are ref"),
+        (["operator", "--backends", "reference,warp"], "--backends has warp: expected ref"),
         (["model", "--config-file", "no.yaml"], "there is no configuration file no.yaml"),
         (["model", "--config-file", "a.yaml", "a.yaml"], "--config-file has a file twice"),
-        (["--config-file", "a.yaml", "--plot", "a.gif"], r"--plot a.gif: accepts .* \.svg"),
+        (["--config-file", "a.yaml", "--plot", "a.gif"], r"--plot a.gif: expected .* \.svg"),
         (["--config-file", "a.yaml", "--results", "a.json"], "--results needs --plot"),
     ],
 )

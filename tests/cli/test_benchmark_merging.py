@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from proscale.analysis.merging_benchmark import DOWNSAMPLE, MATRIX
+from proscale.benchmark.merging_benchmark import DOWNSAMPLE, MATRIX
 from proscale.cli import main
 
 
@@ -36,9 +36,9 @@ def test_table_and_file(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--variants b0,b9", "'b9': accepts b0, b1"),
-        ("--presets bsm", "'bsm': accepts none, bsm_hq"),
-        ("--sizes 1024", "accepts HxW"),
+        ("--variants b0,b9", "'b9': expected b0, b1"),
+        ("--presets bsm", "'bsm': expected none, bsm_hq"),
+        ("--sizes 1024", "expected HxW"),
         ("--matching-reuse 0", "whole numbers from 1"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from proscale.cli import main
-from proscale.data.own_data import register_own_data
+from proscale.data.datasets.own import register_own_data
 
 
 @pytest.fixture
@@ -56,9 +56,9 @@ def test_overrides_choose_the_data_sets(config, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing to check; accepted are names of data sets, or --config-file"),
+        ([], "nothing to check: expected names of data sets, or --config-file"),
         (["shapes_vall"], "there is no data set shapes_vall; nearest are shapes_val"),
-        (["shapes_val", "--workers", "0"], "--workers is 0; accepted is 1 or more"),
+        (["shapes_val", "--workers", "0"], "--workers is 0: expected 1 or more"),
         (["--config-file", "nowhere.yaml"], "there is no configuration file nowhere.yaml"),
     ],
 )

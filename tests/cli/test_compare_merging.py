@@ -8,9 +8,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 
-from proscale.analysis.merging_comparison import VARIANTS
+from proscale.benchmark.merging_comparison import VARIANTS
 from proscale.cli import main
-from proscale.engine import setup_cfg
+from proscale.config import setup_cfg
 
 DATASET = "compare_merging_toy"
 MODEL = {
@@ -86,9 +86,9 @@ def test_picture_without_photo(arguments, extra, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--picture", "tokens.txt"], r"--picture is tokens\.txt: accepts \.png"),
+        (["--picture", "tokens.txt"], r"--picture is tokens\.txt: expected \.png"),
         (["--weights", "nowhere.pth"], r"MODEL\.WEIGHTS: there is no file nowhere\.pth"),
-        (["MODEL.BACKBONE.NAME", "D2SwinTransformer"], r"accepts MixVisionTransformer"),
+        (["MODEL.BACKBONE.NAME", "D2SwinTransformer"], r"expected MixVisionTransformer"),
         (["MODEL.SEM_SEG_HEAD.CONVS_DIM", "8"], r"weights\.pth: the weights do not fit"),
     ],
 )

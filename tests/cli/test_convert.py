@@ -49,7 +49,7 @@ def test_to_another_scheme_and_format(nvidia_file, tmp_path, capsys):
     ("state", "target", "message"),
     [
         ({"a": torch.ones(1)}, "b.pth", r"proscale: .*in\.pth: names of no known scheme"),
-        ({"a": torch.ones(1)}, "b.onnx", r"proscale: .*b\.onnx: accepts files \.pth"),
+        ({"a": torch.ones(1)}, "b.onnx", r"proscale: .*b\.onnx: expected files \.pth"),
         (
             {"backbone.x": torch.ones(1)},
             "b.pth",
@@ -146,7 +146,10 @@ def test_untrusted_pickles(tmp_path, nvidia_file):
     ("arguments", "message"),
     [
         (["--config-file", "nowhere.yaml"], "no configuration file nowhere.yaml"),
-        (["--config-file", "a.yaml", "b.yaml"], "--config-file is a.yaml b.yaml: accepts one file"),
+        (
+            ["--config-file", "a.yaml", "b.yaml"],
+            "--config-file is a.yaml b.yaml: expected one file",
+        ),
         (["--config-file", "a.yaml", "--to", "nvidia"], "goes with --to proscale, not --to nvidia"),
         (
             ["--config-file", str(CONFIGS / "mask2former_r50.yaml"), *SMALL],

@@ -7,7 +7,7 @@ import pytest
 from detectron2.data import MetadataCatalog
 
 from proscale.cli import main
-from proscale.data import shapes
+from proscale.data.datasets import shapes
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from proscale.cli import export, main
-from proscale.engine import setup_cfg
+from proscale.config import setup_cfg
 from proscale.export import OnnxRunner, quantise
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "export.md"
@@ -117,10 +117,10 @@ def test_a_file_that_fails_its_check_is_not_written(arguments, tmp_path, monkeyp
             ["--format", "torch-export", "--output", "model.pt2", "--int8"],
             "--int8 goes with --format onnx",
         ),
-        (["--check-size", "64x64", "96x96"], "--check-size is 64x64: accepts sides from 96"),
+        (["--check-size", "64x64", "96x96"], "--check-size is 64x64: expected sides from 96"),
         (["--evaluate"], r"--evaluate: the data set '' of DATASETS\.TEST cannot be read"),
         (["--weights", "nowhere.pth"], r"MODEL\.WEIGHTS: there is no file nowhere\.pth"),
-        (["MODEL.MASK_FORMER.TEST.DTYPE", "bfloat16"], r"config\.yaml: MODEL.*accepts float32"),
+        (["MODEL.MASK_FORMER.TEST.DTYPE", "bfloat16"], r"config\.yaml: MODEL.*expected float32"),
     ],
 )
 def test_ends_with_one_sentence(arguments, extra, message):

@@ -6,7 +6,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from proscale.cli import main
-from proscale.engine import setup_cfg
+from proscale.config import setup_cfg
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def test_planning_writes_what_builds(run, config_file, tmp_path):
             ["--budget", "50%", "--choose", "6,6,6", "--write", "a.yaml"],
             "--choose 6,6,6 is not within --budget 50% and --max-layers 6",
         ),
-        (["--dataset", "nowhere"], "--dataset is nowhere; accepted are registered ones"),
-        (["--plot", "a.gif"], r"--plot a.gif: accepts names that end in \.svg"),
+        (["--dataset", "nowhere"], "--dataset is nowhere: expected registered ones"),
+        (["--plot", "a.gif"], r"--plot a.gif: expected names that end in \.svg"),
         (["--results", "a.json"], "--results needs --plot"),
     ],
 )
@@ -127,4 +127,4 @@ def test_models_that_cannot_be_built_are_told_in_a_sentence(config_file):
 def test_wrong_budgets_are_refused(budget, capsys):
     with pytest.raises(SystemExit):
         main(["flops", "--config-file", "any.yaml", "--budget", budget])
-    assert "accepts a percentage, such as 55%" in capsys.readouterr().err
+    assert "expected a percentage, such as 55%" in capsys.readouterr().err

@@ -9,8 +9,8 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from proscale.cli import main
-from proscale.prediction.files import VIDEO_SAMPLES
-from proscale.prediction.video import VideoWriter, read_frames
+from proscale.predict.files import VIDEO_SAMPLES
+from proscale.predict.video import VideoWriter, read_frames
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_overrides_stand_anywhere(command, images, tmp_path):
         (["missing.jpg"], "INPUT missing.jpg: there is no such file"),
         (["{}", "--task", "semantic", "--score-threshold", "0.5"], "semantic ones have no scores"),
         (["{}", "MODEL.NOTHING", "1"], "there is no config key MODEL.NOTHING"),
-        (["{}", "MODEL.MASK_FORMER.TEST.SEMANTIC_ON", "False", "--task", "semantic"], "accepts"),
+        (["{}", "MODEL.MASK_FORMER.TEST.SEMANTIC_ON", "False", "--task", "semantic"], "expected"),
     ],
 )
 def test_wrong_use_is_one_sentence(command, images, arguments, message):

@@ -26,7 +26,7 @@ def test_it_says_what_was_made_and_kept(root, capsys):
 def test_faults_are_one_line(root, capsys):
     with pytest.raises(SystemExit, match=r"proscale: prepare ade20k-panoptic: there is no .*\.png"):
         main(["prepare", "ade20k-panoptic", "--root", str(root), "--workers", "1"])
-    with pytest.raises(SystemExit, match=r"^proscale: --workers is 0: accepts 1 or more"):
+    with pytest.raises(SystemExit, match=r"^proscale: --workers is 0: expected 1 or more"):
         main(["prepare", "ade20k-semantic", "--root", str(root), "--workers", "0"])
     with pytest.raises(SystemExit):
         main(["prepare", "ade30k"])

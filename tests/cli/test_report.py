@@ -28,7 +28,7 @@ def test_another_file(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{run}/none"], "accepts the OUTPUT_DIR"),
+        (["{run}/none"], "expected the OUTPUT_DIR"),
         (["{run}", "--output", "{run}/none/page.html"], "there is no folder"),
         (["{run}", "--output", "{run}"], "Is a directory"),
     ],
@@ -41,4 +41,4 @@ def test_faults_are_a_sentence(run, arguments, message):
 def test_images_are_counted_from_0(run, capsys):
     with pytest.raises(SystemExit):
         main(["report", str(run), "--images", "-1"])
-    assert "accepts whole numbers from 0" in capsys.readouterr().err
+    assert "expected whole numbers from 0" in capsys.readouterr().err

@@ -12,8 +12,8 @@ from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from PIL import Image
 
-from proscale.data.errors import DataError
 from proscale.data.training_loader import build_training_loader
+from proscale.errors import DataError
 
 NAME = "training_loader_toy"
 SIZE = 13
@@ -159,7 +159,7 @@ UNGROUPED = ("DATALOADER.ASPECT_RATIO_GROUPING", False)
     ("overrides", "message"),
     [
         (("SEED", -1), r"SEED is -1"),
-        (("DATALOADER.SAMPLER_TRAIN", "Other"), r"SAMPLER_TRAIN is 'Other'; accepted are Train"),
+        (("DATALOADER.SAMPLER_TRAIN", "Other"), r"SAMPLER_TRAIN is 'Other': expected Train"),
         (("SOLVER.IMS_PER_BATCH", 0), r"IMS_PER_BATCH is 0"),
     ],
 )

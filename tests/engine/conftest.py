@@ -18,7 +18,8 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from proscale.engine import setup_cfg, trainer
+from proscale.config import setup_cfg
+from proscale.engine import trainer
 
 ROOT = Path(__file__).parents[2]
 DATASET = "engine_toy"

@@ -23,8 +23,8 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
-from proscale.engine import Trainer
 from proscale.engine.sharding import whole
+from proscale.engine.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from detectron2.engine import HookBase
 
-from proscale.checkpoint import CheckpointError
+from proscale.errors import CheckpointError
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_pruning_goes_on_after_resuming(trained, toy_trainer):
 
 @pytest.mark.parametrize("key", ["CHECKPOINTS_TO_KEEP", "MAX_SKIPPED_STEPS"])
 def test_negative_bounds_are_refused(toy_cfg, toy_trainer, key):
-    with pytest.raises(ValueError, match=rf"SOLVER\.{key} is -1; accepted are 0, 1, 2, …"):
+    with pytest.raises(ValueError, match=rf"SOLVER\.{key} is -1: expected 0, 1, 2, …"):
         toy_trainer(toy_cfg(f"SOLVER.{key}", -1))
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from proscale.checkpoint import CheckpointError
-from proscale.engine import Checkpointer
+from proscale.checkpoint.training_checkpointer import Checkpointer
+from proscale.errors import CheckpointError
 
 
 class Model(nn.Module):

@@ -133,8 +133,9 @@ def build_program(block: dict):
     from detectron2.utils.events import get_event_storage
     from torch import nn
 
-    from proscale.checkpoint import atomic
-    from proscale.engine import Trainer, setup_cfg
+    from proscale.config import setup_cfg
+    from proscale.engine.trainer import Trainer
+    from proscale.utils import whole_files
 
     torch.set_num_threads(1)
 
@@ -181,7 +182,7 @@ def build_program(block: dict):
             return count
 
         if save_call:
-            atomic.os.fsync, atomic.os.replace = dying(os.fsync), dying(os.replace)
+            whole_files.os.fsync, whole_files.os.replace = dying(os.fsync), dying(os.replace)
         settings = {
             "DATASETS.OWN": [block],
             "INPUT.IMAGE_SIZE": 32,

@@ -7,8 +7,8 @@ import pytest
 import torch
 from detectron2.engine import default_argument_parser
 
-from proscale.engine import ConfigError, ProcessFailed, check_processes, launch
-from proscale.engine.launch import is_started_by_torchrun
+from proscale.engine.launch import check_processes, is_started_by_torchrun, launch
+from proscale.errors import ConfigError, ProcessFailed
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "1"}
 
@@ -29,15 +29,15 @@ def test_one_process_needs_nothing(cfg):
     ("words", "environment", "message"),
     [
         (["--num-gpus", "2"], {}, "2, but this machine has 1 GPUs; .*torchrun --nproc_per_node 2"),
-        (["--num-gpus", "2"], TORCHRUN, "accepts 1 under torchrun"),
-        (["--num-machines", "2"], TORCHRUN, "accepts 1 under torchrun"),
+        (["--num-gpus", "2"], TORCHRUN, "expected 1 under torchrun"),
+        (["--num-machines", "2"], TORCHRUN, "expected 1 under torchrun"),
         (
             ["--num-machines", "2", "--dist-url", "file:///shared"],
             {},
-            "--dist-url is file:///shared: accepts tcp://HOST:PORT",
+            "--dist-url is file:///shared: expected tcp://HOST:PORT",
         ),
         (["--num-machines", "2", "--dist-url", "auto"], {}, "--dist-url is auto"),
-        ([], TORCHRUN | {"TORCHELASTIC_MAX_RESTARTS": "3"}, "accepts 0 without --resume"),
+        ([], TORCHRUN | {"TORCHELASTIC_MAX_RESTARTS": "3"}, "expected 0 without --resume"),
     ],
 )
 def test_what_cannot_be_started(monkeypatch, words, environment, message):
@@ -54,7 +54,7 @@ def test_restarts_with_resume():
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("cuda:1", "MODEL.DEVICE is cuda:1: accepts cuda"),
+        ("cuda:1", "MODEL.DEVICE is cuda:1: expected cuda"),
         ("cuda", "started 4 processes on this machine, which has 2 GPUs"),
     ],
 )

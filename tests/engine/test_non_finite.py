@@ -12,9 +12,9 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from proscale.checkpoint import CheckpointError
 from proscale.engine.recorded_step import RecordedStep, fault_recorder
 from proscale.engine.train_loop import TrainLoop
+from proscale.errors import CheckpointError
 
 ITERATION = 7
 

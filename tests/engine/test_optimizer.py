@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from proscale.engine import setup_cfg
+from proscale.config import setup_cfg
 from proscale.engine.optimizer import build_optimizer, full_model_clip_norm, parameter_groups
 
 
@@ -108,7 +108,7 @@ def test_optimizer_by_name():
 
 
 def test_unknown_optimizer_is_refused():
-    with pytest.raises(ValueError, match=r"SOLVER\.OPTIMIZER is 'ADAM'; accepted are ADAMW, SGD"):
+    with pytest.raises(ValueError, match=r"SOLVER\.OPTIMIZER is 'ADAM': expected ADAMW, SGD"):
         build_optimizer(make_cfg(OPTIMIZER="ADAM"), Model())
 
 
@@ -145,8 +145,8 @@ def test_full_model_clip_norm():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("CLIP_TYPE", "all", r"CLIP_TYPE is 'all'; accepted are value, norm, full_model"),
-        ("CLIP_VALUE", 0.0, r"CLIP_VALUE is 0.0; accepted are numbers above 0"),
+        ("CLIP_TYPE", "all", r"CLIP_TYPE is 'all': expected value, norm, full_model"),
+        ("CLIP_VALUE", 0.0, r"CLIP_VALUE is 0.0: expected numbers above 0"),
     ],
 )
 def test_wrong_clipping_is_refused(key, value, message):

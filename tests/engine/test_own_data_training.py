@@ -11,7 +11,7 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
-from proscale.engine import setup_cfg
+from proscale.config import setup_cfg
 
 
 @pytest.fixture

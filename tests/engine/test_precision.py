@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from proscale.engine import setup_cfg
+from proscale.config import setup_cfg
 from proscale.engine.precision import resolve_amp_dtype
 
 
@@ -35,5 +35,7 @@ def test_float16_on_the_cpu_is_refused():
 
 
 def test_unknown_dtype_is_refused():
-    with pytest.raises(ValueError, match=r"SOLVER\.AMP\.DTYPE is 'fp16'; .*float16, bfloat16"):
+    with pytest.raises(
+        ValueError, match=r"SOLVER\.AMP\.DTYPE is 'fp16': expected .*float16, bfloat16"
+    ):
         resolve_amp_dtype(make_cfg("fp16", "cuda"))

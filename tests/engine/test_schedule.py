@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from proscale.engine import setup_cfg
+from proscale.config import setup_cfg
 from proscale.engine.schedule import build_lr_scheduler
 
 BASE_LRS = (1.0, 0.1)
@@ -65,5 +65,7 @@ def test_poly_with_constant_ending():
 
 
 def test_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match=r"SOLVER\.LR_SCHEDULER_NAME is 'Poly'; .*WarmupPolyLR"):
+    with pytest.raises(
+        ValueError, match=r"SOLVER\.LR_SCHEDULER_NAME is 'Poly': expected .*WarmupPolyLR"
+    ):
         learning_rates("Poly")

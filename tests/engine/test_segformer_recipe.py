@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from proscale.engine import setup_cfg
+from proscale.config import setup_cfg
 from proscale.engine.optimizer import build_optimizer
 from proscale.engine.schedule import build_lr_scheduler
 

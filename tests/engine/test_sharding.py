@@ -15,11 +15,11 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from proscale.checkpoint import CheckpointError
-from proscale.engine import Checkpointer
+from proscale.checkpoint.training_checkpointer import Checkpointer
 from proscale.engine.sharding import divide_loaded_state, gathered, shard, whole
 from proscale.engine.signals import StopHook, StopSignals
 from proscale.engine.train_loop import TrainLoop
+from proscale.errors import CheckpointError
 
 LOOPS = {
     "plain": {},
@@ -289,7 +289,7 @@ def test_all_processes_save_when_stopped(results):
 def test_refuses_a_norm_that_parts_do_not_have(toy_cfg, toy_trainer):
     key = "SOLVER.CLIP_GRADIENTS.NORM_TYPE"
     toy_trainer(toy_cfg(key, float("inf")))
-    with pytest.raises(ValueError, match=rf"^{key} is inf; accepted .* DISTRIBUTED.SHARDED"):
+    with pytest.raises(ValueError, match=rf"^{key} is inf: expected .* DISTRIBUTED.SHARDED"):
         toy_trainer(toy_cfg("DISTRIBUTED.SHARDED", True, key, float("inf")))
 
 

@@ -11,7 +11,7 @@ from detectron2.structures import BitMasks, Instances
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
-from proscale.engine import setup_cfg
+from proscale.config import setup_cfg
 from proscale.engine.sharding import gathered, shard
 from proscale.engine.train_loop import TrainLoop
 

@@ -6,8 +6,8 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from proscale.engine import ConfigError
 from proscale.engine.train_loop import TrainLoop, split_evenly
+from proscale.errors import ConfigError
 
 ITERATION = 7
 
@@ -217,6 +217,6 @@ def test_batch_norm_of_one_value_tells_what_is_accepted():
 
     batch = [{"image": torch.rand(3, 32, 20)}] * 2
     run_step(make_loop(Model(), batch))
-    expected = r"^batch norm has .* of images of 32x20 pixels .* accepts .*SOLVER.IMS_PER_BATCH"
+    expected = r"^batch norm has .* of images of 32x20 pixels .* expected .*SOLVER.IMS_PER_BATCH"
     with pytest.raises(ConfigError, match=expected):
         run_step(make_loop(Model(), batch, accumulation_steps=2))

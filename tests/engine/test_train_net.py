@@ -8,7 +8,8 @@ import pytest
 import torch
 import yaml
 
-from proscale.engine import ConfigError, trainer
+from proscale.engine import trainer
+from proscale.errors import ConfigError
 
 SCRIPT = Path(__file__).parents[2] / "train_net.py"
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from proscale.checkpoint import CheckpointError
-from proscale.prediction import Predictor
+from proscale.errors import CheckpointError
+from proscale.predict import Predictor
 
 
 @pytest.fixture

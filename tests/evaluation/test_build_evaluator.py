@@ -77,7 +77,7 @@ def test_nothing_to_evaluate(toy_dataset):
 def test_unknown_evaluator_type(toy_dataset, evaluator_type):
     MetadataCatalog.get(toy_dataset.name).__dict__["evaluator_type"] = evaluator_type
     with pytest.raises(
-        ValueError, match=f"{toy_dataset.name}.*{evaluator_type}.*accepted are coco.*sem_seg"
+        ValueError, match=f"{toy_dataset.name}.*{evaluator_type}.*expected coco.*sem_seg"
     ):
         build_evaluator(config("PANOPTIC_ON"), toy_dataset.name)
 

@@ -19,11 +19,11 @@ from PIL import Image
 from scipy import ndimage
 
 from proscale import add_proscale_config
-from proscale.data.ade20k import THINGS, register_ade20k
-from proscale.data.cityscapes import register_cityscapes
-from proscale.data.coco import register_coco
+from proscale.data.datasets.ade20k import THINGS, register_ade20k
+from proscale.data.datasets.cityscapes import register_cityscapes
+from proscale.data.datasets.coco import register_coco
 from proscale.data.mappers.truth import InstanceTruth, PanopticTruth, SemanticTruth
-from proscale.data.preparation import prepare
+from proscale.data.prepare import prepare
 from proscale.evaluation import build_evaluator
 
 PANOPTIC, INSTANCE, SEMANTIC = "PANOPTIC_ON", "INSTANCE_ON", "SEMANTIC_ON"

@@ -5,7 +5,8 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList
 
-from proscale.export import ExportError, exportable
+from proscale.errors import ExportError
+from proscale.export import exportable
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_logits_of_every_pixel_are_the_models(small_segformer_cfg, images):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["MODEL.MASK_FORMER.TEST.DTYPE", "bfloat16"], r"TEST\.DTYPE is bfloat16: export accepts"),
+        (["MODEL.MASK_FORMER.TEST.DTYPE", "bfloat16"], r"TEST\.DTYPE is bfloat16: expected"),
         (
             ["MODEL.BACKBONE.NAME", "MixVisionTransformer", "MODEL.MIT.TOKEN_MERGING", "bsm_hq"],
             r"MODEL\.MIT\.TOKEN_MERGING has mode bsm",
@@ -51,5 +52,5 @@ def test_refuses_what_no_file_can_hold(small_cfg, overrides, message):
 def test_refuses_other_heads(small_segformer_cfg):
     small_segformer_cfg.MODEL.SEM_SEG_HEAD.NAME = "SemSegFPNHead"
     small_segformer_cfg.MODEL.SEM_SEG_HEAD.NORM = ""
-    with pytest.raises(ExportError, match=r"SEM_SEG_HEAD\.NAME SemSegFPNHead: export accepts"):
+    with pytest.raises(ExportError, match=r"SEM_SEG_HEAD\.NAME SemSegFPNHead: expected"):
         exportable(build_model(small_segformer_cfg))

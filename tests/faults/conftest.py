@@ -13,13 +13,11 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Instances
 
-from proscale.checkpoint import CheckpointError
 from proscale.data import build_mapper
-from proscale.data.checks import check_datasets
-from proscale.data.errors import DataError
-from proscale.data.own_data import register_own_data
-from proscale.data.shapes import coco_categories
-from proscale.engine import ConfigError
+from proscale.data.check import check_datasets
+from proscale.data.datasets.own import register_own_data
+from proscale.data.datasets.shapes import coco_categories
+from proscale.errors import CheckpointError, ConfigError, DataError
 from proscale.evaluation.instance_evaluator import InstanceEvaluator
 from proscale.evaluation.panoptic_evaluator import CocoPanopticEvaluator
 from proscale.evaluation.semantic_evaluator import SemanticEvaluator

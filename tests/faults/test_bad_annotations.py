@@ -8,11 +8,11 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_panoptic
 
-from proscale.data.builtin import detectron2_metadata
-from proscale.data.coco import guard
-from proscale.data.json_file import MAX_BYTES
-from proscale.data.panoptic_png import read_panoptic_png, write_panoptic_png
-from proscale.data.preparation import prepare
+from proscale.data.datasets.builtin import detectron2_metadata
+from proscale.data.datasets.coco import guard
+from proscale.data.formats.json_file import MAX_BYTES
+from proscale.data.formats.panoptic_png import read_panoptic_png, write_panoptic_png
+from proscale.data.prepare import prepare
 
 EVERYWHERE = ("train", "evaluate", "check")
 
@@ -63,14 +63,14 @@ PANOPTIC = {
     "a list": (
         lambda f: f.panoptic_json.write_text("[]"),
         EVERYWHERE,
-        (JSON, "accepted is an object"),
+        (JSON, "expected an object"),
     ),
     "nested absurdly": (
         lambda f: f.panoptic_json.write_text("[" * 100_000),
         EVERYWHERE,
         (JSON, "nested too deeply"),
     ),
-    "of absurd size": (larger_than_memory, EVERYWHERE, (JSON, f"accepted are {MAX_BYTES}")),
+    "of absurd size": (larger_than_memory, EVERYWHERE, (JSON, f"expected {MAX_BYTES}")),
     "a number of 5000 digits": (
         lambda f: f.panoptic_json.write_text("[" + "9" * 5000 + "]"),
         EVERYWHERE,
@@ -97,17 +97,17 @@ PANOPTIC = {
     "height as text": (
         first_image(height="64"),
         EVERYWHERE,
-        (JSON, 'images[0].height is "64"; accepted is an integer'),
+        (JSON, 'images[0].height is "64": expected an integer'),
     ),
     "category of true": (
         first_segment(category_id=True),
         EVERYWHERE,
-        (JSON, "segments_info", "category_id is true; accepted is an integer"),
+        (JSON, "segments_info", "category_id is true: expected an integer"),
     ),
     "an annotation that is a number": (
         lambda f: f.edit_panoptic(lambda c: c["annotations"].append(5)),
         EVERYWHERE,
-        (JSON, "annotations[3] is 5; accepted is an object"),
+        (JSON, "annotations[3] is 5: expected an object"),
     ),
     "unknown category": (
         first_segment(category_id=99),
@@ -178,7 +178,7 @@ PANOPTIC = {
     "PNG with a zero byte in its name": (
         png_name("a\0b"),
         EVERYWHERE,
-        ("accepted is the name of a file",),
+        ("expected the name of a file",),
     ),
 }
 

@@ -6,14 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from proscale.checkpoint.training_checkpointer import check_weights
 from proscale.cli import main
-from proscale.engine import (
-    ConfigError,
-    check_datasets,
-    check_output_dir,
-    check_weights,
-    setup_cfg,
-)
+from proscale.config import check_datasets, check_output_dir, setup_cfg
+from proscale.errors import ConfigError
 
 TRAIN_NET = Path(__file__).parents[2] / "train_net.py"
 CPU = ["MODEL.DEVICE", "cpu"]
@@ -31,8 +27,8 @@ FILES = {
     "broken syntax": ("SOLVER: {\n\nMODEL: [", ("config.yaml, line ",)),
     "a tab": ("SOLVER:\n\tMAX_ITER: 1", ("config.yaml, line 2", "\\t")),
     "binary": ("SOLVER: \x01", ("config.yaml: not a readable YAML file", "special characters")),
-    "a list": ("- SOLVER", ("config.yaml: it holds ['SOLVER']; accepted are keys",)),
-    "a text": ("SOLVER", ("config.yaml: it holds 'SOLVER'; accepted are keys",)),
+    "a list": ("- SOLVER", ("config.yaml: it holds ['SOLVER']: expected keys",)),
+    "a text": ("SOLVER", ("config.yaml: it holds 'SOLVER': expected keys",)),
     "a number as key": ("SOLVER: {1: 2}", ("config.yaml, line 1: '1' is no name of a key",)),
     "nested absurdly": ("A: " + "[" * 2000, ("config.yaml: it is nested too deeply",)),
     "aliases that multiply": (LAUGHS, ("config.yaml: its aliases stand for more than 100000",)),
@@ -53,36 +49,42 @@ FILES = {
     ),
     "_BASE_ of itself": ("_BASE_: config.yaml", ("_BASE_ leads in a circle", "config.yaml -> ")),
     "_BASE_ in a circle": ("_BASE_: other.yaml", ("other.yaml: _BASE_ leads in a circle",)),
-    "_BASE_ that is a number": ("_BASE_: 3", ("config.yaml: _BASE_ is 3; accepted are names",)),
+    "_BASE_ that is a number": ("_BASE_: 3", ("config.yaml: _BASE_ is 3: expected names",)),
     "broken _BASE_": ("_BASE_: broken.yaml", ("broken.yaml, line 1",)),
-    "another version": ("VERSION: 1", ("config.yaml: VERSION is 1: accepts 2",)),
-    "a block that is a number": ("MODEL: 3", ("MODEL is 3: accepts a block of keys",)),
+    "another version": ("VERSION: 1", ("config.yaml: VERSION is 1: expected 2",)),
+    "a block that is a number": ("MODEL: 3", ("MODEL is 3: expected a block of keys",)),
     "a value that is a block": (
         "SOLVER: {BASE_LR: {A: 1}}",
-        ("SOLVER.BASE_LR is {'A': 1}: accepts a number",),
+        ("SOLVER.BASE_LR is {'A': 1}: expected a number",),
     ),
-    "a value left out": ("SOLVER: {BASE_LR: }", ("SOLVER.BASE_LR is None: accepts a number",)),
+    "a value left out": ("SOLVER: {BASE_LR: }", ("SOLVER.BASE_LR is None: expected a number",)),
     "text for integer": (
         "SOLVER: {MAX_ITER: many}",
-        ("config.yaml: SOLVER.MAX_ITER is 'many': accepts a whole number, such as 40000",),
+        ("config.yaml: SOLVER.MAX_ITER is 'many': expected a whole number, such as 40000",),
     ),
-    "true for integer": ("SOLVER: {MAX_ITER: true}", ("SOLVER.MAX_ITER is True: accepts a whole",)),
-    "list for number": ("SOLVER: {MAX_ITER: [1]}", ("SOLVER.MAX_ITER is [1]: accepts a whole",)),
+    "true for integer": (
+        "SOLVER: {MAX_ITER: true}",
+        ("SOLVER.MAX_ITER is True: expected a whole",),
+    ),
+    "list for number": ("SOLVER: {MAX_ITER: [1]}", ("SOLVER.MAX_ITER is [1]: expected a whole",)),
     "integer for number": ("SOLVER: {BASE_LR: 1}", ("SOLVER.BASE_LR is 1", "a decimal point")),
     "text for truth": (
         "INPUT: {COLOR_AUG_SSD: 'yes please'}",
-        ("INPUT.COLOR_AUG_SSD is 'yes please': accepts True or False",),
+        ("INPUT.COLOR_AUG_SSD is 'yes please': expected True or False",),
     ),
     "number for list": (
         "MODEL: {SWIN: {DEPTHS: 2}}",
-        ("MODEL.SWIN.DEPTHS is 2: accepts a list of numbers, such as [2, 2, 6, 2]",),
+        ("MODEL.SWIN.DEPTHS is 2: expected a list of numbers, such as [2, 2, 6, 2]",),
     ),
     "list with a text": (
         "MODEL: {SWIN: {DEPTHS: [2, two, 6, 2]}}",
-        ("MODEL.SWIN.DEPTHS is [2, 'two', 6, 2]: accepts a list of numbers",),
+        ("MODEL.SWIN.DEPTHS is [2, 'two', 6, 2]: expected a list of numbers",),
     ),
-    "number for text": ("MODEL: {WEIGHTS: true}", ("MODEL.WEIGHTS is True: accepts a text",)),
-    "not a number": ("SOLVER: {BASE_LR: .nan}", ("SOLVER.BASE_LR is nan: accepts numbers from 0",)),
+    "number for text": ("MODEL: {WEIGHTS: true}", ("MODEL.WEIGHTS is True: expected a text",)),
+    "not a number": (
+        "SOLVER: {BASE_LR: .nan}",
+        ("SOLVER.BASE_LR is nan: expected numbers from 0",),
+    ),
 }
 
 
@@ -134,7 +136,7 @@ def test_value_out_of_range_is_named(key, value, accepted):
     with pytest.raises(ConfigError) as told:
         setup_cfg("", [*CPU, key, value])
     assert str(told.value).startswith(f"{key} is "), told.value
-    assert ": accepts " in str(told.value)
+    assert ": expected " in str(told.value)
     assert accepted in str(told.value)
 
 
@@ -179,17 +181,18 @@ STARTS = {
     "output in a file": (
         check_output_dir,
         ("OUTPUT_DIR", "{folder}/file/output"),
-        "OUTPUT_DIR is {folder}/file/output: accepts a folder that can be written (Not a directory",
+        "OUTPUT_DIR is {folder}/file/output: expected a folder that can be written "
+        "(Not a directory",
     ),
     "output that is a file": (
         check_output_dir,
         ("OUTPUT_DIR", "{folder}/file"),
-        "OUTPUT_DIR is {folder}/file: accepts a folder that can be written (File exists",
+        "OUTPUT_DIR is {folder}/file: expected a folder that can be written (File exists",
     ),
     "output that is read-only": (
         check_output_dir,
         ("OUTPUT_DIR", "/proc/self"),
-        "OUTPUT_DIR is /proc/self: accepts a folder that can be written (",
+        "OUTPUT_DIR is /proc/self: expected a folder that can be written (",
     ),
 }
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from proscale.data import build_mapper
-from proscale.data.image_file import MAX_PIXELS, read_image
+from proscale.data.formats.image_file import MAX_PIXELS, read_image
 from proscale.data.mappers.augmentation import ResizeScale
 
 EVERYWHERE = ("train", "evaluate", "check")
@@ -78,12 +78,12 @@ FAULTS = {
     "floats": (
         lambda f: save(f, np.zeros((64, 64), np.float32), "TIFF"),
         EVERYWHERE,
-        ("000001.jpg", "mode F; accepted are values of 8 or 16 bits"),
+        ("000001.jpg", "mode F: expected values of 8 or 16 bits"),
     ),
     "integers of 32 bits": (
         lambda f: save(f, np.zeros((64, 64), np.int32), "TIFF"),
         EVERYWHERE,
-        ("000001.jpg", "mode I; accepted are values of 8 or 16 bits"),
+        ("000001.jpg", "mode I: expected values of 8 or 16 bits"),
     ),
     "claims 60000x60000 pixels": (
         lambda f: png(f.image, 60000, 60000),
@@ -273,5 +273,5 @@ def test_limit_of_pixels_is_pillows(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert read_image(tmp_path / "image.png", "L").shape == (20, 20, 1)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 399)
-    with pytest.raises(ValueError, match=r"image\.png has .* accepted are 1 to 399 pixels"):
+    with pytest.raises(ValueError, match=r"image\.png has .* expected 1 to 399 pixels"):
         read_image(tmp_path / "image.png", "L")

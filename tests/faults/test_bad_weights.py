@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from proscale.engine import Checkpointer
+from proscale.checkpoint.training_checkpointer import Checkpointer
 
 
 class Model(nn.Module):
@@ -34,7 +34,7 @@ FAULTS = {
         lambda p: (save(p, Model()), p.write_bytes(p.read_bytes()[:900])),
         ("weights.pth",),
     ),
-    "a tensor alone": (lambda p: torch.save(torch.ones(3), p), ("accepts a dictionary",)),
+    "a tensor alone": (lambda p: torch.save(torch.ones(3), p), ("expected a dictionary",)),
     "missing": (lambda p: None, ("weights.pth",)),
     "another architecture": (
         lambda p: torch.save({"model": {"encoder.layer.0.weight": torch.ones(2)}}, p),

@@ -27,11 +27,11 @@ import numpy as np
 with atheris.instrument_imports(include=["proscale.data", "PIL", "json"]):
     from PIL import Image
 
-    from proscale.data.coco_format import PANOPTIC_CATEGORIES, read_categories
-    from proscale.data.errors import DataError
+    from proscale.data.datasets.coco_panoptic import load_coco_panoptic, panoptic_metadata
+    from proscale.data.formats.coco_format import PANOPTIC_CATEGORIES, read_categories
+    from proscale.data.formats.panoptic_png import id_to_rgb, read_panoptic_png
     from proscale.data.mappers.targets import mask_drawer
-    from proscale.data.panoptic_png import id_to_rgb, read_panoptic_png
-    from proscale.data.registration import load_coco_panoptic, panoptic_metadata
+    from proscale.errors import DataError
 
 CATEGORIES = [{"id": i, "name": str(i), "isthing": i % 2} for i in (1, 2)]
 CONTENT = {

@@ -5,7 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proscale.modeling.mask_resize import Sizes
 from proscale.modeling.postprocessing import (
     InstanceSet,
     PanopticMap,
@@ -14,6 +13,7 @@ from proscale.modeling.postprocessing import (
     boxes_around,
     collect_results,
 )
+from proscale.ops.mask_resize import Sizes
 
 CLASSES = 4
 THINGS = {0, 1}

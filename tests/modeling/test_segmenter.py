@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
 
 from proscale.modeling import postprocessing
-from proscale.modeling.mask_resize import mask_probabilities
+from proscale.ops.mask_resize import mask_probabilities
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_channels_last_and_inference_dtype(small_cfg, model):
     torch.testing.assert_close(scores, expected["sem_seg"], rtol=0.1, atol=0.1)
 
     small_cfg.MODEL.MASK_FORMER.TEST.DTYPE = "half"
-    with pytest.raises(ValueError, match=r"TEST\.DTYPE is 'half': accepts float32, bfloat16, fl"):
+    with pytest.raises(ValueError, match=r"TEST\.DTYPE is 'half': expected float32, bfloat16, fl"):
         build_model(small_cfg)
 
 
@@ -244,8 +244,8 @@ def test_a_few_steps_on_one_image_lower_the_loss(small_cfg):
         (["MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res2", "res3", "res4", "p6"]], "IN_FEATURES .*p6"),
         (["MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FPN"], "PIXEL_DECODER_NAME is 'FPN'"),
         (["MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "res5"], "multi_scale_pixel_decoder"),
-        (["MODEL.MASK_FORMER.ENC_LAYERS", 6], "ENC_LAYERS is 6: accepts 0"),
-        (["MODEL.MASK_FORMER.TEST.STRIP_MEMORY", 0], "TEST.STRIP_MEMORY is 0: accepts 1"),
+        (["MODEL.MASK_FORMER.ENC_LAYERS", 6], "ENC_LAYERS is 6: expected 0"),
+        (["MODEL.MASK_FORMER.TEST.STRIP_MEMORY", 0], "TEST.STRIP_MEMORY is 0: expected 1"),
         (["DATASETS.TRAIN", ("no_such_set",)], "no_such_set.*register_coco_panoptic"),
     ],
 )

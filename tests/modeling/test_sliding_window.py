@@ -80,12 +80,15 @@ def test_from_config(cfg):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["TEST.SLIDING_WINDOW.CROP_SIZE", [512]], r"CROP_SIZE is \[512\]: accepts \[height"),
-        (["TEST.SLIDING_WINDOW.STRIDE", [0, 4]], r"STRIDE is \[0, 4\]: accepts \[height, width\]"),
-        (["TEST.SLIDING_WINDOW.STRIDE", [1025, 4]], r"STRIDE is \[1025, 4\]: accepts at most CROP"),
+        (["TEST.SLIDING_WINDOW.CROP_SIZE", [512]], r"CROP_SIZE is \[512\]: expected \[height"),
+        (["TEST.SLIDING_WINDOW.STRIDE", [0, 4]], r"STRIDE is \[0, 4\]: expected \[height, width\]"),
+        (
+            ["TEST.SLIDING_WINDOW.STRIDE", [1025, 4]],
+            r"STRIDE is \[1025, 4\]: expected at most CROP",
+        ),
         (
             ["MODEL.META_ARCHITECTURE", "MaskFormer", "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", True],
-            r"PANOPTIC_ON is True: accepts False with TEST\.SLIDING_WINDOW",
+            r"PANOPTIC_ON is True: expected False with TEST\.SLIDING_WINDOW",
         ),
     ],
 )

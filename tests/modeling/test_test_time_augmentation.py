@@ -132,7 +132,7 @@ def test_any_semantic_model(tta_cfg):
 
 def test_no_sizes(tta_cfg):
     tta_cfg.TEST.AUG.MIN_SIZES = ()
-    with pytest.raises(ValueError, match=r"TEST\.AUG\.MIN_SIZES is empty: accepts"):
+    with pytest.raises(ValueError, match=r"TEST\.AUG\.MIN_SIZES is empty: expected"):
         tta.with_test_time_augmentation(tta_cfg, Columns())
 
 

@@ -127,7 +127,7 @@ def test_half_precision_values_keep_full_precision_locations(backend):
 
 def test_wrong_arguments_are_named():
     value, shapes, locations, weights = inputs([(3, 5)])
-    with pytest.raises(ValueError, match=r"backend is 'cuda11': accepts reference, embedding_bag"):
+    with pytest.raises(ValueError, match=r"backend is 'cuda11': expected reference, embedding_bag"):
         deformable_attention(value, shapes, locations, weights, backend="cuda11")
     with pytest.raises(ValueError, match=r"value holds 15 tokens, .*make 16"):
         deformable_attention(value, [(4, 4)], locations, weights)

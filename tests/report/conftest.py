@@ -7,7 +7,8 @@ import torch
 import yaml
 from detectron2.modeling import build_model
 
-from proscale.engine import Trainer, setup_cfg
+from proscale.config import setup_cfg
+from proscale.engine.trainer import Trainer
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
 
-from proscale.report import NotARun, page, write_report
+from proscale.errors import RunFolderError
+from proscale.report import page, write_report
 from proscale.report.evaluations import ImageFigure, read_evaluations
 from proscale.report.images import extremes
 
@@ -124,7 +125,7 @@ def test_a_configuration_of_another_version(make_run, report):
 @pytest.mark.parametrize("name", ["empty", "absent"])
 def test_no_run(tmp_path, name):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(NotARun, match=r"accepts the OUTPUT_DIR .* config\.yaml"):
+    with pytest.raises(RunFolderError, match=r"expected the OUTPUT_DIR .* config\.yaml"):
         write_report(tmp_path / name, tmp_path / "page.html", images=1)
     assert not (tmp_path / "page.html").exists()
 

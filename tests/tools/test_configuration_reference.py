@@ -1,4 +1,4 @@
-"""docs/configuration.md says what proscale/config.py says."""
+"""docs/configuration.md says what proscale/config/keys.py says."""
 
 import pytest
 from detectron2.config import CfgNode, get_cfg

@@ -14,10 +14,8 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 
-from proscale.data.panoptic_png import VOID, rgb_to_id
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
+from proscale.data.formats.panoptic_png import VOID, rgb_to_id
+from proscale.utils.types import Size
 
 
 @dataclass(frozen=True)
@@ -133,4 +131,4 @@ def _random_flip(flip: str) -> list[T.Augmentation]:
 
 def _accept(key: str, value: str, accepted: tuple[str, ...]) -> None:
     if value not in accepted:
-        raise ValueError(f"{key} is {value!r}; accepted are {', '.join(map(repr, accepted))}")
+        raise ValueError(f"{key} is {value!r}: expected {', '.join(map(repr, accepted))}")

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from proscale.data.errors import DataError
-from proscale.data.image_file import read_image
+from proscale.data.formats.image_file import read_image
+from proscale.errors import DataError
 
 
 def read_entry_image(entry: Mapping[str, Any], image_format: str) -> np.ndarray:

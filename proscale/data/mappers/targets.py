@@ -14,10 +14,10 @@ import torch
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Instances, polygons_to_bitmask
 
+from proscale.data.formats.panoptic_png import VOID, id_to_rgb, rgb_to_id
+from proscale.data.formats.relabel import relabel
+from proscale.data.formats.run_lengths import run_lengths
 from proscale.data.mappers.augmentation import Size
-from proscale.data.panoptic_png import VOID, id_to_rgb, rgb_to_id
-from proscale.data.relabel import relabel
-from proscale.data.run_lengths import run_lengths
 
 MaskDrawer = Callable[[T.TransformList, Size], np.ndarray]
 """From what was done to the image, and its size after that, to an (H, W) bool mask."""

@@ -10,11 +10,11 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
-from proscale.data.errors import DataError
 from proscale.data.mappers.augmentation import Scheme, large_scale_jitter, short_edge_scaling
 from proscale.data.mappers.entry_image import read_entry_image
 from proscale.data.mappers.targets import pad
 from proscale.data.mappers.truth import InstanceTruth, PanopticTruth, SemanticTruth, Truth
+from proscale.errors import DataError
 
 MAPPERS = {
     "coco_instance_lsj": (large_scale_jitter, InstanceTruth),
@@ -57,9 +57,7 @@ class TrainingMapper:
         """
         name = cfg.INPUT.DATASET_MAPPER_NAME
         if name not in MAPPERS:
-            raise ValueError(
-                f"INPUT.DATASET_MAPPER_NAME is {name!r}; accepted are {sorted(MAPPERS)}"
-            )
+            raise ValueError(f"INPUT.DATASET_MAPPER_NAME is {name!r}: expected {sorted(MAPPERS)}")
         build_scheme, truth = MAPPERS[name]
         return {
             "truth": truth.from_config(cfg),

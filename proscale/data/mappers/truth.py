@@ -7,8 +7,8 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from proscale.data.errors import DataError
-from proscale.data.label_image import read_label_image
+from proscale.data.formats.label_image import read_label_image
+from proscale.data.formats.panoptic_png import VOID, read_panoptic_png
 from proscale.data.mappers.augmentation import Size
 from proscale.data.mappers.targets import (
     Annotation,
@@ -18,7 +18,7 @@ from proscale.data.mappers.targets import (
     mask_drawer,
     occurring,
 )
-from proscale.data.panoptic_png import VOID, read_panoptic_png
+from proscale.errors import DataError
 
 
 class Truth(Protocol):
@@ -40,7 +40,7 @@ class PanopticTruth:
     """Every segment that is no crowd, thing or stuff, is a target.
 
     Entries have ``pan_seg_file_name`` and ``segments_info``, as from
-    ``proscale.data.registration.load_coco_panoptic`` or Detectron2's own panoptic data sets.
+    ``proscale.data.datasets.coco_panoptic.load_coco_panoptic`` or Detectron2's own.
     """
 
     key = "pan_seg_file_name"
@@ -92,7 +92,7 @@ class SemanticTruth:
             ignored = MetadataCatalog.get(name).get("ignore_label", head.IGNORE_VALUE)
             if ignored != head.IGNORE_VALUE:
                 raise ValueError(
-                    f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}; accepted is "
+                    f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}: expected "
                     f"{ignored}, the ignore_label of data set {name}"
                 )
         return cls(num_classes=head.NUM_CLASSES, ignore_label=head.IGNORE_VALUE)
@@ -106,7 +106,7 @@ class SemanticTruth:
         wrong = [class_ for class_ in classes.values() if class_ >= self.num_classes]
         if wrong:
             raise DataError(
-                f"{path}: it has the labels {wrong}; accepted are 0 to {self.num_classes - 1}, "
+                f"{path}: it has the labels {wrong}: expected 0 to {self.num_classes - 1}, "
                 f"since MODEL.SEM_SEG_HEAD.NUM_CLASSES is {self.num_classes}, and "
                 f"{self.ignore_label} for no class"
             )
@@ -130,8 +130,8 @@ class InstanceTruth:
         crop = cfg.INPUT.CROP
         if crop.ENABLED and crop.SINGLE_CATEGORY_MAX_AREA < 1:
             raise ValueError(
-                f"INPUT.CROP.SINGLE_CATEGORY_MAX_AREA is {crop.SINGLE_CATEGORY_MAX_AREA}; accepted "
-                "is 1.0 for instances, which do not label every pixel"
+                f"INPUT.CROP.SINGLE_CATEGORY_MAX_AREA is {crop.SINGLE_CATEGORY_MAX_AREA}: expected "
+                "1.0 for instances, which do not label every pixel"
             )
         return cls()
 

@@ -116,12 +116,12 @@ class MixVisionTransformer(Backbone):
         for key, values in (("DEPTHS", depths), ("NUM_HEADS", num_heads), ("SR_RATIOS", sr_ratios)):
             if len(values) != STAGES or min(values) < 1:
                 raise ValueError(
-                    f"MODEL.MIT.{key} is {list(values)}: accepts {STAGES} whole numbers from 1, "
+                    f"MODEL.MIT.{key} is {list(values)}: expected {STAGES} whole numbers from 1, "
                     "one for each stage"
                 )
         if matching_reuse < 1:
             raise ValueError(
-                f"MODEL.MIT.MATCHING_REUSE is {matching_reuse}: accepts whole numbers from 1"
+                f"MODEL.MIT.MATCHING_REUSE is {matching_reuse}: expected whole numbers from 1"
             )
         self.downsample = downsample
         self.matching_reuse = matching_reuse
@@ -167,7 +167,7 @@ class MixVisionTransformer(Backbone):
         node = cfg.MODEL.MIT
         if node.VARIANT and node.VARIANT not in VARIANTS:
             raise ValueError(
-                f"MODEL.MIT.VARIANT is {node.VARIANT!r}: accepts {', '.join(VARIANTS)}, or '' for "
+                f"MODEL.MIT.VARIANT is {node.VARIANT!r}: expected {', '.join(VARIANTS)}, or '' for "
                 "a model by EMBED_DIM, DEPTHS, NUM_HEADS, SR_RATIOS and MLP_RATIO"
             )
         if node.VARIANT:

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from proscale.modeling.backbones.swin import DropPath
 from proscale.modeling.backbones.token_merging import Matcher, Size, Unmerged
-from proscale.modeling.eager import in_blocks
 from proscale.modeling.tokens import to_map, to_tokens
+from proscale.ops.tracing import should_tile
 
 # Hidden activations of a strip of the Mix-FFN, bytes: about a core's second-level cache.
 STRIP_BYTES = 2**21
@@ -116,7 +116,7 @@ class Block(nn.Module):
         self, x: Tensor, size: Size, match_query: Matcher, match_key_value: Matcher
     ) -> Tensor:
         """Arguments as for :class:`EfficientAttention`; returns the shape of ``x``."""
-        if in_blocks(x) and not self.training:
+        if should_tile(x) and not self.training:
             return self._in_strips(x, size, match_query, match_key_value)
         x = x + self.drop_path(self.attn(self.norm1(x), size, match_query, match_key_value))
         return x + self.drop_path(self.mlp(self.norm2(x), size))

@@ -43,7 +43,7 @@ class TimmBackbone(Backbone):
     def __init__(self, *, name: str, norm: str = "FrozenBN", in_channels: int = 3):
         super().__init__()
         if norm not in NORMS:
-            raise ValueError(f"MODEL.TIMM.NORM is {norm!r}: accepts {', '.join(NORMS)}")
+            raise ValueError(f"MODEL.TIMM.NORM is {norm!r}: expected {', '.join(NORMS)}")
         self.timm = _with_norm(_build(name, in_channels), norm)
         shapes = _try(self.timm, name, in_channels)
         strides = [_TRIAL_SIZE[0] // height for _, height, _ in shapes]
@@ -51,7 +51,7 @@ class TimmBackbone(Backbone):
         if missing:
             raise ValueError(
                 f"MODEL.TIMM.NAME is {name!r}, whose features have strides "
-                f"{', '.join(map(str, strides))}: accepts networks with "
+                f"{', '.join(map(str, strides))}: expected networks with "
                 f"{', '.join(map(str, STRIDES.values()))}"
             )
         # The deepest of several of a stride.
@@ -90,7 +90,7 @@ def _build(name: str, in_channels: int) -> nn.Module:
         nearest = difflib.get_close_matches(name, timm.list_models(), n=3)
         told = f", such as {', '.join(nearest)}" if nearest else ""
         raise ValueError(
-            f"MODEL.TIMM.NAME is {name!r}: accepts what timm.list_models() lists{told}"
+            f"MODEL.TIMM.NAME is {name!r}: expected what timm.list_models() lists{told}"
         )
     return timm.create_model(name, pretrained=False, features_only=True, in_chans=in_channels)
 
@@ -115,7 +115,7 @@ def _try(network: nn.Module, name: str, in_channels: int) -> list[tuple[int, int
     except (AssertionError, RuntimeError) as error:
         raise ValueError(
             f"MODEL.TIMM.NAME is {name!r}, which does not take images of any size ({error}): "
-            "accepts networks that do"
+            "expected networks that do"
         ) from error
     finally:
         network.train(was_training)

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from proscale.modeling.tokens import to_map, to_tokens
-
-Size = tuple[int, int]
+from proscale.utils.types import Size
 
 
 class Matching(Protocol):

@@ -64,8 +64,8 @@ def parse_token_merging(value: TokenMerging) -> tuple[StageMerging, ...]:
         ValueError: naming the stage, from 1, the key, and what it accepts.
     """
     accepted = (
-        f"{KEY} is {value!r}: accepts {', '.join(PRESETS)}, or a list with one dictionary for each "
-        f"of the {STAGES} stages"
+        f"{KEY} is {value!r}: expected {', '.join(PRESETS)}, or a list with one dictionary for "
+        f"each of the {STAGES} stages"
     )
     if value is None:
         value = NO_MERGING
@@ -82,10 +82,10 @@ def parse_token_merging(value: TokenMerging) -> tuple[StageMerging, ...]:
 
 def _parse_stage(settings: Mapping[str, object], where: str) -> StageMerging:
     if not isinstance(settings, Mapping):
-        raise ValueError(f"{where} is {settings!r}: accepts a dictionary with keys of {_KEYS}")
+        raise ValueError(f"{where} is {settings!r}: expected a dictionary with keys of {_KEYS}")
     unknown = [key for key in settings if key not in _KEYS]
     if unknown:
-        raise ValueError(f"{where} has the unknown key {unknown[0]!r}: accepts keys of {_KEYS}")
+        raise ValueError(f"{where} has the unknown key {unknown[0]!r}: expected keys of {_KEYS}")
     given = {key: value for key, value in settings.items() if value is not None}
     return StageMerging(
         query=_parse_method(given, "q_", where), key_value=_parse_method(given, "kv_", where)
@@ -99,7 +99,7 @@ def _parse_method(given: Mapping[str, object], prefix: str, where: str) -> Metho
         return Unmerged()
     if not isinstance(mode, str) or mode not in _SETTINGS:
         raise ValueError(
-            f"{where}: {prefix}mode is {mode!r}: accepts {', '.join((NO_MERGING, *_SETTINGS))}"
+            f"{where}: {prefix}mode is {mode!r}: expected {', '.join((NO_MERGING, *_SETTINGS))}"
         )
     names = [f"{prefix}{name}" for name in _SETTINGS[mode]]
     for name in names:
@@ -113,7 +113,7 @@ def _parse_method(given: Mapping[str, object], prefix: str, where: str) -> Metho
     if mode == "bsm":
         ratio = values["r"]
         if not isinstance(ratio, Real) or isinstance(ratio, bool) or not 0 <= ratio < 1:
-            raise ValueError(f"{where}: {prefix}r is {ratio!r}: accepts numbers in [0, 1)")
+            raise ValueError(f"{where}: {prefix}r is {ratio!r}: expected numbers in [0, 1)")
         sides = tuple(_whole(values[name], f"{where}: {prefix}{name}") for name in ("sy", "sx"))
         return BipartiteSoftMatching(ratio=float(ratio), cell=sides)
     name, stride = f"{where}: {prefix}s", values["s"]
@@ -126,5 +126,5 @@ def _parse_method(given: Mapping[str, object], prefix: str, where: str) -> Metho
 
 def _whole(value: object, name: str, alternative: str = "") -> int:
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} is {value!r}: accepts a whole number from 1{alternative}")
+        raise ValueError(f"{name} is {value!r}: expected a whole number from 1{alternative}")
     return int(value)

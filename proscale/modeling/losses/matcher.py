@@ -29,7 +29,7 @@ class HungarianMatcher(nn.Module):
         if num_points < 1:
             raise ValueError(
                 f"num_points (MODEL.MASK_FORMER.TRAIN_NUM_POINTS) is {num_points}: "
-                "accepts 1, 2, 3, …"
+                "expected 1, 2, 3, …"
             )
         self.cost_class, self.cost_mask, self.cost_dice = cost_class, cost_mask, cost_dice
         self.num_points = num_points

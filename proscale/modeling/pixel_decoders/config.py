@@ -15,11 +15,12 @@ def encoder_arguments(cfg: CfgNode) -> dict:
     n_points, d_ffn = head[key + "N_POINTS"], head[key + "DIM_FEEDFORWARD"]
     for name, value in (("N_HEADS", n_heads), ("N_POINTS", n_points), ("DIM_FEEDFORWARD", d_ffn)):
         if value < 1:
-            raise ValueError(f"MODEL.SEM_SEG_HEAD.{key}{name} is {value}: accepts 1, 2, 3, …")
+            raise ValueError(f"MODEL.SEM_SEG_HEAD.{key}{name} is {value}: expected 1, 2, 3, …")
     if head.CONVS_DIM % n_heads:
         raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.CONVS_DIM is {head.CONVS_DIM}: accepts multiples of the encoder's "
-            f"heads, {n_heads} (MODEL.SEM_SEG_HEAD.{key}N_HEADS, or MODEL.MASK_FORMER.NHEADS)"
+            f"MODEL.SEM_SEG_HEAD.CONVS_DIM is {head.CONVS_DIM}: expected multiples of the "
+            f"encoder's heads, {n_heads} "
+            f"(MODEL.SEM_SEG_HEAD.{key}N_HEADS, or MODEL.MASK_FORMER.NHEADS)"
         )
     return {
         "d_model": head.CONVS_DIM,
@@ -31,7 +32,7 @@ def encoder_arguments(cfg: CfgNode) -> dict:
 
 
 def frame_arguments(cfg: CfgNode) -> dict:
-    """Arguments of :class:`~proscale.modeling.pixel_decoders.frame.PixelDecoder`."""
+    """Arguments of :class:`~proscale.modeling.pixel_decoders.base.PixelDecoder`."""
     head = cfg.MODEL.SEM_SEG_HEAD
     return {
         "conv_dim": head.CONVS_DIM,

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proscale.modeling.eager import once_per_arguments
-from proscale.modeling.feed_forward import feed_forward
 from proscale.modeling.position_encoding import sine_position_encoding
 from proscale.ops import deformable_attention
+from proscale.ops.feed_forward import feed_forward
+from proscale.ops.tracing import once_per_arguments
 
 
 class DeformableAttention(nn.Module):
@@ -28,7 +28,7 @@ class DeformableAttention(nn.Module):
     def __init__(self, d_model: int, n_levels: int, n_heads: int, n_points: int):
         super().__init__()
         if d_model % n_heads:
-            raise ValueError(f"d_model is {d_model}: accepts multiples of n_heads, {n_heads}")
+            raise ValueError(f"d_model is {d_model}: expected multiples of n_heads, {n_heads}")
         self.n_levels, self.n_heads, self.n_points = n_levels, n_heads, n_points
         self.sampling_offsets = nn.Linear(d_model, n_heads * n_levels * n_points * 2)
         self.attention_weights = nn.Linear(d_model, n_heads * n_levels * n_points)
@@ -67,7 +67,7 @@ class DeformableAttention(nn.Module):
         batch, queries, _ = query.shape
         grouped = (batch, queries, self.n_heads, self.n_levels)
         value = self.value_proj(tokens).view(batch, tokens.shape[1], self.n_heads, -1)
-        weights = softmax_of_few(self.attention_weights(query).view(*grouped[:3], -1))
+        weights = softmax_small_dim(self.attention_weights(query).view(*grouped[:3], -1))
         attended = deformable_attention(
             value,
             plan.spatial_shapes,
@@ -186,7 +186,7 @@ def _cell_sizes(spatial_shapes: Sequence[tuple[int, int]], device: torch.device)
     return torch.tensor([(1 / width, 1 / height) for height, width in spatial_shapes]).to(device)
 
 
-def softmax_of_few(logits: Tensor) -> Tensor:
+def softmax_small_dim(logits: Tensor) -> Tensor:
     """Softmax over a last dimension that is shorter than a CPU's vectors."""
     if logits.device.type != "cpu":
         return logits.softmax(-1)

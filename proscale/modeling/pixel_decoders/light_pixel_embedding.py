@@ -5,7 +5,7 @@ from detectron2.layers import get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proscale.modeling.eager import in_blocks
+from proscale.ops.tracing import should_tile
 
 # So many numbers, 4 MiB of float32, stay in a CPU's cache from pass to pass.
 BLOCK_NUMBERS = 2**20
@@ -35,7 +35,7 @@ def _max_pool(feature: Tensor) -> Tensor:
     """3x3 max-pooling of stride one; ``(B, C, H, W)``."""
     # On a CPU PyTorch pools neighbouring channels together several times as fast.
     feature = feature.contiguous(memory_format=torch.channels_last)
-    if not in_blocks(feature):
+    if not should_tile(feature):
         return F.max_pool2d(feature, 3, stride=1, padding=1)
     # PyTorch's own also writes where it found the maxima, twice as many bytes as these.
     for rows in feature.permute(0, 2, 3, 1):  # (H, W, C)

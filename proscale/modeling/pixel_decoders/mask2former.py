@@ -8,9 +8,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
+from proscale.modeling.pixel_decoders.base import PixelDecoder
 from proscale.modeling.pixel_decoders.config import encoder_arguments, frame_arguments
 from proscale.modeling.pixel_decoders.deformable_encoder import DeformableEncoderLayer, TokenPlan
-from proscale.modeling.pixel_decoders.frame import PixelDecoder
 
 
 class DeformableEncoder(nn.Module):
@@ -40,7 +40,7 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
         input_shape: channels and stride of the backbone's levels.
         num_layers: deformable encoder layers.
         encoder: arguments of every :class:`DeformableEncoderLayer`.
-        frame: arguments of :class:`~proscale.modeling.pixel_decoders.frame.PixelDecoder`.
+        frame: arguments of :class:`~proscale.modeling.pixel_decoders.base.PixelDecoder`.
     """
 
     @configurable
@@ -49,7 +49,7 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
     ):
         if num_layers < 0:
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS is {num_layers}: accepts 0, 1, 2, …"
+                f"MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS is {num_layers}: expected 0, 1, 2, …"
             )
         n_levels = len(frame["transformer_in_features"])
         layers = [DeformableEncoderLayer(n_levels=n_levels, **encoder) for _ in range(num_layers)]

@@ -12,9 +12,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
+from proscale.modeling.pixel_decoders.base import PixelDecoder
 from proscale.modeling.pixel_decoders.config import encoder_arguments, frame_arguments
 from proscale.modeling.pixel_decoders.deformable_encoder import DeformableEncoderLayer, TokenPlan
-from proscale.modeling.pixel_decoders.frame import PixelDecoder
 from proscale.modeling.pixel_decoders.recalibration import LAYOUTS, TokenRecalibration
 
 MASK_OUTPUT_OPS = ("maxpool", "conv")
@@ -76,7 +76,7 @@ class PROSCALE(PixelDecoder):
         recalibration: arguments of :class:`TokenRecalibration`, or None.
         residual: see :class:`ProgressiveEncoder`.
         encoder: arguments of every :class:`DeformableEncoderLayer`.
-        frame: arguments of :class:`~proscale.modeling.pixel_decoders.frame.PixelDecoder`.
+        frame: arguments of :class:`~proscale.modeling.pixel_decoders.base.PixelDecoder`.
     """
 
     @configurable
@@ -94,12 +94,12 @@ class PROSCALE(PixelDecoder):
         levels = frame["transformer_in_features"]
         if len(num_layers) != len(levels) or min(num_layers) < 0:
             raise ValueError(
-                f"MODEL.PROSCALE.PROSCALE_NUM_LAYERS is {list(num_layers)}: accepts one number ≥ 0 "
-                f"for each of the encoder's {len(levels)} levels {list(levels)}"
+                f"MODEL.PROSCALE.PROSCALE_NUM_LAYERS is {list(num_layers)}: expected one number "
+                f"≥ 0 for each of the encoder's {len(levels)} levels {list(levels)}"
             )
         if mask_output_ops not in MASK_OUTPUT_OPS:
             raise ValueError(
-                f"MODEL.PROSCALE.MASK_OUTPUT_OPS is {mask_output_ops!r}: accepts "
+                f"MODEL.PROSCALE.MASK_OUTPUT_OPS is {mask_output_ops!r}: expected "
                 f"{' or '.join(MASK_OUTPUT_OPS)}"
             )
         stages = [
@@ -139,11 +139,11 @@ def _recalibration_arguments(cfg: CfgNode) -> dict | None:
     layout, convolution = node.RECALIBRATION, node.IS_EXCITE_CONV
     if layout not in (*LAYOUTS, "none"):
         raise ValueError(
-            f"MODEL.PROSCALE.RECALIBRATION is {layout!r}: accepts {', '.join(LAYOUTS)} or none"
+            f"MODEL.PROSCALE.RECALIBRATION is {layout!r}: expected {', '.join(LAYOUTS)} or none"
         )
     if convolution not in (True, False, None):
         raise ValueError(
-            f"MODEL.PROSCALE.IS_EXCITE_CONV is {convolution!r}: accepts True, False or None"
+            f"MODEL.PROSCALE.IS_EXCITE_CONV is {convolution!r}: expected True, False or None"
         )
     if convolution is None and layout == "transposed":
         raise ValueError(

@@ -29,7 +29,7 @@ class TokenRecalibration(nn.Module):
     def __init__(self, d_model: int, *, convolution: bool, temperature: float, layout: str):
         super().__init__()
         if layout not in LAYOUTS:
-            raise ValueError(f"layout is {layout!r}: accepts {' or '.join(LAYOUTS)}")
+            raise ValueError(f"layout is {layout!r}: expected {' or '.join(LAYOUTS)}")
         self.ops = nn.Conv2d(d_model, 1, kernel_size=1) if convolution else nn.Linear(d_model, 1)
         nn.init.xavier_uniform_(self.ops.weight)
         self.convolution, self.temperature, self.layout = convolution, temperature, layout

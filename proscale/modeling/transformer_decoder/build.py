@@ -21,6 +21,6 @@ def build_transformer_decoder(cfg: CfgNode, in_channels: int) -> nn.Module:
     if name not in TRANSFORMER_DECODER_REGISTRY:
         accepted = ", ".join(key for key, _ in TRANSFORMER_DECODER_REGISTRY)
         raise ValueError(
-            f"MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME is {name!r}: accepts {accepted}"
+            f"MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME is {name!r}: expected {accepted}"
         )
     return TRANSFORMER_DECODER_REGISTRY.get(name)(cfg, in_channels)

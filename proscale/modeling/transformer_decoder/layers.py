@@ -24,7 +24,7 @@ class Attention(nn.Module):
     def __init__(self, d_model: int, n_heads: int):
         super().__init__()
         if d_model % n_heads:
-            raise ValueError(f"d_model is {d_model}: accepts multiples of n_heads, {n_heads}")
+            raise ValueError(f"d_model is {d_model}: expected multiples of n_heads, {n_heads}")
         self.n_heads = n_heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * d_model, d_model))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * d_model))
@@ -128,7 +128,7 @@ class FeedForwardLayer(nn.Module):
         return queries if self.pre_norm else self.norm(queries)
 
 
-class Perceptron(nn.Module):
+class MLP(nn.Module):
     """Linear layers with ReLUs between them.
 
     Args:

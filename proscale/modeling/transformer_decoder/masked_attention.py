@@ -8,16 +8,16 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proscale.modeling.eager import is_recorded
-from proscale.modeling.pixel_decoders.frame import NUM_DECODER_LEVELS
+from proscale.modeling.pixel_decoders.base import NUM_DECODER_LEVELS
 from proscale.modeling.position_encoding import sine_position_encoding
 from proscale.modeling.transformer_decoder.build import TRANSFORMER_DECODER_REGISTRY
 from proscale.modeling.transformer_decoder.layers import (
+    MLP,
     CrossAttentionLayer,
     FeedForwardLayer,
-    Perceptron,
     SelfAttentionLayer,
 )
+from proscale.ops.tracing import is_recorded
 
 
 @TRANSFORMER_DECODER_REGISTRY.register()
@@ -58,17 +58,17 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         super().__init__()
         if num_layers < 0:
             raise ValueError(
-                f"MODEL.MASK_FORMER.DEC_LAYERS is {num_layers + 1}: accepts 1 (predictions of the "
+                f"MODEL.MASK_FORMER.DEC_LAYERS is {num_layers + 1}: expected 1 (predictions of the "
                 "learned queries alone), 2, 3, …"
             )
         if nheads < 1 or hidden_dim % nheads or hidden_dim % 4:
             raise ValueError(
-                f"MODEL.MASK_FORMER.HIDDEN_DIM is {hidden_dim}: accepts multiples of 4 and of "
+                f"MODEL.MASK_FORMER.HIDDEN_DIM is {hidden_dim}: expected multiples of 4 and of "
                 f"MODEL.MASK_FORMER.NHEADS, {nheads}"
             )
         if num_queries < 1:
             raise ValueError(
-                f"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES is {num_queries}: accepts 1, 2, 3, …"
+                f"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES is {num_queries}: expected 1, 2, 3, …"
             )
         self.num_layers = num_layers
         self.transformer_self_attention_layers = nn.ModuleList(
@@ -91,7 +91,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             for _ in range(NUM_DECODER_LEVELS)
         )
         self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
-        self.mask_embed = Perceptron(hidden_dim, hidden_dim, hidden_dim, mask_dim)
+        self.mask_embed = MLP(hidden_dim, hidden_dim, hidden_dim, mask_dim)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, in_channels: int) -> dict:

@@ -139,7 +139,7 @@ def test_a_crop_by_category_is_refused(mapper_cfg):
     mapper_cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_instance"
     mapper_cfg.INPUT.CROP.ENABLED = True
     mapper_cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 0.75
-    with pytest.raises(ValueError, match=r"SINGLE_CATEGORY_MAX_AREA is 0\.75; accepted is 1\.0"):
+    with pytest.raises(ValueError, match=r"SINGLE_CATEGORY_MAX_AREA is 0\.75: expected 1\.0"):
         build_mapper(mapper_cfg, is_train=True)
 
 

@@ -14,9 +14,9 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
-from proscale.config import add_proscale_config
+from proscale.config.keys import add_proscale_config
 from proscale.data import build_mapper
-from proscale.data.panoptic_png import id_to_rgb, write_panoptic_png
+from proscale.data.formats.panoptic_png import id_to_rgb, write_panoptic_png
 
 # 10334639 and 16777215 do not survive formats with fewer than 24 bits, 1 and 255 are small.
 IDS = (10334639, 1, 16777215, 255, 65536)
@@ -223,12 +223,12 @@ def test_ids_of_png_and_entry_must_agree(cfg, tmp_path):
 
 def test_unknown_mapper_and_flip_are_refused(cfg):
     cfg.INPUT.RANDOM_FLIP = "diagonal"
-    with pytest.raises(ValueError, match=r"INPUT\.RANDOM_FLIP is 'diagonal'; accepted are 'none'"):
+    with pytest.raises(ValueError, match=r"INPUT\.RANDOM_FLIP is 'diagonal': expected 'none'"):
         build_mapper(cfg, is_train=True)
     cfg.INPUT.DATASET_MAPPER_NAME = "coco_lsj"
     with pytest.raises(
         ValueError,
-        match=r"INPUT\.DATASET_MAPPER_NAME is 'coco_lsj'; accepted are \['coco_instance_lsj', ",
+        match=r"INPUT\.DATASET_MAPPER_NAME is 'coco_lsj': expected \['coco_instance_lsj', ",
     ):
         build_mapper(cfg, is_train=True)
 

@@ -111,7 +111,7 @@ def test_colours_are_distorted_if_asked_for(mapper_cfg, entry):
     mapper_cfg.INPUT.COLOR_AUG_SSD = True
     assert any(not torch.equal(image, plain[0]) for image in images())
     mapper_cfg.INPUT.FORMAT = "L"
-    with pytest.raises(ValueError, match=r"INPUT\.FORMAT .* is 'L'; accepted are 'RGB', 'BGR'"):
+    with pytest.raises(ValueError, match=r"INPUT\.FORMAT .* is 'L': expected 'RGB', 'BGR'"):
         build_mapper(mapper_cfg, is_train=True)
 
 
@@ -128,9 +128,7 @@ def test_palette_and_16_bit_labels_are_read_as_numbers(mapper_cfg, entry, labels
 
 def test_labels_out_of_range_are_named(mapper_cfg, entry):
     mapper_cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 4
-    with pytest.raises(
-        ValueError, match=r"labels\.png: it has the labels \[18\]; accepted are 0 to 3"
-    ):
+    with pytest.raises(ValueError, match=r"labels\.png: it has the labels \[18\]: expected 0 to 3"):
         build_mapper(mapper_cfg, is_train=True)(entry)
 
 
@@ -144,7 +142,7 @@ def test_what_is_ignored_is_what_the_data_set_ignores(mapper_cfg):
     name = "test_semantic_mapper_ignored"
     MetadataCatalog.get(name).set(ignore_label=65)
     mapper_cfg.DATASETS.TRAIN = (name,)
-    with pytest.raises(ValueError, match=rf"IGNORE_VALUE is 255; accepted is 65, .* {name}"):
+    with pytest.raises(ValueError, match=rf"IGNORE_VALUE is 255: expected 65, .* {name}"):
         build_mapper(mapper_cfg, is_train=True)
     mapper_cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 65
     build_mapper(mapper_cfg, is_train=True)
@@ -157,5 +155,5 @@ def test_what_is_ignored_is_what_the_data_set_ignores(mapper_cfg):
 def test_values_not_accepted_are_named(mapper_cfg, key, value):
     mapper_cfg.INPUT.CROP.ENABLED = True
     mapper_cfg.merge_from_list([f"INPUT.{key}", value])
-    with pytest.raises(ValueError, match=rf"INPUT\.{key} is '{value}'; accepted are"):
+    with pytest.raises(ValueError, match=rf"INPUT\.{key} is '{value}': expected"):
         build_mapper(mapper_cfg, is_train=True)

@@ -75,7 +75,7 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     [
         ("NUM_HEADS", [1, 2, 4], "NUM_HEADS .* one number for each"),
         ("NUM_HEADS", [1, 2, 5, 4], "NUM_HEADS .* dividing their widths"),
-        ("OUT_FEATURES", ["res1"], "OUT_FEATURES .* accepts one or more of .*res2"),
+        ("OUT_FEATURES", ["res1"], "OUT_FEATURES .* expected one or more of .*res2"),
     ],
 )
 def test_wrong_values_are_refused_by_key(build, key, value, message):

@@ -9,12 +9,12 @@ from detectron2.modeling import build_backbone, build_model
 from torch import nn
 
 from proscale.checkpoint import (
-    CheckpointError,
     ConvertingCheckpointer,
     convert,
     read_checkpoint,
     write_checkpoint,
 )
+from proscale.errors import CheckpointError
 from proscale.modeling.backbones import TimmBackbone
 
 # Feature networks of each kind that timm has; channels-last maps; no stride-2 level; no BN.
@@ -90,12 +90,15 @@ def test_the_trial_leaves_no_trace():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"NAME": ""}, r"TIMM\.NAME is '': accepts what timm\.list_models\(\) lists"),
-        ({"NAME": "resnet19"}, r"'resnet19': accepts .* such as resnet18"),
-        ({"NAME": "hf-hub:timm/resnet18"}, r"'hf-hub:timm/resnet18': accepts what timm"),
+        ({"NAME": ""}, r"TIMM\.NAME is '': expected what timm\.list_models\(\) lists"),
+        ({"NAME": "resnet19"}, r"'resnet19': expected .* such as resnet18"),
+        ({"NAME": "hf-hub:timm/resnet18"}, r"'hf-hub:timm/resnet18': expected what timm"),
         ({"NAME": "vit_tiny_patch16_224"}, "does not take images of any size"),
-        ({"NAME": "xcit_nano_12_p16_224"}, "have strides 16, 16.*: accepts networks with 4, 8, 16"),
-        ({"NAME": "resnet10t", "NORM": "GN"}, r"TIMM\.NORM is 'GN': accepts FrozenBN, BN, SyncBN"),
+        (
+            {"NAME": "xcit_nano_12_p16_224"},
+            "have strides 16, 16.*: expected networks with 4, 8, 16",
+        ),
+        ({"NAME": "resnet10t", "NORM": "GN"}, r"TIMM\.NORM is 'GN': expected FrozenBN, BN, SyncBN"),
     ],
 )
 def test_refused_by_key(build, keys, message):

@@ -56,23 +56,23 @@ BSM = {"kv_mode": "bsm", "kv_r": 0.5, "kv_sx": 2, "kv_sy": 2}
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"q_mode": "tome"}, r"q_mode is 'tome': accepts none, bsm, n2d, n1d"),
-        ({"q_mode": ["bsm"]}, r"q_mode is \['bsm'\]: accepts"),
-        ({"q_mod": "bsm"}, r"unknown key 'q_mod': accepts keys of .*q_mode"),
-        (BSM | {"kv_r": 1}, r"kv_r is 1: accepts numbers in \[0, 1\)"),
-        (BSM | {"kv_r": -0.1}, r"kv_r is -0.1: accepts"),
-        (BSM | {"kv_r": float("nan")}, r"kv_r is nan: accepts"),
-        (BSM | {"kv_r": "0.5"}, r"kv_r is '0.5': accepts"),
-        (BSM | {"kv_sx": 0}, r"kv_sx is 0: accepts a whole number from 1"),
-        (BSM | {"kv_sy": 1.5}, r"kv_sy is 1.5: accepts a whole number from 1"),
+        ({"q_mode": "tome"}, r"q_mode is 'tome': expected none, bsm, n2d, n1d"),
+        ({"q_mode": ["bsm"]}, r"q_mode is \['bsm'\]: expected"),
+        ({"q_mod": "bsm"}, r"unknown key 'q_mod': expected keys of .*q_mode"),
+        (BSM | {"kv_r": 1}, r"kv_r is 1: expected numbers in \[0, 1\)"),
+        (BSM | {"kv_r": -0.1}, r"kv_r is -0.1: expected"),
+        (BSM | {"kv_r": float("nan")}, r"kv_r is nan: expected"),
+        (BSM | {"kv_r": "0.5"}, r"kv_r is '0.5': expected"),
+        (BSM | {"kv_sx": 0}, r"kv_sx is 0: expected a whole number from 1"),
+        (BSM | {"kv_sy": 1.5}, r"kv_sy is 1.5: expected a whole number from 1"),
         (BSM | {"kv_sy": None}, r"kv_sy is missing: kv_mode bsm needs .*kv_r.*kv_sx.*kv_sy"),
         ({"q_mode": "bsm", "q_sx": 2, "q_sy": 2}, r"q_r is missing"),
         (BSM | {"kv_s": 2}, r"kv_mode bsm does not read kv_s"),
         ({"q_mode": "n2d"}, r"q_s is missing: q_mode n2d needs"),
-        ({"q_mode": "n2d", "q_s": [2, 0]}, r"q_s is 0: accepts"),
-        ({"q_mode": "n2d", "q_s": [2, 2, 2]}, r"q_s is .*: accepts .* or \[rows, columns\]"),
-        ({"q_mode": "n1d", "q_s": [2, 2]}, r"q_s is \[2, 2\]: accepts a whole number from 1$"),
-        ("bsm", r"is 'bsm': accepts a dictionary"),
+        ({"q_mode": "n2d", "q_s": [2, 0]}, r"q_s is 0: expected"),
+        ({"q_mode": "n2d", "q_s": [2, 2, 2]}, r"q_s is .*: expected .* or \[rows, columns\]"),
+        ({"q_mode": "n1d", "q_s": [2, 2]}, r"q_s is \[2, 2\]: expected a whole number from 1$"),
+        ("bsm", r"is 'bsm': expected a dictionary"),
     ],
 )
 def test_wrong_settings_are_refused_by_stage_and_key(settings, message):
@@ -82,5 +82,5 @@ def test_wrong_settings_are_refused_by_stage_and_key(settings, message):
 
 @pytest.mark.parametrize("value", ["bsm", "", [{}] * 3, 4, {}])
 def test_wrong_values_are_refused(value):
-    with pytest.raises(ValueError, match=r"TOKEN_MERGING is .*: accepts none, bsm_hq, bsm_fast"):
+    with pytest.raises(ValueError, match=r"TOKEN_MERGING is .*: expected none, bsm_hq, bsm_fast"):
         parse_token_merging(value)

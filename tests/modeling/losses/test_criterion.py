@@ -139,7 +139,7 @@ def test_wrong_values_are_refused():
     with pytest.raises(ValueError, match="TRAIN_NUM_POINTS"):
         HungarianMatcher(1, 1, 1, 0)
     matcher = HungarianMatcher(1, 1, 1, 1)
-    with pytest.raises(ValueError, match="accepts labels, masks"):
+    with pytest.raises(ValueError, match="expected labels, masks"):
         SetCriterion(2, matcher, {}, 0.1, ["boxes"], 1, 3.0, 0.75)
     with pytest.raises(ValueError, match=r"OVERSAMPLE_RATIO is 0\.5"):
         SetCriterion(2, matcher, {}, 0.1, ["masks"], 1, 0.5, 0.75)

@@ -158,7 +158,7 @@ def test_widths_come_from_the_configuration(decoder):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "accepts"),
+    ("key", "value", "expected"),
     [
         ("MODEL.PROSCALE.PROSCALE_NUM_LAYERS", [1, -1, 1], "one number ≥ 0"),
         ("MODEL.PROSCALE.PROSCALE_NUM_LAYERS", [1, 1], "3 levels"),
@@ -177,10 +177,10 @@ def test_widths_come_from_the_configuration(decoder):
         ("MODEL.SEM_SEG_HEAD.COMMON_STRIDE", 2, "strides|steps of two"),
     ],
 )
-def test_wrong_values_are_refused_by_key(decoder, key, value, accepts):
+def test_wrong_values_are_refused_by_key(decoder, key, value, expected):
     # Values of another type than the default cannot come through merge_from_list.
     name = key.rsplit(".", 1)[1] if key != "MODEL.MASK_FORMER.NHEADS" else "CONVS_DIM"
-    with pytest.raises(ValueError, match=rf"(?s){name}.*({accepts})"):
+    with pytest.raises(ValueError, match=rf"(?s){name}.*({expected})"):
         if value == "yes":
             decoder("MODEL.PROSCALE.IS_EXCITE_CONV", None, key, value)
         else:
@@ -193,5 +193,5 @@ def test_transposed_without_gate_is_a_contradiction(decoder):
 
 
 def test_negative_encoder_layers_are_refused(decoder):
-    with pytest.raises(ValueError, match="TRANSFORMER_ENC_LAYERS is -1: accepts 0, 1, 2"):
+    with pytest.raises(ValueError, match="TRANSFORMER_ENC_LAYERS is -1: expected 0, 1, 2"):
         decoder("MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", -1, name="MSDeformAttnPixelDecoder")

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from proscale.modeling import build_transformer_decoder
-from proscale.modeling.eager import as_recorded
 from proscale.modeling.transformer_decoder.layers import Attention
 from proscale.modeling.transformer_decoder.masked_attention import attention_mask
+from proscale.ops.tracing import as_recorded
 
 
 @pytest.fixture
@@ -77,11 +77,11 @@ def test_projection_can_be_enforced(build):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("DEC_LAYERS", 0, "DEC_LAYERS is 0: accepts 1"),
-        ("HIDDEN_DIM", 66, "HIDDEN_DIM is 66: accepts multiples of 4"),
-        ("NHEADS", 5, "HIDDEN_DIM is 64: accepts multiples of 4 and of MODEL.MASK_FORMER.NHEADS"),
-        ("NUM_OBJECT_QUERIES", 0, "NUM_OBJECT_QUERIES is 0: accepts 1"),
-        ("TRANSFORMER_DECODER_NAME", "Standard", "accepts MultiScaleMaskedTransformerDecoder"),
+        ("DEC_LAYERS", 0, "DEC_LAYERS is 0: expected 1"),
+        ("HIDDEN_DIM", 66, "HIDDEN_DIM is 66: expected multiples of 4"),
+        ("NHEADS", 5, "HIDDEN_DIM is 64: expected multiples of 4 and of MODEL.MASK_FORMER.NHEADS"),
+        ("NUM_OBJECT_QUERIES", 0, "NUM_OBJECT_QUERIES is 0: expected 1"),
+        ("TRANSFORMER_DECODER_NAME", "Standard", "expected MultiScaleMaskedTransformerDecoder"),
     ],
 )
 def test_wrong_values_are_refused_by_key(build, key, value, message):

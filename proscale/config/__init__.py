@@ -1,0 +1,19 @@
+"""Configuration: keys, YAML files, accepted values, and the user's own data."""
+
+from proscale.config.keys import add_proscale_config
+from proscale.config.setup import (
+    built_from_keys,
+    check_datasets,
+    check_output_dir,
+    one_sentence,
+    setup_cfg,
+)
+
+__all__ = [
+    "add_proscale_config",
+    "built_from_keys",
+    "check_datasets",
+    "check_output_dir",
+    "one_sentence",
+    "setup_cfg",
+]

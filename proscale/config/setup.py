@@ -1,0 +1,205 @@
+"""From a configuration file and overrides to a complete configuration.
+
+What can be wrong with them is found here, before any model or data is built, and told in one
+sentence that names the file or key.
+"""
+
+import difflib
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
+
+from proscale.config.files import load_config_file
+from proscale.config.keys import add_proscale_config
+from proscale.config.own_data_keys import fit_to_own_data, keys_set_by_user
+from proscale.config.schema import check_type, check_values, nearest_names
+from proscale.errors import ConfigError
+
+
+def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
+    """Build the configuration of a command.
+
+    ``MODEL.DEVICE``, where neither the file nor the overrides set it, is cuda if there is CUDA,
+    else cpu, with a warning. ``DATASETS.OWN`` is registered in this process, and the keys that
+    follow from it are set (``proscale.config.own_data_keys``).
+
+    Args:
+        config_file: YAML file; the empty string takes the defaults.
+        overrides: KEY VALUE pairs in a row, as on the command line.
+
+    Returns:
+        the frozen configuration.
+
+    Raises:
+        ConfigError: an unknown key (the nearest known ones are named), a value of the wrong type or
+            out of range, a file that is missing, no YAML or runs code, a device that this machine
+            does not have, or own data that are not described as accepted or not there.
+    """
+    cfg = get_cfg()
+    add_proscale_config(cfg)
+    cfg.MODEL.DEVICE = ""
+    if config_file:
+        _merge_file(cfg, config_file)
+    _merge_overrides(cfg, list(overrides))
+    if cfg.DATASETS.OWN:
+        try:
+            fit_to_own_data(cfg, kept=keys_set_by_user(config_file, overrides))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    try:
+        check_values(cfg)
+    except ConfigError as error:
+        raise ConfigError(str(error)) from error
+    cfg.MODEL.DEVICE = _choose_device(cfg.MODEL.DEVICE)
+    cfg.freeze()
+    return cfg
+
+
+def check_datasets(names: Iterable[str], where: str = "") -> None:
+    """Make sure that data sets are registered.
+
+    Args:
+        names: of data sets.
+        where: the key that has them, for the message.
+
+    Raises:
+        ConfigError: one is not; names the nearest that are.
+    """
+    known = DatasetCatalog.list()
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"{where}{': ' * bool(where)}there is no data set {name}; nearest are "
+                f"{nearest_names(name, known)}"
+            )
+
+
+def check_output_dir(cfg: CfgNode) -> None:
+    """Make ``OUTPUT_DIR`` and sure that it can be written, before there is something to lose.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    try:
+        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cfg.OUTPUT_DIR):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"OUTPUT_DIR is {cfg.OUTPUT_DIR}: expected a folder that can be written "
+            f"({error.strerror})"
+        ) from error
+
+
+@contextmanager
+def built_from_keys() -> Iterator[None]:
+    """Within it the ValueErrors of whatever is built from a configuration are ConfigErrors."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def one_sentence(error: Exception) -> str:
+    """The message of an error, of one in a data loader's worker without its traceback."""
+    message = str(error)
+    if "Original Traceback" not in message:
+        return message
+    return message.rstrip().splitlines()[-1].partition(": ")[2]
+
+
+def _merge_file(cfg: CfgNode, config_file: str) -> None:
+    try:
+        content = load_config_file(config_file)
+    except ConfigError as error:
+        raise ConfigError(str(error)) from error
+    if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
+        raise ConfigError(
+            f"{config_file}: VERSION is {content['VERSION']}: expected {cfg.VERSION}, that of "
+            "Detectron2's current keys"
+        )
+    try:
+        _check_content(cfg, content, cfg, "")
+    except ConfigError as error:
+        raise ConfigError(f"{config_file}: {error}") from error
+    cfg.merge_from_other_cfg(CfgNode(content))
+
+
+def _check_content(cfg: CfgNode, content: Mapping[str, Any], node: CfgNode, prefix: str) -> None:
+    """Compare keys and types of a file's block with those that ``node`` has."""
+    for name, value in content.items():
+        key = prefix + name
+        if name not in node:
+            raise ConfigError(_unknown_key(cfg, key))
+        if not isinstance(node[name], CfgNode):
+            check_type(key, value, node[name])
+        elif isinstance(value, Mapping):
+            _check_content(cfg, value, node[name], f"{key}.")
+        else:
+            raise ConfigError(
+                f"{key} is {value!r}: expected a block of keys, {_listed(node[name])}"
+            )
+
+
+def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
+    if len(overrides) % 2:
+        raise ConfigError(f"overrides are pairs of KEY VALUE; {overrides[-1]} is left over")
+    keys = set(_keys(cfg))
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        if key not in keys:
+            raise ConfigError(_unknown_key(cfg, key))
+        *path, name = key.split(".")
+        node = cfg
+        for part in path:
+            node = node[part]
+        if isinstance(node[name], CfgNode):
+            raise ConfigError(f"{key} is a block: expected its keys, {_listed(node[name])}")
+        try:
+            check_type(key, value, node[name])
+        except ConfigError as error:
+            raise ConfigError(str(error)) from error
+    cfg.merge_from_list(overrides)
+
+
+def _listed(node: CfgNode) -> str:
+    return ", ".join(node)
+
+
+def _unknown_key(cfg: CfgNode, key: str) -> str:
+    keys = list(_keys(cfg))
+    name = key.rpartition(".")[2]
+    elsewhere = [known for known in keys if known.rpartition(".")[2] == name]
+    nearest = (elsewhere or difflib.get_close_matches(key, keys))[:3]
+    return f"there is no config key {key}" + (f"; nearest are {', '.join(nearest)}" * bool(nearest))
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    """Full names of all nodes and leaves below ``node``."""
+    for name, value in node.items():
+        yield prefix + name
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{name}.")
+
+
+def _choose_device(wanted: str) -> str:
+    has_cuda = torch.cuda.is_available()
+    if not wanted:
+        if not has_cuda:
+            logging.getLogger(__name__).warning("CUDA is not available: MODEL.DEVICE is cpu")
+        return "cuda" if has_cuda else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise ConfigError(f"MODEL.DEVICE is {wanted!r}: expected cpu, cuda, cuda:N") from error
+    if device.type == "cuda" and not has_cuda:
+        raise ConfigError(
+            f"MODEL.DEVICE is {wanted}, but CUDA is not available; set MODEL.DEVICE cpu"
+        )
+    return wanted

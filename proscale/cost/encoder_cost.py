@@ -1,0 +1,160 @@
+"""What a pixel decoder costs, in closed form: for planning before any model is built.
+
+With tokens S_l of level l (coarse to fine), width C, M heads, P points, feed-forward width F, one
+deformable layer over the first L levels, T = S_1 + … + S_L tokens, costs
+
+    T · (2 C² + 3 L M P C + 4 L P C + 2 C F + 10 C)
+
+multiply-adds: values and output; offsets (2 a point) and weights (1); four cells sampled a point;
+the feed-forward network; two norms. PRO-SCALE (§3) has p_s such layers over the first s levels,
+Mask2Former all of them over all levels. The rest, linear in the pixels, does not depend on p.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_backbone
+
+from proscale.modeling.pixel_decoders.base import coarse_to_fine, pyramid_levels
+from proscale.modeling.pixel_decoders.config import encoder_arguments, frame_arguments
+from proscale.utils.types import Size
+
+#: Deformable layers of Mask2Former as published.
+MASK2FORMER_LAYERS = 6
+# Of norms, as fvcore has it: multiply-adds for each number.
+_AFFINE_NORM = 5
+_NORMS = {"GN": _AFFINE_NORM, "BN": 2, "SyncBN": 2, "": 0}
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of the backbone: cells of its map, and channels."""
+
+    cells: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class EncoderDesign:
+    """What the cost of a pixel decoder depends on, besides its layers.
+
+    Attributes:
+        levels: that the deformable encoder sees, coarse to fine.
+        pyramid: the finer ones, which join top-down; the mask features have the first one's size.
+        width: C. heads: M. points: P, per head and level. d_ffn: F.
+        mask_dim: channels of the mask features.
+        norm: of the pyramid: GN, BN, SyncBN or none ("").
+        light: PRO-SCALE's Light-Pixel Embedding; else the 3x3 convolution.
+        recalibration: PRO-SCALE's Token Re-Calibration.
+    """
+
+    levels: Sequence[Level]
+    pyramid: Sequence[Level]
+    width: int
+    heads: int
+    points: int
+    d_ffn: int
+    mask_dim: int
+    norm: str
+    light: bool
+    recalibration: bool
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, padded_size: Size) -> "EncoderDesign":
+        """Of PRO-SCALE's decoder with the backbone and widths of ``cfg``, which may have
+        Mask2Former's.
+
+        Args:
+            cfg: the configuration of a model with a pixel decoder.
+            padded_size: (height, width) of the network's input.
+
+        Raises:
+            ValueError: naming a key with whose value there is no such decoder.
+        """
+        encoder, frame = encoder_arguments(cfg), frame_arguments(cfg)
+        if frame["norm"] not in _NORMS:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.NORM is {frame['norm']!r}: the closed form accepts "
+                f"{', '.join(map(repr, _NORMS))}"
+            )
+        with torch.device("meta"):
+            shapes = build_backbone(cfg).output_shape()
+        shapes = {name: shapes[name] for name in cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES}
+
+        def level(name: str) -> Level:
+            stride = shapes[name].stride
+            return Level(
+                prod(-(-length // stride) for length in padded_size), shapes[name].channels
+            )
+
+        names = coarse_to_fine(shapes, frame["transformer_in_features"])
+        node = cfg.MODEL.PROSCALE
+        return cls(
+            levels=[level(name) for name in names],
+            pyramid=[level(name) for name in pyramid_levels(shapes, names, frame["common_stride"])],
+            width=frame["conv_dim"],
+            heads=encoder["n_heads"],
+            points=encoder["n_points"],
+            d_ffn=encoder["d_ffn"],
+            mask_dim=frame["mask_dim"],
+            norm=frame["norm"],
+            light=node.MASK_OUTPUT_OPS == "maxpool",
+            recalibration=node.RECALIBRATION != "none" and node.IS_EXCITE_CONV is not None,
+        )
+
+
+def layer_cost(design: EncoderDesign, num_levels: int) -> int:
+    """Multiply-adds of one deformable layer over the ``num_levels`` coarsest levels."""
+    tokens = sum(level.cells for level in design.levels[:num_levels])
+    width, samples = design.width, num_levels * design.points
+    projections = 2 * width**2 + 3 * samples * design.heads * width
+    perceptron = 2 * width * design.d_ffn
+    return tokens * (projections + 4 * samples * width + perceptron + 2 * _AFFINE_NORM * width)
+
+
+def proscale_cost(design: EncoderDesign, layers: Sequence[int]) -> int:
+    """Multiply-adds of PRO-SCALE's pixel decoder for one image.
+
+    Args:
+        design: everything else.
+        layers: (p1, p2, p3), layers of each stage; one number a level.
+
+    Raises:
+        ValueError: ``layers`` has another length than the levels.
+    """
+    if len(layers) != len(design.levels):
+        raise ValueError(
+            f"layers is {tuple(layers)}: expected one number for each of the encoder's "
+            f"{len(design.levels)} levels"
+        )
+    staged = sum(count * layer_cost(design, stage) for stage, count in enumerate(layers, start=1))
+    return staged + _recalibration_cost(design) + _frame_cost(design, light=design.light)
+
+
+def mask2former_cost(design: EncoderDesign, num_layers: int = MASK2FORMER_LAYERS) -> int:
+    """Multiply-adds of Mask2Former's pixel decoder for one image."""
+    return num_layers * layer_cost(design, len(design.levels)) + _frame_cost(design, light=False)
+
+
+def _recalibration_cost(design: EncoderDesign) -> int:
+    """The finest tokens resized to every other level, four multiply-adds a number, and a gate."""
+    if not design.recalibration:
+        return 0
+    return sum(level.cells * (4 + 1) * design.width for level in design.levels[:-1])
+
+
+def _frame_cost(design: EncoderDesign, *, light: bool) -> int:
+    """Input projections with norm, the pyramid, and the mask features; without up-sampling in the
+    pyramid, which is counted with the head."""
+    width, norm = design.width, _NORMS[design.norm]
+    inputs = sum(level.cells * width * (level.channels + _AFFINE_NORM) for level in design.levels)
+    convolution = 0 if light else 9 * width
+    pyramid = sum(
+        level.cells * width * (level.channels + norm + convolution + norm)
+        for level in design.pyramid
+    )
+    finest = [*design.levels, *reversed(design.pyramid)][-1]
+    return inputs + pyramid + finest.cells * width * design.mask_dim

@@ -1,0 +1,130 @@
+"""A model's parts as the papers name them, found by the kinds of its modules, with their cost."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from proscale.cost.flops import ENCODER, FlopCount
+from proscale.modeling.pixel_decoders.base import PixelDecoder
+from proscale.modeling.pixel_decoders.deformable_encoder import DeformableEncoderLayer
+from proscale.modeling.pixel_decoders.light_pixel_embedding import LightPixelEmbedding
+from proscale.modeling.pixel_decoders.recalibration import TokenRecalibration
+
+BACKBONE, ENCODER_PART, TRANSFORMER_DECODER = "backbone", "encoder", "transformer decoder"
+HEAD, REST = "head", "rest of the head"
+NETWORK, RESULTS, EVERYTHING = "network", "results", "network and results"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Cost of a part for one image.
+
+    Attributes:
+        name: what it is.
+        within: name of the part that it is a piece of; empty for the parts of the network.
+        multiply_adds, activations, parameters: numbers of them.
+    """
+
+    name: str
+    within: str
+    multiply_adds: int
+    activations: int
+    parameters: int
+
+
+def list_parts(model: nn.Module, count: FlopCount) -> list[Part]:
+    """Parts in the order of the data, each followed by its pieces; then :data:`NETWORK`, what has
+    no parameters of its own (:data:`RESULTS`), and both together.
+
+    Args:
+        model: that was counted.
+        count: of :func:`~proscale.cost.flops.count_flops`.
+    """
+    head = model.sem_seg_head
+    decoder = getattr(head, "pixel_decoder", None)
+    parts = [_part(count, BACKBONE, ["backbone"])]
+    parts += _pieces(count, BACKBONE, "backbone", _children(model.backbone))
+    if isinstance(decoder, PixelDecoder):
+        parts.append(_part(count, ENCODER_PART, [ENCODER]))
+        parts += _pieces(count, ENCODER_PART, ENCODER, _encoder_groups(decoder))
+        parts.append(_part(count, TRANSFORMER_DECODER, ["sem_seg_head.predictor"]))
+        rest = _minus(REST, "", _part(count, HEAD, ["sem_seg_head"]), parts[1:])
+        if rest.multiply_adds:
+            parts.append(rest)
+    else:
+        parts.append(_part(count, HEAD, ["sem_seg_head"]))
+    whole = _part(count, NETWORK, [""])
+    results = Part(RESULTS, "", count.results, 0, 0)
+    both = Part(EVERYTHING, "", count.total + count.results, whole.activations, whole.parameters)
+    return [*parts, whole, results, both]
+
+
+def _children(module: nn.Module) -> Mapping[str, list[str]]:
+    """Stages: children, and the members of lists among them."""
+    groups = {}
+    for name, child in module.named_children():
+        if isinstance(child, nn.ModuleList):
+            groups |= {f"{name} {number}": [f"{name}.{number}"] for number in range(len(child))}
+        else:
+            groups[name] = [name]
+    return groups
+
+
+def _encoder_groups(decoder: PixelDecoder) -> Mapping[str, list[str]]:
+    """Names of the modules that make up each piece of a pixel decoder."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    groups["input projections"].append("input_proj")
+    layers = {
+        name: module.self_attn.n_levels
+        for name, module in decoder.named_modules()
+        if isinstance(module, DeformableEncoderLayer)
+    }
+    for name, module in decoder.named_modules():
+        if isinstance(module, TokenRecalibration):
+            groups["token re-calibration"].append(name)
+    for levels in sorted(set(layers.values())):
+        names = [name for name in layers if layers[name] == levels]
+        seen = " + ".join(decoder.transformer_in_features[:levels])
+        groups[f"{len(names)} layer{'s' * (len(names) > 1)} over {seen}"] = names
+    for name, module in decoder.named_children():
+        if name.startswith("adapter_"):
+            groups["lateral projections"].append(name)
+        elif name.startswith("layer_"):
+            light = isinstance(module, LightPixelEmbedding)
+            groups["light-pixel embedding" if light else "3x3 convolutions"].append(name)
+    groups["mask features"].append("mask_features")
+    return groups
+
+
+def _pieces(
+    count: FlopCount, within: str, prefix: str, groups: Mapping[str, Sequence[str]]
+) -> Iterator[Part]:
+    for name, modules in groups.items():
+        piece = _part(count, name, [f"{prefix}.{module}" for module in modules], within)
+        if piece.multiply_adds:
+            yield piece
+
+
+def _part(count: FlopCount, name: str, modules: Sequence[str], within: str = "") -> Part:
+    return Part(
+        name,
+        within,
+        *(
+            sum(numbers[module] for module in modules)
+            for numbers in (count.by_module, count.activations, count.parameters)
+        ),
+    )
+
+
+def _minus(name: str, within: str, whole: Part, parts: Sequence[Part]) -> Part:
+    """What is left of the whole without its parts."""
+    parts = [part for part in parts if part.within == within]
+    return Part(
+        name,
+        within,
+        whole.multiply_adds - sum(part.multiply_adds for part in parts),
+        whole.activations - sum(part.activations for part in parts),
+        whole.parameters - sum(part.parameters for part in parts),
+    )

@@ -1,0 +1,148 @@
+"""Cityscapes under Detectron2's names, read from its PNG files alone.
+
+Detectron2 reads instances from polygons, with a geometry library and for minutes, and asserts
+rather than says what is missing. Here instances are those of the ``instanceIds`` images, which the
+benchmark's evaluation takes as the truth, and all entries have the size of their image.
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pycocotools.mask
+from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
+from detectron2.structures import BoxMode
+
+from proscale.data.datasets.builtin import Entries, data_root, detectron2_metadata, register_builtin
+from proscale.data.datasets.coco_panoptic import load_coco_panoptic
+from proscale.data.datasets.semantic_folders import load_semantic_folders
+from proscale.data.formats.data_folder import DataFolder
+from proscale.data.formats.image_file import open_image
+from proscale.data.formats.label_image import read_label_image
+from proscale.data.formats.run_lengths import encode_segments
+
+IMAGE_SUFFIX = "_leftImg8bit.png"
+INSTANCES_SUFFIX = "_gtFine_instanceIds.png"
+LABELS_SUFFIX = "_gtFine_labelTrainIds.png"
+SPLITS = ("train", "val")
+INSTANCES_PER_CLASS = 1000
+"""Pixels of an object have its label times this plus its number; others have their label."""
+
+_THINGS = [category["id"] for category in CITYSCAPES_CATEGORIES if category["isthing"]]
+_INSTANCE_CLASSES = {id_: index for index, id_ in enumerate(_THINGS)}
+
+
+def register_cityscapes(root: Path | None = None) -> None:
+    """Register ``cityscapes_fine_{sem_seg,instance_seg,panoptic}_{train,val}``.
+
+    Args:
+        root: the folder that has ``cityscapes``; ``data_root()`` when None.
+    """
+    root = (root or data_root()) / "cityscapes"
+    for split in SPLITS:
+        image_root, label_root = root / "leftImg8bit" / split, root / "gtFine" / split
+        panoptic = root / "gtFine" / f"cityscapes_panoptic_{split}"
+        folders = {
+            "image_root": str(image_root),
+            "sem_seg_root": str(label_root),
+            "image_suffix": IMAGE_SUFFIX,
+            "stuff_colors": [category["color"] for category in CITYSCAPES_CATEGORIES],
+            "thing_colors": [c["color"] for c in CITYSCAPES_CATEGORIES if c["isthing"]],
+        }
+        panoptic_files = {
+            "image_root": str(image_root),
+            "panoptic_root": str(panoptic),
+            "panoptic_json": f"{panoptic}.json",
+        }
+        # Detectron2's evaluators look for the truth in gt_dir.
+        detectron2_dirs = {"image_dir": str(image_root), "gt_dir": str(label_root)}
+        for task, load, files, preparation in (
+            ("sem_seg", _load_semantic, folders | {"mask_suffix": LABELS_SUFFIX}, "cityscapes"),
+            # Nothing but what is downloaded.
+            (
+                "instance_seg",
+                load_cityscapes_instances,
+                folders | {"mask_suffix": INSTANCES_SUFFIX},
+                "",
+            ),
+            ("panoptic", load_cityscapes_panoptic, panoptic_files, "cityscapes"),
+        ):
+            name = f"cityscapes_fine_{task}_{split}"
+            metadata = detectron2_metadata(name) | detectron2_dirs | files
+            register_builtin(name, load, metadata, preparation=preparation)
+
+
+def load_cityscapes_instances(metadata: Mapping[str, Any]) -> Entries:
+    """The entries of an instance data set, in Detectron2's format.
+
+    Args:
+        metadata: ``image_root``, ``sem_seg_root`` and the suffixes, see ``semantic_metadata``.
+
+    Returns:
+        for every image, ordered by name: ``file_name``, ``image_id`` (the file's name, as
+        Detectron2 has it), ``height``, ``width``, and ``annotations`` as run lengths. Groups of
+        objects that could not be told apart are crowds.
+
+    Raises:
+        FileNotFoundError: images have no instances.
+        ValueError: there are no images, or an unreadable one.
+    """
+    entries = load_semantic_folders(metadata)
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(_instances, entries))
+
+
+def load_cityscapes_panoptic(metadata: Mapping[str, Any]) -> Entries:
+    """The entries of a panoptic data set, see ``load_coco_panoptic``.
+
+    ``cityscapesscripts`` writes file names of images that do not exist; they follow from the ids.
+
+    Raises:
+        FileNotFoundError: there is no annotation file, or no ``labelTrainIds`` of an image.
+        ValueError: see ``load_coco_panoptic``.
+    """
+    entries = load_coco_panoptic(metadata)
+    images, labels = DataFolder(metadata["image_root"]), DataFolder(metadata["gt_dir"])
+    for entry in entries:
+        image_id = str(entry["image_id"])
+        where = f"{metadata['panoptic_json']}: the path of image {image_id}"
+        path = f"{image_id.split('_')[0]}/{image_id}"
+        entry["file_name"] = images.file(path + IMAGE_SUFFIX, where)
+        entry["sem_seg_file_name"] = labels.file(path + LABELS_SUFFIX, where)
+        if not Path(entry["sem_seg_file_name"]).is_file():
+            raise FileNotFoundError(f"there is no {entry['sem_seg_file_name']}")
+    return entries
+
+
+def _load_semantic(metadata: Mapping[str, Any]) -> Entries:
+    entries = load_semantic_folders(metadata)
+    for entry in entries:
+        with open_image(entry["file_name"]) as image:
+            entry["width"], entry["height"] = image.size
+    return entries
+
+
+def _instances(entry: Mapping[str, Any]) -> dict[str, Any]:
+    ids = read_label_image(entry["sem_seg_file_name"])
+    annotations = []
+    for id_, code in encode_segments(ids).items():
+        is_crowd = id_ < INSTANCES_PER_CLASS
+        label = id_ if is_crowd else id_ // INSTANCES_PER_CLASS
+        if label in _INSTANCE_CLASSES:
+            annotations.append(
+                {
+                    "bbox": pycocotools.mask.toBbox(code).tolist(),
+                    "bbox_mode": BoxMode.XYWH_ABS,
+                    "iscrowd": int(is_crowd),
+                    "category_id": _INSTANCE_CLASSES[label],
+                    "segmentation": code,
+                }
+            )
+    return {
+        "file_name": entry["file_name"],
+        "image_id": Path(entry["file_name"]).name,
+        "height": ids.shape[0],
+        "width": ids.shape[1],
+        "annotations": annotations,
+    }

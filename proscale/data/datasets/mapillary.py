@@ -1,0 +1,120 @@
+"""Mapillary Vistas v1.2 (Neuhold et al., ICCV 2017), with the classes of its configuration file.
+
+Its 66 labels, the last of which is “Unlabeled”, make 65 classes. The files may lie as in the
+release of version 1.2 (``config.json``, ``training/labels``) or in that of 2.0
+(``config_v1.2.json``, ``training/v1.2/labels``).
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from proscale.data.datasets.builtin import LazyMetadata, data_root, register_builtin
+from proscale.data.datasets.coco_panoptic import load_coco_panoptic, panoptic_metadata
+from proscale.data.datasets.semantic_folders import load_semantic_folders, semantic_metadata
+from proscale.data.formats.json_file import read_json
+from proscale.errors import DataError
+
+CONFIG_FILES = ("config_v1.2.json", "config.json")
+SPLITS = {"train": "training", "val": "validation"}
+PANOPTIC_JSON = "panoptic_2018.json"
+
+
+def register_mapillary(root: Path | None = None) -> None:
+    """Register ``mapillary_vistas_{sem_seg,panoptic}_{train,val}``.
+
+    Their metadata read the configuration file when their classes are asked for, which raises a
+    FileNotFoundError without it, and a ValueError if it is not as expected.
+
+    Args:
+        root: the folder that has ``mapillary_vistas``; ``data_root()`` when None.
+    """
+    root = (root or data_root()) / "mapillary_vistas"
+    classes = {"stuff_classes", "stuff_colors", "ignore_label"}
+    ids = {"thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id"}
+    for split, folder in SPLITS.items():
+        image_root = root / folder / "images"
+        semantic = LazyMetadata(
+            f"mapillary_vistas_sem_seg_{split}",
+            known={"evaluator_type": "sem_seg", "image_root": str(image_root)},
+            lazy_keys=classes | {"sem_seg_root", "image_suffix", "mask_suffix"},
+            read=partial(_semantic, root, folder),
+        )
+        panoptic = LazyMetadata(
+            f"mapillary_vistas_panoptic_{split}",
+            known={
+                "evaluator_type": "mapillary_vistas_panoptic_seg",
+                "image_root": str(image_root),
+                "label_divisor": 1000,
+            },
+            lazy_keys=classes
+            | ids
+            | {"thing_classes", "thing_colors", "panoptic_root", "panoptic_json"},
+            read=partial(_panoptic, root, folder),
+        )
+        register_builtin(semantic.name, load_semantic_folders, semantic)
+        register_builtin(panoptic.name, load_coco_panoptic, panoptic)
+
+
+def read_classes(root: Path) -> list[dict[str, Any]]:
+    """The evaluated labels of the configuration file, as COCO's ``categories``.
+
+    Returns:
+        for the label l: ``id`` l + 1, as in the panoptic files, ``name``, ``isthing``, ``color``.
+
+    Raises:
+        FileNotFoundError: there is no configuration file.
+        DataError: it has no labels, or some that are not evaluated before some that are.
+    """
+    found = [root / name for name in CONFIG_FILES if (root / name).is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"no {' or '.join(CONFIG_FILES)} in {root}: Mapillary Vistas' classes come from it"
+        )
+    try:
+        labels = read_json(found[0])["labels"]
+        evaluated = [bool(label["evaluate"]) for label in labels]
+        classes = [
+            {
+                "id": index + 1,
+                "name": label["readable"],
+                "isthing": int(label["instances"]),
+                "color": label["color"],
+            }
+            for index, label in enumerate(labels[: sum(evaluated)])
+        ]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{found[0]}: not a configuration file of v1.2 ({error!r})") from error
+    if not all(evaluated[: len(classes)]) or not 0 < len(classes) < 255:
+        raise DataError(
+            f"{found[0]}: of its {len(labels)} labels those that are evaluated must come first"
+        )
+    return classes
+
+
+def _semantic(root: Path, folder: str) -> dict[str, Any]:
+    classes = read_classes(root)
+    return semantic_metadata(
+        [class_["name"] for class_ in classes],
+        image_root=root / folder / "images",
+        mask_root=_annotations(root, folder) / "labels",
+        image_suffix=".jpg",
+        colors=[class_["color"] for class_ in classes],
+    ) | {"ignore_label": len(classes)}
+
+
+def _panoptic(root: Path, folder: str) -> dict[str, Any]:
+    classes = read_classes(root)
+    panoptic_root = _annotations(root, folder) / "panoptic"
+    return panoptic_metadata(
+        classes,
+        image_root=root / folder / "images",
+        panoptic_root=panoptic_root,
+        panoptic_json=panoptic_root / PANOPTIC_JSON,
+        things_first=False,  # published weights keep the benchmark's order
+    ) | {"ignore_label": len(classes)}
+
+
+def _annotations(root: Path, folder: str) -> Path:
+    versioned = root / folder / "v1.2"
+    return versioned if versioned.is_dir() else root / folder

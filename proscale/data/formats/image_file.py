@@ -1,0 +1,156 @@
+"""Opens image files that others have made: every fault names the file, nothing is run or swollen.
+
+Pillow tells formats by content, so that a PNG file named ``.jpg`` is read. Some formats it hands to
+other programs, and a file of a few kilobytes may claim billions of pixels: only ``FORMATS`` of at
+most ``PIL.Image.MAX_IMAGE_PIXELS`` pixels are decoded.
+"""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from detectron2.data.detection_utils import convert_PIL_to_numpy
+from detectron2.utils.file_io import PathManager
+from PIL import ExifTags, Image
+
+from proscale.errors import DataError
+
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats that are read, by Pillow's names. EPS, which runs Ghostscript, is none of them."""
+
+MAX_PIXELS = 2**28
+"""Pixels that an image may have, 16384×16384: far above what cameras make, and 0.8 GB in memory.
+
+Importing this module makes it Pillow's limit, ``PIL.Image.MAX_IMAGE_PIXELS``, which lies at a third
+of that and where Pillow only warns. To read larger images set that, after the import; None lifts
+the limit.
+"""
+
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+# What Pillow lets out on damaged files: some damages of PNG files are syntax errors, text chunks
+# that swell ValueErrors; a TIFF file may have a fraction, or nothing, where a number belongs.
+_DECODING_ERRORS = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+@contextmanager
+def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Open an image; its pixels are decoded, within the context, when they are first asked for.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: it is no readable image of ``FORMATS``, or it has too many pixels. Also when that
+            turns out within the context.
+    """
+    with (
+        naming_faults(path),
+        PathManager.open(os.fspath(path), "rb") as file,
+        Image.open(file, formats=FORMATS) as image,
+    ):
+        check_size(image.height, image.width, str(path))
+        yield image
+
+
+def check_size(height: int, width: int, where: str) -> None:
+    """Make sure that an image of this size may be decoded.
+
+    Raises:
+        DataError: it has no pixels or too many; the message begins with ``where``.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    if min(height, width) < 1 or (limit is not None and height * width > limit):
+        raise DataError(
+            f"{where} has (height, width) {(height, width)}: expected 1 to {limit} pixels, the "
+            "value of PIL.Image.MAX_IMAGE_PIXELS"
+        )
+
+
+def read_image(path: str | os.PathLike[str], format: str) -> np.ndarray:
+    """Read an image as it is to be seen: turned as its EXIF orientation says, in 8 bits a channel.
+
+    Grey values of 16 bits are divided by 257; transparency is left out.
+
+    Args:
+        path: of the file.
+        format: of the channels, as Detectron2's ``read_image`` accepts it, such as RGB or BGR.
+
+    Returns:
+        (H, W, C); uint8 for RGB, BGR and L (C = 1).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: see :func:`open_image`; or its values are neither of 8 nor of 16 bits.
+    """
+    with open_image(path) as image:
+        return to_array(image, format, path)
+
+
+def to_array(image: Image.Image, format: str, path: str | os.PathLike[str]) -> np.ndarray:
+    """An open image as :func:`read_image` gives it; ``path`` is for messages."""
+    method = _UPRIGHT.get(exif_orientation(image))
+    upright = image if method is None else image.transpose(method)
+    return convert_PIL_to_numpy(to_eight_bits(upright, path), format)
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """1 for an upright image, 2 to 8 for one that is turned or mirrored when it is read."""
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation what makes an image upright."""
+
+
+def to_eight_bits(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
+    """``image`` with its grey values of 16 bits divided by 257; others are left as they are.
+
+    Raises:
+        DataError: its values are integers of 32 bits or floats, whose range is not known.
+    """
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.mode.startswith(("I", "F")):
+        raise DataError(
+            f"{path}: its pixels have mode {image.mode}: expected values of 8 or 16 bits"
+        )
+    return image
+
+
+@contextmanager
+def naming_faults(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Within it Pillow's complaints about the image file ``path`` are DataErrors that name it.
+
+    A file that is not there stays a FileNotFoundError.
+    """
+    try:
+        yield
+    except (DataError, FileNotFoundError):
+        raise
+    except _DECODING_ERRORS as error:
+        reason = str(error) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = f"it is none of {', '.join(FORMATS)}"
+        raise DataError(f"{path}: not a readable image ({reason})") from error

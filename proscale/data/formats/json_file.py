@@ -1,0 +1,107 @@
+"""Reads annotation files that others have made: whatever is wrong with them is told by name."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from detectron2.utils.file_io import PathManager
+
+from proscale.errors import DataError, shown
+
+MAX_BYTES = 4 * 2**30
+"""Size of a file that is read: nine times COCO's largest, and then ten times that in memory."""
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: it is larger than ``MAX_BYTES``, no JSON (NaN and Infinity are none), nested too
+            deeply to be read, or no object.
+    """
+    local = Path(PathManager.get_local_path(os.fspath(path)))
+    size = local.stat().st_size
+    if size > MAX_BYTES:
+        raise DataError(f"{path}: it has {size} bytes: expected {MAX_BYTES}")
+    try:
+        content = json.loads(local.read_bytes(), parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise DataError(f"{path}: not a JSON file (its values are nested too deeply)") from error
+    # JSONDecodeError, UnicodeDecodeError, and numbers of thousands of digits.
+    except ValueError as error:
+        raise DataError(f"{path}: not a JSON file ({error})") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: it holds {shown(content)}: expected an object {{…}}")
+    return content
+
+
+Keys = Mapping[str, tuple[type, ...]]
+"""Of an object the keys that it must have, and the types that their values may have."""
+
+
+def read_records(path: str | os.PathLike[str], needed: Mapping[str, Keys]) -> dict[str, Any]:
+    """The object that a JSON file holds, with lists of objects.
+
+    Args:
+        path: of the file.
+        needed: of every list by its key what its elements must have.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: see :func:`read_json` and :func:`check_lists`.
+    """
+    content = read_json(path)
+    check_lists(content, needed, path)
+    return content
+
+
+def check_lists(
+    content: Mapping[str, Any], needed: Mapping[str, Keys], path: str | os.PathLike[str]
+) -> None:
+    """Make sure that lists of objects are there.
+
+    Raises:
+        DataError: a list is missing, or an element is not as needed; the message names the file
+            and the element.
+    """
+    for name, keys in needed.items():
+        if not isinstance(content.get(name), list):
+            there = ", ".join(map(repr, content)) or "nothing"
+            raise DataError(f"{path}: it has no list {name!r}; there is {there}")
+        check_records(content[name], keys, f"{path}: {name}")
+
+
+def check_records(records: Sequence[Any], keys: Keys, where: str) -> None:
+    """Make sure that every element is an object with these keys and types.
+
+    Raises:
+        DataError: one is not; the message begins with ``where`` and its place.
+    """
+    for place, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise DataError(f"{where}[{place}] is {shown(record)}: expected an object {{…}}")
+        for key, types in keys.items():
+            # Not isinstance: JSON's true is no number, though Python's is.
+            if type(record.get(key)) not in types:
+                fault = (
+                    f".{key} is {shown(record[key])}" if key in record else f" has no key {key!r}"
+                )
+                accepted = " or ".join(_TYPE_NAMES[type_] for type_ in types)
+                raise DataError(f"{where}[{place}]{fault}: expected {accepted}")
+
+
+_TYPE_NAMES = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")

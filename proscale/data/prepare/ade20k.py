@@ -1,0 +1,177 @@
+"""ADE20K's label images from 0, and its panoptic and instance annotations in COCO's formats.
+
+Label images (``annotations``) have the classes as 1 to 150, and 0 where there is none. Instance
+images (``annotations_instance``, of the Places Challenge 2017) have the class of an object in the
+red channel, 1 to 100 since only things are counted, and its number in the green one, 0 elsewhere.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from proscale.data.datasets.ade20k import FOLDER, SPLITS, THINGS, categories
+from proscale.data.formats.image_file import open_image
+from proscale.data.formats.label_image import read_label_image
+from proscale.data.formats.panoptic_png import VOID, id_to_rgb
+from proscale.data.prepare.conversion import (
+    CocoPart,
+    Tally,
+    convert_images,
+    convert_to_coco,
+    write_png,
+)
+from proscale.data.prepare.segments import describe_segments, segments_info
+
+# The segment id of an object is its label (1 to 150) times this plus its number; stuff has 0 there.
+_INSTANCES_PER_CLASS = 1000
+
+
+def prepare_semantic(root: Path, workers: int) -> list[Tally]:
+    """``annotations_detectron2/{training,validation}``: classes 0 to 149, and 255 for none.
+
+    Raises:
+        FileNotFoundError: there are no label images.
+        ValueError: one has labels above 150.
+    """
+    folders = root / FOLDER / "annotations_detectron2"
+    tallies = []
+    for folder, sources in _sources(root).values():
+        files = {folders / folder / source.name: source for source in sources}
+        tallies.append(convert_images(files, _shift, folder=folders / folder, workers=workers))
+    return tallies
+
+
+def prepare_panoptic(root: Path, workers: int) -> list[Tally]:
+    """``ade20k_panoptic_{train,val}`` and the JSON files of the same names.
+
+    Stuff is where the label image has it; objects are those of the instance image, and lie above
+    stuff. Other pixels, thing classes without an object among them, are void.
+
+    Raises:
+        FileNotFoundError: there are no label images, or no instance image of one.
+        ValueError: a label or instance is not as expected.
+    """
+
+    def convert(source: Path, target: Path) -> CocoPart:
+        ids = _panoptic_ids(source)
+        segments = [
+            {**segment, "category_id": segment["id"] // _INSTANCES_PER_CLASS - 1, "iscrowd": 0}
+            for segment in segments_info(ids)
+        ]
+        write_png(target, id_to_rgb(ids))
+        annotation = {"image_id": source.stem, "file_name": target.name, "segments_info": segments}
+        return CocoPart(_image(source, ids), [annotation])
+
+    return _prepare_coco(root, "panoptic", convert, workers)
+
+
+def prepare_instance(root: Path, workers: int) -> list[Tally]:
+    """``ade20k_instance_{train,val}.json``.
+
+    Raises:
+        FileNotFoundError: there are no label images, or no instance image of one.
+        ValueError: an instance is not as expected.
+    """
+
+    def convert(source: Path, target: Path) -> CocoPart:
+        ids = _instance_ids(source)
+        annotations = [
+            {
+                "image_id": source.stem,
+                "category_id": id_ // _INSTANCES_PER_CLASS - 1,
+                "iscrowd": 0,
+                **segment,
+            }
+            for id_, segment in describe_segments(ids).items()
+        ]
+        return CocoPart(_image(source, ids), annotations)
+
+    return _prepare_coco(root, "instance", convert, workers)
+
+
+def _prepare_coco(
+    root: Path, kind: str, convert: Callable[[Path, Path], CocoPart], workers: int
+) -> list[Tally]:
+    """Make the JSON file of every split; ``convert`` is given a label image and a PNG's place."""
+
+    def prepare_split(split: str, sources: list[Path]) -> Tally:
+        folder = root / FOLDER / f"ade20k_{kind}_{split}"
+        by_id = {source.stem: source for source in sources}
+        return convert_to_coco(
+            list(by_id),
+            lambda image_id: convert(by_id[image_id], folder / f"{image_id}.png"),
+            target=folder.with_suffix(".json"),
+            categories=[c for c in categories() if has_images or c["isthing"]],
+            output=(lambda image_id: folder / f"{image_id}.png") if has_images else None,
+            workers=workers,
+        )
+
+    has_images = kind == "panoptic"
+    return [prepare_split(split, sources) for split, (_, sources) in _sources(root).items()]
+
+
+def _sources(root: Path) -> dict[str, tuple[str, list[Path]]]:
+    """Of every split that is there its folder's name and its label images."""
+    labels = root / FOLDER / "annotations"
+    found = {split: (name, sorted((labels / name).glob("*.png"))) for split, name in SPLITS.items()}
+    found = {split: (name, files) for split, (name, files) in found.items() if files}
+    if not found:
+        folders = " or ".join(str(labels / name) for name in SPLITS.values())
+        raise FileNotFoundError(f"there are no *.png in {folders}")
+    return found
+
+
+def _shift(source: Path, target: Path) -> None:
+    # 0 becomes 255, which is ignored.
+    labels = (_read_labels(source).astype(np.int16) - 1).astype(np.uint8)
+    write_png(target, labels)
+
+
+def _read_labels(source: Path) -> np.ndarray:
+    labels = read_label_image(source)
+    count = len(categories())
+    if labels.max() > count:
+        raise ValueError(f"{source}: it has the label {labels.max()}: expected 0 to {count}")
+    return labels
+
+
+def _panoptic_ids(source: Path) -> np.ndarray:
+    labels = _read_labels(source).astype(np.int32)
+    objects = _instance_ids(source)
+    if objects.shape != labels.shape:
+        raise ValueError(
+            f"{source} has (height, width) {labels.shape}, its instances {objects.shape}"
+        )
+    is_thing = np.isin(labels, np.array(THINGS) + 1)
+    stuff = np.where(is_thing, VOID, labels * _INSTANCES_PER_CLASS)
+    return np.where(objects != VOID, objects, stuff)
+
+
+def _instance_ids(source: Path) -> np.ndarray:
+    """Segment ids of the objects in the image that the label image ``source`` belongs to."""
+    path = source.parents[2] / "annotations_instance" / source.parent.name / source.name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no {path}; annotations_instance is the Places Challenge's "
+            "annotations_instance.tar"
+        )
+    with open_image(path) as image:
+        category, number, _ = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0).astype(np.int32)
+    of_object = np.unique(np.stack([number, category], -1)[number > 0], axis=0)
+    for index, (object_, class_) in enumerate(of_object.tolist()):
+        if not 1 <= class_ <= len(THINGS):
+            raise ValueError(
+                f"{path}: instance {object_} has category {class_}: expected 1 to {len(THINGS)}"
+            )
+        if index and of_object[index - 1, 0] == object_:
+            raise ValueError(
+                f"{path}: instance {object_} has several categories, {class_} among them"
+            )
+    labels = np.array([0, *THINGS]) + 1
+    return np.where(number > 0, labels[category] * _INSTANCES_PER_CLASS + number, VOID)
+
+
+def _image(source: Path, ids: np.ndarray) -> dict[str, object]:
+    height, width = ids.shape
+    return {"id": source.stem, "file_name": f"{source.stem}.jpg", "height": height, "width": width}

@@ -1,0 +1,155 @@
+"""Cityscapes' ``labelTrainIds`` images and its panoptic annotations.
+
+What the classes are is known to ``cityscapesscripts``. Its own tools make the same files, one after
+the other, and the first from polygons; here both come from the PNG files that are downloaded.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from proscale.data.datasets.cityscapes import (
+    INSTANCES_PER_CLASS,
+    INSTANCES_SUFFIX,
+    LABELS_SUFFIX,
+    SPLITS,
+)
+from proscale.data.datasets.semantic_folders import IGNORE_LABEL
+from proscale.data.formats.label_image import read_label_image
+from proscale.data.formats.panoptic_png import VOID, id_to_rgb
+from proscale.data.formats.relabel import relabel
+from proscale.data.prepare.conversion import (
+    CocoPart,
+    Tally,
+    convert_images,
+    convert_to_coco,
+    write_png,
+)
+from proscale.data.prepare.segments import segments_info
+
+_LABEL_IDS_SUFFIX = "_gtFine_labelIds.png"
+
+
+def prepare_semantic(root: Path, workers: int) -> list[Tally]:
+    """``*_gtFine_labelTrainIds.png`` beside every ``*_gtFine_labelIds.png``.
+
+    Raises:
+        FileNotFoundError: there are no such images.
+        ImportError: ``cityscapesscripts`` is not installed.
+        ValueError: an image has labels that Cityscapes does not know.
+    """
+    known = _labels()
+    values = {
+        label.id: label.trainId if 0 <= label.trainId < IGNORE_LABEL else IGNORE_LABEL
+        for label in known
+        if label.id >= 0
+    }
+
+    def convert(source: Path, target: Path) -> None:
+        try:
+            image = relabel(read_label_image(source), values, np.uint8)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+        write_png(target, image)
+
+    tallies = []
+    for folder, sources in _sources(root, _LABEL_IDS_SUFFIX).items():
+        files = {_renamed(source, _LABEL_IDS_SUFFIX, LABELS_SUFFIX): source for source in sources}
+        tallies.append(convert_images(files, convert, folder=folder, workers=workers))
+    return tallies
+
+
+def prepare_panoptic(root: Path, workers: int) -> list[Tally]:
+    """``gtFine/cityscapes_panoptic_{train,val}`` and the JSON files of the same names.
+
+    Raises:
+        FileNotFoundError: there are no ``*_gtFine_instanceIds.png``.
+        ImportError: ``cityscapesscripts`` is not installed.
+        ValueError: an image has labels that Cityscapes does not know.
+    """
+    labels = {label.id: label for label in _labels()}
+    categories = [
+        {
+            "id": label.id,
+            "name": label.name,
+            "color": list(label.color),
+            "supercategory": label.category,
+            "isthing": int(label.hasInstances),
+        }
+        for label in labels.values()
+        if not label.ignoreInEval
+    ]
+    sources = _sources(root, INSTANCES_SUFFIX)
+    return [_panoptic_split(*split, labels, categories, workers) for split in sources.items()]
+
+
+def _panoptic_split(
+    folder: Path,
+    sources: list[Path],
+    labels: dict[int, Any],
+    categories: list[dict[str, Any]],
+    workers: int,
+) -> Tally:
+    panoptic = folder.with_name(f"cityscapes_panoptic_{folder.name}")
+    by_id = {_renamed(source, INSTANCES_SUFFIX, "").name: source for source in sources}
+
+    def output(image_id: str) -> Path:
+        return panoptic / f"{image_id}_gtFine_panoptic.png"
+
+    return convert_to_coco(
+        list(by_id),
+        lambda image_id: _panoptic(image_id, by_id[image_id], output(image_id), labels),
+        target=panoptic.with_suffix(".json"),
+        categories=categories,
+        output=output,
+        workers=workers,
+    )
+
+
+def _panoptic(image_id: str, source: Path, target: Path, labels: dict[int, Any]) -> CocoPart:
+    ids = read_label_image(source).astype(np.int32)
+    kept = []
+    for segment in segments_info(ids):
+        is_group = segment["id"] < INSTANCES_PER_CLASS
+        label = labels.get(segment["id"] if is_group else segment["id"] // INSTANCES_PER_CLASS)
+        if label is None:
+            raise ValueError(f"{source}: id {segment['id']} is of no label that Cityscapes knows")
+        if not label.ignoreInEval:
+            is_crowd = is_group and label.hasInstances
+            kept.append({**segment, "category_id": label.id, "iscrowd": int(is_crowd)})
+    ids[~np.isin(ids, [segment["id"] for segment in kept])] = VOID
+    write_png(target, id_to_rgb(ids))
+    return CocoPart(
+        {
+            "id": image_id,
+            "width": ids.shape[1],
+            "height": ids.shape[0],
+            "file_name": f"{image_id}_gtFine_leftImg8bit.png",  # as cityscapesscripts has it
+        },
+        [{"image_id": image_id, "file_name": target.name, "segments_info": kept}],
+    )
+
+
+def _labels() -> list[Any]:
+    try:
+        return import_module("cityscapesscripts.helpers.labels").labels
+    except ImportError as error:
+        raise ImportError(
+            "preparing Cityscapes needs cityscapesscripts: pip install 'proscale[cityscapes]'"
+        ) from error
+
+
+def _sources(root: Path, suffix: str) -> dict[Path, list[Path]]:
+    """Every split's folder that is there, and its files of that ending."""
+    folders = [root / "cityscapes" / "gtFine" / split for split in SPLITS]
+    sources = {folder: sorted(folder.glob(f"*/*{suffix}")) for folder in folders}
+    sources = {folder: files for folder, files in sources.items() if files}
+    if not sources:
+        raise FileNotFoundError(f"there are no */*{suffix} in {' or '.join(map(str, folders))}")
+    return sources
+
+
+def _renamed(path: Path, suffix: str, other: str) -> Path:
+    return path.with_name(path.name.removesuffix(suffix) + other)

@@ -1,0 +1,88 @@
+"""Label images from COCO's panoptic annotations: of all 133 classes, and of the stuff alone.
+
+Crowds have their class here: for semantic segmentation it does not matter how many there are.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from proscale.data.datasets.builtin import detectron2_metadata
+from proscale.data.datasets.semantic_folders import IGNORE_LABEL
+from proscale.data.formats.coco_format import check_panoptic_annotations
+from proscale.data.formats.data_folder import DataFolder
+from proscale.data.formats.json_file import read_json
+from proscale.data.formats.panoptic_png import VOID, read_panoptic_png
+from proscale.data.formats.relabel import relabel
+from proscale.data.prepare.conversion import Tally, convert_images, write_png
+from proscale.errors import DataError
+
+SPLITS = ("train", "val")
+
+
+def prepare_semantic(root: Path, workers: int) -> list[Tally]:
+    """``panoptic_semseg_{train,val}2017``: the contiguous class ids 0 to 132 of the panoptic names.
+
+    Raises:
+        FileNotFoundError: there are no panoptic annotations.
+        ValueError: a PNG file has ids that its segments lack, or an unknown category.
+    """
+    metadata = detectron2_metadata("coco_2017_val_panoptic")
+    labels = (
+        metadata["thing_dataset_id_to_contiguous_id"]
+        | metadata["stuff_dataset_id_to_contiguous_id"]
+    )
+    return _prepare(root / "coco", "semseg", labels, workers)
+
+
+def prepare_stuff(root: Path, workers: int) -> list[Tally]:
+    """``panoptic_stuff_{train,val}2017``: the 53 stuff classes as 1 to 53, and things as 0.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``prepare_semantic``.
+    """
+    metadata = detectron2_metadata("coco_2017_val_panoptic_separated")
+    things = dict.fromkeys(metadata["thing_dataset_id_to_contiguous_id"], 0)
+    labels = metadata["stuff_dataset_id_to_contiguous_id"] | things
+    return _prepare(root / "coco", "stuff", labels, workers)
+
+
+def _prepare(root: Path, kind: str, labels: Mapping[int, int], workers: int) -> list[Tally]:
+    jsons = {split: root / "annotations" / f"panoptic_{split}2017.json" for split in SPLITS}
+    there = {split: path for split, path in jsons.items() if path.is_file()}
+    if not there:
+        raise FileNotFoundError(f"there is none of {', '.join(map(str, jsons.values()))}")
+    return [_prepare_split(root, split, kind, labels, workers) for split in there]
+
+
+def _prepare_split(
+    root: Path, split: str, kind: str, labels: Mapping[int, int], workers: int
+) -> Tally:
+    path = root / "annotations" / f"panoptic_{split}2017.json"
+    content = read_json(path)
+    check_panoptic_annotations(content, path)
+    categories = {
+        annotation["file_name"]: {s["id"]: s["category_id"] for s in annotation["segments_info"]}
+        for annotation in content["annotations"]
+    }
+    unknown = {c for segments in categories.values() for c in segments.values()} - set(labels)
+    if unknown:
+        raise DataError(f"{path}: segments of the categories {sorted(unknown)}, not COCO's")
+
+    def convert(source: Path, target: Path) -> None:
+        segments = categories[str(source.relative_to(sources))]
+        values = {id_: labels[category] for id_, category in segments.items()}
+        try:
+            image = relabel(read_panoptic_png(source), values | {VOID: IGNORE_LABEL}, np.uint8)
+        except ValueError as error:
+            where = f"{source}: " if str(source) not in str(error) else ""
+            raise DataError(f"{where}{error} in {path}") from error
+        write_png(target, image)
+
+    folder = root / f"panoptic_{kind}_{split}2017"
+    sources = root / f"panoptic_{split}2017"
+    targets, masks = DataFolder(folder), DataFolder(sources)
+    where = f"{path}: file_name"
+    files = {Path(targets.file(name, where)): Path(masks.file(name, where)) for name in categories}
+    return convert_images(files, convert, folder=folder, workers=workers)

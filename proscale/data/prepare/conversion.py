@@ -1,0 +1,188 @@
+"""Converts many images in parallel, so that it can be interrupted at any time and resumed.
+
+A file is written beside its place and moved there when it is complete. What goes into one common
+JSON file is noted in a journal, a line for every image, until that file is written.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from proscale.data.formats.json_file import read_records
+from proscale.utils.replaced_file import LEFTOVERS, replaced
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a conversion did: ``made`` images, ``kept`` those that were there, to ``target``."""
+
+    target: Path
+    made: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class CocoPart:
+    """What one image adds to a COCO file: its element of ``images`` and its ``annotations``."""
+
+    image: dict[str, Any]
+    annotations: list[dict[str, Any]]
+
+
+def convert_images(
+    files: Mapping[Path, Path], convert: Callable[[Path, Path], None], *, folder: Path, workers: int
+) -> Tally:
+    """Make those files that are not there.
+
+    Args:
+        files: the source of every target; targets are below ``folder``.
+        convert: writes a target from its source, with ``write_png``.
+        folder: named in the tally and the progress bar.
+        workers: threads; reading, writing and most of NumPy leave Python's lock alone.
+    """
+    missing = [target for target in files if not target.is_file()]
+    for parent in {target.parent for target in missing}:
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(parent)
+    _run(lambda target: convert(files[target], target), missing, folder.name, workers)
+    return Tally(folder, made=len(missing), kept=len(files) - len(missing))
+
+
+def convert_to_coco(
+    keys: Sequence[str],
+    convert: Callable[[str], CocoPart],
+    *,
+    target: Path,
+    categories: Sequence[Mapping[str, Any]],
+    output: Callable[[str], Path] | None = None,
+    workers: int,
+) -> Tally:
+    """Make a COCO file, panoptic or of instances, that covers ``keys``.
+
+    Args:
+        keys: ids of the images.
+        convert: what an image adds; writes ``output(key)`` before it returns.
+        target: the JSON file.
+        categories: its ``categories``.
+        output: the file that an image has besides; one that is missing is made again.
+        workers: threads.
+    """
+    journal = _Journal(target.with_name(target.name + ".partial"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if output is not None and keys:
+        folder = output(keys[0]).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
+    parts = {**_read_parts(target), **journal.read()}
+    parts = {
+        key: parts[key]
+        for key in keys
+        if key in parts and (output is None or output(key).is_file())
+    }
+    missing = [key for key in keys if key not in parts]
+    if missing or not target.is_file():
+        with journal:
+
+            def make(key: str) -> None:
+                parts[key] = convert(key)
+                journal.note(key, parts[key])
+
+            _run(make, missing, target.name, workers)
+        _write_coco(target, [parts[key] for key in keys], categories)
+        journal.path.unlink()
+    return Tally(target, made=len(missing), kept=len(keys) - len(missing))
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W) or (H, W, 3) uint8 so that the file is there completely or not at all."""
+    _write_whole(path, lambda file: Image.fromarray(pixels).save(file, "PNG"))
+
+
+def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    with replaced(path) as part, part.open("wb") as file:
+        write(file)
+
+
+class _Journal:
+    """Parts of a COCO file that is not complete yet, one JSON line each."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> dict[str, CocoPart]:
+        """What has been noted; a line cut off by an interruption is left out."""
+        parts = {}
+        if self.path.is_file():
+            for line in self.path.read_text().splitlines():
+                with suppress(json.JSONDecodeError):
+                    key, image, annotations = json.loads(line)
+                    parts[key] = CocoPart(image, annotations)
+        return parts
+
+    def __enter__(self) -> None:
+        self._file = self.path.open("a", buffering=1)
+        # Ends a line that was cut off.
+        self._file.write("\n")
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def note(self, key: str, part: CocoPart) -> None:
+        self._file.write(json.dumps([key, part.image, part.annotations]) + "\n")
+
+
+def _read_parts(target: Path) -> dict[str, CocoPart]:
+    if not target.is_file():
+        return {}
+    content = read_records(target, {"images": {"id": (str,)}, "annotations": {"image_id": (str,)}})
+    annotations = defaultdict(list)
+    for annotation in content["annotations"]:
+        annotations[annotation["image_id"]].append(annotation)
+    return {i["id"]: CocoPart(i, annotations[i["id"]]) for i in content["images"]}
+
+
+def _write_coco(
+    target: Path, parts: Sequence[CocoPart], categories: Sequence[Mapping[str, Any]]
+) -> None:
+    annotations = [annotation for part in parts for annotation in part.annotations]
+    # Instances are numbered through; panoptic annotations have no number of their own.
+    numbered = [
+        annotation if "segments_info" in annotation else {**annotation, "id": number}
+        for number, annotation in enumerate(annotations, start=1)
+    ]
+    content = {
+        "images": [part.image for part in parts],
+        "annotations": numbered,
+        "categories": list(categories),
+    }
+    _write_whole(target, lambda file: file.write(json.dumps(content).encode()))
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for path in folder.glob(LEFTOVERS):
+        path.unlink()
+
+
+def _run(
+    work: Callable[[Any], None], items: Sequence[Hashable], description: str, workers: int
+) -> None:
+    """Call ``work`` for every item, and stop at the first error or interruption."""
+    with ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            for future in tqdm(
+                as_completed(futures), description, len(futures), unit="image", disable=None
+            ):
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

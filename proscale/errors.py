@@ -1,0 +1,44 @@
+"""What a user can cause: every error whose message is one sentence that names the file or key."""
+
+import json
+
+
+class UserError(ValueError):
+    """Something outside of the program is wrong; the message is one sentence for the user."""
+
+
+class ConfigError(UserError):
+    """A key, value or file of a configuration, or an option of a command, is wrong."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is not what it should be."""
+
+
+class DataError(UserError):
+    """A file of a data set is wrong."""
+
+
+class ExportError(UserError):
+    """A model cannot be exported, or its file does not compute the same."""
+
+
+class RunFolderError(UserError):
+    """A folder is not that of a training or an evaluation."""
+
+
+class RenderError(UserError):
+    """A picture of a report cannot be drawn."""
+
+
+class ProcessFailed(UserError):
+    """A process that was started here has failed; the message is the first one's reason."""
+
+
+def shown(value: object, most: int = 60) -> str:
+    """``value`` as a message quotes it: as JSON has it, and shortened."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        text = repr(type(value))
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,0 +1,210 @@
+"""What Mask2Former's and PRO-SCALE's pixel decoders share: an encoder framed by a feature pyramid.
+
+The coarse levels of the backbone go through a transformer encoder, the finer ones join its finest
+output top-down, and a 1x1 convolution makes the mask features (Mask2Former, §3.2.1 and §A).
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import fvcore.nn.weight_init as weight_init
+import torch
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from proscale.modeling.pixel_decoders.deformable_encoder import plan_tokens
+from proscale.modeling.pixel_decoders.light_pixel_embedding import LightPixelEmbedding
+from proscale.modeling.tokens import to_map, to_tokens
+
+GROUPS = 32  # of the group norm behind the encoder's input projections
+NUM_DECODER_LEVELS = 3  # levels that the transformer decoder attends in turn
+
+
+class LevelTransformer(nn.Module):
+    """An encoder over the tokens of several levels, with a learned embedding for each level.
+
+    Args:
+        encoder: a module that takes the levels' tokens, coarse to fine, and their
+            :class:`~proscale.modeling.pixel_decoders.deformable_encoder.TokenPlan`, and returns the
+            levels' tokens.
+        n_levels, d_model: number of levels and width of the tokens.
+    """
+
+    def __init__(self, encoder: nn.Module, n_levels: int, d_model: int):
+        super().__init__()
+        self.level_embed = nn.Parameter(torch.randn(n_levels, d_model))
+        self.encoder = encoder
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """``maps``: ``(B, C, H, W)`` of each level, coarse to fine; returns the same shapes."""
+        shapes = [(feature.shape[2], feature.shape[3]) for feature in maps]
+        plan = plan_tokens(shapes, self.level_embed)
+        levels = self.encoder([to_tokens(feature) for feature in maps], plan)
+        return [to_map(tokens, shape) for tokens, shape in zip(levels, shapes, strict=True)]
+
+
+class PixelDecoder(nn.Module):
+    """An encoder over the coarse levels, a feature pyramid over the finer ones.
+
+    Args:
+        input_shape: channels and stride of the backbone's levels.
+        encoder: see :class:`LevelTransformer`; it sees ``transformer_in_features``.
+        conv_dim: width C of encoder and pyramid.
+        mask_dim: channels of the mask features.
+        norm: Detectron2's name of the pyramid's norm.
+        transformer_in_features: levels that the encoder sees.
+        common_stride: stride of the mask features.
+        light: Light-Pixel Embedding in place of the pyramid's 3x3 convolution.
+
+    Raises:
+        ValueError: naming the configuration key, for values that no model can be built from.
+    """
+
+    def __init__(
+        self,
+        input_shape: Mapping[str, ShapeSpec],
+        *,
+        encoder: nn.Module,
+        conv_dim: int,
+        mask_dim: int,
+        norm: str,
+        transformer_in_features: Sequence[str],
+        common_stride: int,
+        light: bool,
+    ):
+        super().__init__()
+        self.transformer_in_features = coarse_to_fine(input_shape, transformer_in_features)
+        self.pyramid_features = pyramid_levels(
+            input_shape, self.transformer_in_features, common_stride
+        )
+        available = len(self.transformer_in_features) + len(self.pyramid_features)
+        if available < NUM_DECODER_LEVELS:
+            raise ValueError(
+                f"the transformer decoder needs {NUM_DECODER_LEVELS} levels, but "
+                "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES "
+                f"{list(transformer_in_features)} and COMMON_STRIDE {common_stride} make "
+                f"{available}"
+            )
+        if conv_dim % GROUPS:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.CONVS_DIM is {conv_dim}: expected multiples of {GROUPS}"
+            )
+
+        self.input_proj = nn.ModuleList(
+            _input_projection(input_shape[name].channels, conv_dim)
+            for name in self.transformer_in_features
+        )
+        self.transformer = LevelTransformer(encoder, len(self.transformer_in_features), conv_dim)
+        # Numbered from the finest level, as in the published checkpoints.
+        for number, name in enumerate(self.pyramid_features, start=1):
+            self.add_module(
+                f"adapter_{number}",
+                _convolution(input_shape[name].channels, conv_dim, 1, norm),
+            )
+            self.add_module(
+                f"layer_{number}",
+                LightPixelEmbedding(conv_dim, norm)
+                if light
+                else _convolution(conv_dim, conv_dim, 3, norm, activation=F.relu),
+            )
+        self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
+        weight_init.c2_xavier_fill(self.mask_features)
+
+    def forward_features(
+        self, features: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Decode the backbone's features.
+
+        Args:
+            features: ``(B, channels, ⌈H/stride⌉, ⌈W/stride⌉)`` by level name.
+
+        Returns:
+            mask features ``(B, mask_dim, H/common_stride, W/common_stride)``; the encoded coarsest
+            level; and the three coarsest levels, coarse to fine, ``(B, conv_dim, …)`` each.
+        """
+        levels = self.transformer(
+            [
+                project(features[name])
+                for project, name in zip(self.input_proj, self.transformer_in_features, strict=True)
+            ]
+        )
+        for number, name in reversed(list(enumerate(self.pyramid_features, start=1))):
+            lateral = self.get_submodule(f"adapter_{number}")(features[name])
+            # A copy, because PyTorch resizes a slice of the tokens several times as slowly.
+            above = F.interpolate(
+                levels[-1].clone(memory_format=torch.channels_last),
+                size=lateral.shape[-2:],
+                mode="bilinear",
+                align_corners=False,
+            )
+            levels.append(self.get_submodule(f"layer_{number}")(above.add_(lateral)))
+        return self.mask_features(levels[-1]), levels[0], levels[:NUM_DECODER_LEVELS]
+
+
+def coarse_to_fine(input_shape: Mapping[str, ShapeSpec], names: Sequence[str]) -> list[str]:
+    """``names`` by falling stride.
+
+    Raises:
+        ValueError: if the head does not get such a level.
+    """
+    unknown = [name for name in names if name not in input_shape]
+    if unknown or not names:
+        raise ValueError(
+            "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES is "
+            f"{list(names)}: expected one or more of {sorted(input_shape)}"
+        )
+    return sorted(names, key=lambda name: -input_shape[name].stride)
+
+
+def pyramid_levels(
+    input_shape: Mapping[str, ShapeSpec], transformer_levels: Sequence[str], common_stride: int
+) -> list[str]:
+    """Names of the levels between the mask features and the encoder's finest, fine to coarse.
+
+    Raises:
+        ValueError: if a stride between ``common_stride`` and the encoder's is missing.
+    """
+    finest = min(input_shape[name].stride for name in transformer_levels)
+    names = sorted(
+        (name for name in input_shape if common_stride <= input_shape[name].stride < finest),
+        key=lambda name: input_shape[name].stride,
+    )
+    strides = [input_shape[name].stride for name in names] + [finest]
+    if strides[0] != common_stride or any(fine * 2 != coarse for fine, coarse in pairwise(strides)):
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE is {common_stride}: the levels "
+            f"{ {name: input_shape[name].stride for name in sorted(input_shape)} } do not lead "
+            f"from the encoder's finest stride, {finest}, down to it in steps of two"
+        )
+    return names
+
+
+def _input_projection(channels: int, conv_dim: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels, conv_dim, kernel_size=1)
+    nn.init.xavier_uniform_(convolution.weight)
+    nn.init.zeros_(convolution.bias)
+    return nn.Sequential(convolution, _GroupNorm(GROUPS, conv_dim))
+
+
+class _GroupNorm(nn.GroupNorm):
+    """PyTorch's refuses a single image with one value per group, as a map of one pixel has with as
+    many channels as groups, but not two such images. A lone value is its own mean in both cases,
+    so that the bias is left."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return torch.group_norm(maps, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def _convolution(channels: int, conv_dim: int, size: int, norm: str, activation=None) -> Conv2d:
+    convolution = Conv2d(
+        channels,
+        conv_dim,
+        kernel_size=size,
+        padding=size // 2,
+        bias=norm == "",
+        norm=get_norm(norm, conv_dim),
+        activation=activation,
+    )
+    weight_init.c2_xavier_fill(convolution)
+    return convolution

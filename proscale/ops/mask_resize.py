@@ -1,0 +1,169 @@
+"""Mask probabilities at the size of the result, a strip of rows at a time.
+
+Masks are predicted at a quarter of the input's size and resized bilinearly twice: to the padded
+input, which is cropped to the image, then to the size asked for. Both steps and the crop are linear
+and act on rows and columns separately. So together they are one product with a narrow band matrix
+from the left and one from the right, and a strip of the result needs only a strip of each: no mask
+is ever held at full size, and the size in between is never made.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from proscale.utils.types import Size
+
+# Result columns computed by one product. More waste work on the zeros beside the band, fewer are
+# many small calls.
+COLUMNS = 128
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """(height, width) of an image on its way.
+
+    Args:
+        padded: the network's input.
+        image: the part of it, from the upper left corner, that is the image.
+        result: what is asked for.
+    """
+
+    padded: Size
+    image: Size
+    result: Size
+
+
+def resize_weights(source: int, *steps: tuple[int, int]) -> Tensor:
+    """The matrix of linear resizings (half-pixel centres, no anti-aliasing) done one by one.
+
+    Args:
+        source: length of the input.
+        steps: for each resizing, the length to resize to and how much of the result is kept.
+
+    Returns:
+        ``(kept by the last step, source)`` float32, on the CPU.
+    """
+    # The columns of a linear map's matrix are its values on the unit vectors.
+    values = torch.eye(source)[None]
+    for length, kept in steps:
+        values = F.interpolate(values, size=length, mode="linear", align_corners=False)[..., :kept]
+    return values[0].T.contiguous()
+
+
+class Band:
+    """A matrix whose non-zero entries move monotonically to the right, as resizing's do.
+
+    Args:
+        weights: ``(outputs, inputs)``, on the CPU, where the band is looked for without making an
+            accelerator wait.
+        device: where its parts are used.
+    """
+
+    def __init__(self, weights: Tensor, device: torch.device):
+        occupied = weights != 0
+        self.first = occupied.int().argmax(1).tolist()
+        self.last = (weights.shape[1] - occupied.flip(1).int().argmax(1)).tolist()
+        self.weights = weights.to(device)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def inputs(self, outputs: slice) -> slice:
+        """The inputs that these outputs are made from."""
+        return slice(self.first[outputs.start], self.last[outputs.stop - 1])
+
+
+class SeparableResize:
+    """A resizing of ``(N, h, w)`` maps to ``(N, H, W)`` that makes any of the H rows.
+
+    Args:
+        read: given a slice of the h rows, returns them as ``(N, rows, w)`` float32.
+        vertical: weights ``(H, h)``.
+        horizontal: weights ``(W, w)``.
+        device: of the maps.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[slice], Tensor],
+        *,
+        vertical: Tensor,
+        horizontal: Tensor,
+        device: torch.device,
+    ):
+        self.read = read
+        self.vertical = Band(vertical, device)
+        self.horizontal = Band(horizontal, device)
+
+    def rows(self, rows: slice) -> Tensor:
+        """These rows of the result: ``(N, rows, W)``."""
+        inputs = self.vertical.inputs(rows)
+        return torch.matmul(self.vertical.weights[rows, inputs], self._widen(self.read(inputs)))
+
+    def _widen(self, maps: Tensor) -> Tensor:
+        flat = maps.flatten(0, 1)
+        wide = flat.new_empty(len(flat), len(self.horizontal))
+        for start in range(0, wide.shape[1], COLUMNS):
+            columns = slice(start, min(start + COLUMNS, wide.shape[1]))
+            inputs = self.horizontal.inputs(columns)
+            weights = self.horizontal.weights[columns, inputs]
+            torch.mm(flat[:, inputs], weights.T, out=wide[:, columns])
+        return wide.view(*maps.shape[:2], -1)
+
+
+def mask_probabilities(
+    mask_logits: Tensor,
+    queries: Tensor,
+    sizes: Sizes,
+    *,
+    resize_first: bool,
+    strip_bytes: int,
+) -> Iterator[tuple[slice, Tensor]]:
+    """The queries' masks at the result's size, strip by strip from the top.
+
+    Args:
+        mask_logits: ``(Q, h, w)``, of any floating-point type and finite.
+        queries: ``(N,)`` those wanted; the others are never resized.
+        sizes: which to resize to.
+        resize_first: resize logits to the result's size and take the sigmoid there. Otherwise it is
+            taken at the image's size, and probabilities are resized.
+        strip_bytes: bound on a strip, and on each of the few tensors made on the way to it. A strip
+            has at least one row.
+
+    Yields:
+        rows of the result, and the masks there: ``(N, rows, W)`` float32, in [0, 1].
+    """
+    device = mask_logits.device
+
+    def read_logits(rows: slice) -> Tensor:
+        return mask_logits[:, rows].index_select(0, queries).float()
+
+    def resize(read: Callable[[slice], Tensor], lengths: Size, *steps: tuple[Size, Size]):
+        vertical, horizontal = (
+            resize_weights(lengths[axis], *((size[axis], kept[axis]) for size, kept in steps))
+            for axis in (0, 1)
+        )
+        return SeparableResize(read, vertical=vertical, horizontal=horizontal, device=device)
+
+    mask_size = tuple(mask_logits.shape[-2:])
+    to_image = (sizes.padded, sizes.image)
+    to_result = (sizes.result, sizes.result)
+    height, width = sizes.result
+    pixels = max(height, mask_size[0]) * width
+    if resize_first or sizes.image == sizes.result:
+        logits = resize(read_logits, mask_size, to_image, to_result)
+
+        def strip(rows: slice) -> Tensor:
+            return logits.rows(rows).sigmoid_()
+    else:
+        logits = resize(read_logits, mask_size, to_image)
+        strip = resize(lambda rows: logits.rows(rows).sigmoid_(), sizes.image, to_result).rows
+        pixels = max(pixels, sizes.image[0] * max(sizes.image[1], width))
+
+    step = max(1, strip_bytes * height // (4 * max(1, len(queries)) * pixels))
+    for start in range(0, height, step):
+        rows = slice(start, min(start + step, height))
+        yield rows, strip(rows)

@@ -1,0 +1,6 @@
+"""From a checkpoint to predictions: in Python, and as a folder of files with a page to look at."""
+
+from proscale.predict.predictor import TASKS, Predictor
+from proscale.predict.result import Prediction, Segment
+
+__all__ = ["TASKS", "Prediction", "Predictor", "Segment"]

@@ -1,0 +1,161 @@
+"""What is predicted for an image."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pycocotools.mask
+from detectron2.structures import Instances
+from torch import Tensor
+
+from proscale.data.formats.run_lengths import encode_segments
+from proscale.predict.classes import Classes
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A region of the image that belongs together.
+
+    Attributes:
+        id: unique in the image, and the value of its pixels in ``Prediction.id_map``: panoptic
+            segments count from 1, instances from 1 with falling score, and a semantic segment, all
+            pixels of a class, has the class id.
+        name: of its class.
+        class_id: position of the class in the model's output, from 0.
+        category_id: of the class in the data set's annotation files; ``class_id`` where these have
+            no numbers of their own.
+        isthing: whether objects of the class are counted.
+        score: class probability in [0, 1] of a panoptic segment, of an instance that times the mean
+            mask probability; None for semantic segments, which have none.
+        area: pixels.
+        box: (x0, y0, x1, y1) in pixels, tight, the far corner exclusive.
+    """
+
+    id: int
+    name: str
+    class_id: int
+    category_id: int
+    isthing: bool
+    score: float | None
+    area: int
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The result for an image of ``height`` × ``width`` pixels.
+
+    Attributes:
+        task: panoptic, instance or semantic.
+        height, width: of the image, after it was turned as its EXIF data say.
+        segments: N of them. Instances have falling scores.
+        codes: COCO's run lengths of every segment's mask, as pycocotools has them.
+        id_map: ``(height, width)`` int32, the ``Segment.id`` of every pixel. Panoptic maps have 0
+            where there is no segment; semantic maps have class ids, and no such pixels. None for
+            instances, whose masks may overlap.
+    """
+
+    task: str
+    height: int
+    width: int
+    segments: tuple[Segment, ...]
+    codes: tuple[dict[str, Any], ...]
+    id_map: np.ndarray | None
+
+    @property
+    def masks(self) -> np.ndarray:
+        """``(N, height, width)`` bool, decoded from ``codes`` at every call."""
+        if not self.codes:
+            return np.zeros((0, self.height, self.width), dtype=bool)
+        return pycocotools.mask.decode(list(self.codes)).transpose(2, 0, 1).astype(bool)
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """``(N, 4)`` int64, as ``Segment.box``."""
+        return np.array([segment.box for segment in self.segments], np.int64).reshape(-1, 4)
+
+    @property
+    def scores(self) -> np.ndarray | None:
+        """``(N,)`` float64 in [0, 1]; None for semantic predictions."""
+        if self.task == "semantic":
+            return None
+        return np.array([segment.score for segment in self.segments], np.float64)
+
+
+def from_panoptic(
+    panoptic: tuple[Tensor, list[dict]], classes: Classes, score_threshold: float
+) -> Prediction:
+    """From the model's ``panoptic_seg`` with scores; segments below the threshold are left out."""
+    id_map = panoptic[0].cpu().numpy().astype(np.int32)
+    kept = [s for s in panoptic[1] if s["score"] >= score_threshold]
+    if len(kept) < len(panoptic[1]):
+        id_map[~np.isin(id_map, [segment["id"] for segment in kept])] = 0
+    codes = encode_segments(id_map)
+    found = [(s["id"], s["category_id"], s["score"], codes[s["id"]]) for s in kept]
+    return _prediction("panoptic", classes, found, id_map.shape, id_map)
+
+
+def from_semantic(semantic: Tensor, classes: Classes) -> Prediction:
+    """From the model's ``sem_seg``, scores ``(K, H, W)`` or class ids ``(H, W)``."""
+    labels = semantic.argmax(0) if semantic.ndim == 3 else semantic
+    id_map = labels.cpu().numpy().astype(np.int32)
+    found = [(label, label, None, code) for label, code in encode_segments(id_map).items()]
+    return _prediction("semantic", classes, found, id_map.shape, id_map)
+
+
+def from_instances(instances: Instances, classes: Classes, score_threshold: float) -> Prediction:
+    """From the model's ``instances``; those without a pixel or below the threshold are left out."""
+    scores = instances.scores.double().cpu().numpy()
+    filled = instances.pred_masks.flatten(1).any(1).cpu().numpy()
+    order = np.argsort(-scores, kind="stable")
+    order = order[(filled & (scores >= score_threshold))[order]]
+    labels = instances.pred_classes.cpu().numpy()
+    found = []
+    for number, index in enumerate(order.tolist(), 1):
+        mask = instances.pred_masks[index].cpu().numpy()
+        code = pycocotools.mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+        found.append((number, int(labels[index]), float(scores[index]), code))
+    return _prediction("instance", classes, found, instances.image_size, None)
+
+
+def from_truth(
+    task: str, ids: np.ndarray, class_of: Mapping[int, int], classes: Classes
+) -> Prediction:
+    """An annotation in the form of a prediction without scores, to be shown beside one.
+
+    Args:
+        task: panoptic or semantic.
+        ids: ``(H, W)`` integers, the segment of every pixel.
+        class_of: the segments' classes by id; pixels of others have no segment.
+    """
+    codes = encode_segments(ids)
+    found = [(id_, label, None, codes[id_]) for id_, label in class_of.items() if id_ in codes]
+    return _prediction(task, classes, found, ids.shape, ids.astype(np.int32))
+
+
+def _prediction(
+    task: str,
+    classes: Classes,
+    found: Iterable[tuple[int, int, float | None, dict]],
+    size: tuple[int, int],
+    id_map: np.ndarray | None,
+) -> Prediction:
+    """From each segment's id, class, score and run lengths."""
+    segments, codes = [], []
+    for id_, label, score, code in found:
+        left, top, width, height = (int(side) for side in pycocotools.mask.toBbox(code))
+        segments.append(
+            Segment(
+                id=id_,
+                name=classes.names[label],
+                class_id=label,
+                category_id=classes.category_ids[label],
+                isthing=classes.isthing[label],
+                score=score,
+                area=int(pycocotools.mask.area(code)),
+                box=(left, top, left + width, top + height),
+            )
+        )
+        codes.append(code)
+    return Prediction(task, *size, tuple(segments), tuple(codes), id_map)

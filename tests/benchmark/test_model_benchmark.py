@@ -1,0 +1,197 @@
+"""Parts, settings and what the models are given."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from proscale.benchmark import model_benchmark
+from proscale.benchmark.latency import TOTAL, Stopwatch
+from proscale.benchmark.memory import can_measure_resident, model_bytes
+from proscale.benchmark.model_benchmark import (
+    DTYPES,
+    ModelRun,
+    ModelSettings,
+    benchmark_models,
+    compare_with_plain,
+)
+from proscale.cost.model_inputs import (
+    QUERIES_PER_CONFIDENT,
+    TARGETS_PER_IMAGE,
+    confident_logits,
+)
+from proscale.cost.parts import NETWORK
+from proscale.ops import reference
+
+INFERENCE = ModelSettings(size=(50, 70), batch=1)
+TRAINING = dataclasses.replace(INFERENCE, train=True)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Without warm-up, and peak memory without the seconds that a new process takes."""
+    monkeypatch.setattr(model_benchmark, "WARMUP", 0)
+    monkeypatch.setattr(model_benchmark, "can_measure_resident", lambda: True)
+    monkeypatch.setattr(model_benchmark, "in_fresh_process", lambda *_: 1000)
+
+
+class CountingClock:
+    """Advances by one whenever it is read."""
+
+    def __init__(self):
+        self.now = 0
+
+    def __call__(self) -> int:
+        self.now += 1
+        return self.now
+
+
+def parts_of(run):
+    watch = Stopwatch(CountingClock())
+    run(watch)
+    return watch.parts
+
+
+def test_inference_is_lapped_at_every_seam_once(small_cfg):
+    parts = parts_of(ModelRun(small_cfg, INFERENCE))
+    assert list(parts) == ["input", "backbone", "encoder", "transformer decoder", "results"]
+    assert set(parts.values()) == {1}
+
+
+def test_a_batch_is_one_call_of_every_part(small_cfg):
+    run = ModelRun(small_cfg, dataclasses.replace(INFERENCE, batch=2))
+    sizes = []
+    run.model.backbone.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape))
+    assert set(parts_of(run).values()) == {1}
+    assert sizes == [(2, 3, 64, 96)]
+
+
+def test_training_goes_backward_and_leaves_no_gradients(small_cfg):
+    run = ModelRun(small_cfg, TRAINING)
+    reached = []
+    next(run.model.backbone.parameters()).register_hook(lambda _: reached.append(True))
+    parts = parts_of(run)
+    assert list(parts)[-3:] == ["transformer decoder", "losses", "backward"]
+    assert reached
+    assert all(parameter.grad is None for parameter in run.model.parameters())
+    assert [len(sample["instances"]) for sample in run.batch] == [TARGETS_PER_IMAGE]
+    areas = run.batch[0]["instances"].gt_masks.tensor.flatten(1).sum(1)
+    assert areas.min() > 0
+    assert len(areas.unique()) > 1
+
+
+def test_results_are_those_of_a_model_that_found_something(small_cfg):
+    small_cfg.MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD = 0.0
+    run = ModelRun(small_cfg, INFERENCE)
+    results = []
+    run.model.register_forward_hook(lambda module, inputs, output: results.extend(output))
+    parts_of(run)
+    _, segments = results[0]["panoptic_seg"]
+    assert segments
+    assert results[0]["sem_seg"].shape[1:] == INFERENCE.size
+
+
+def test_the_stated_share_of_queries_is_confident():
+    logits = confident_logits(100, 133, torch.Generator().manual_seed(0))
+    scores, labels = logits.softmax(-1).max(-1)
+    assert scores.min() > 0.8
+    assert (labels < 133).sum() == 100 // QUERIES_PER_CONFIDENT
+
+
+def test_the_model_is_left_as_it_was(small_cfg):
+    run = ModelRun(small_cfg, INFERENCE)
+    parts_of(run)
+    predictor = run.model.sem_seg_head.predictor
+    assert not run.model.backbone._forward_hooks
+    assert not predictor._forward_hooks
+    assert not predictor._forward_pre_hooks
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_dtype_is_what_the_network_computes_in(small_cfg, dtype):
+    run = ModelRun(small_cfg, dataclasses.replace(INFERENCE, dtype=dtype))
+    dtypes = []
+    run.model.sem_seg_head.pixel_decoder.mask_features.register_forward_hook(
+        lambda module, inputs, output: dtypes.append(output.dtype)
+    )
+    parts_of(run)
+    assert dtypes == [DTYPES[dtype]]
+
+
+def test_cost_of_several_models(small_cfg, quick):
+    other = small_cfg.clone()
+    other.MODEL.PROSCALE.PROSCALE_NUM_LAYERS = [2, 2, 2]
+    runs = {"small": ModelRun(small_cfg, INFERENCE), "deeper": ModelRun(other, INFERENCE)}
+    costs = benchmark_models(runs, repeats=2)
+    assert list(costs) == ["small", "deeper"]
+    for name, cost in costs.items():
+        assert list(cost.times)[-1] == TOTAL
+        for sample, total in enumerate(cost.times[TOTAL].samples):
+            seconds = {part: cost.times[part].samples[sample] for part in cost.times}
+            outside = seconds["input"] + seconds["results"]
+            assert seconds[NETWORK] + outside == pytest.approx(total)
+            network = ("backbone", "encoder", "transformer decoder")
+            assert sum(seconds[part] for part in network) == pytest.approx(seconds[NETWORK])
+        assert cost.peak_memory == model_bytes(runs[name].model) + 1000
+    small, deeper = (costs[name].multiply_adds for name in ("small", "deeper"))
+    assert small["encoder"] < deeper["encoder"]
+    assert small["backbone"] == deeper["backbone"]
+
+
+@pytest.mark.skipif(not can_measure_resident(), reason="needs Linux's /proc and glibc")
+def test_training_has_peak_memory_but_no_count(small_cfg, monkeypatch):
+    monkeypatch.setattr(model_benchmark, "WARMUP", 0)
+    run = ModelRun(small_cfg, TRAINING)
+    (cost,) = benchmark_models({"small": run}, repeats=1).values()
+    assert cost.multiply_adds == {}
+    # The parameters, a gradient for each, and activations.
+    assert 2 * model_bytes(run.model) < cost.peak_memory < 2**30
+
+
+def test_peak_memory_is_left_out_where_it_cannot_be_measured(small_cfg, quick, monkeypatch):
+    monkeypatch.setattr(model_benchmark, "can_measure_resident", lambda: False)
+    (cost,) = benchmark_models({"small": ModelRun(small_cfg, TRAINING)}, repeats=1).values()
+    assert cost.peak_memory is None
+
+
+def test_the_plain_path_gives_the_same_results_with_the_reference_operator(small_cfg, monkeypatch):
+    run = ModelRun(small_cfg, INFERENCE)
+    found = compare_with_plain(run)
+    assert set(found) == {"semantic", "panoptic", "instances"}
+    assert max(found.values()) < 1e-4
+    calls = []
+    original = reference.deformable_attention
+    monkeypatch.setattr(
+        reference, "deformable_attention", lambda *a: calls.append(1) or original(*a)
+    )
+    parts_of(run)
+    assert not calls
+    parts_of(ModelRun(small_cfg, dataclasses.replace(INFERENCE, plain=True)))
+    assert len(calls) == 3
+
+
+def test_compiled_are_the_parts_between_the_seams(small_cfg, monkeypatch):
+    compiled = []
+
+    def compile_(function):
+        compiled.append(function.__qualname__)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    parts = parts_of(ModelRun(small_cfg, dataclasses.replace(INFERENCE, compiled=True)))
+    assert len(compiled) == 3
+    assert list(parts) == ["input", "backbone", "encoder", "transformer decoder", "results"]
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_semantic_models_have_a_head(cfg, train):
+    cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+    cfg.MODEL.BACKBONE.NAME = "MixVisionTransformer"
+    cfg.MODEL.PIXEL_MEAN = cfg.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]
+    head = cfg.MODEL.SEM_SEG_HEAD
+    head.NAME, head.NORM, head.NUM_CLASSES, head.CONVS_DIM = "SegFormerHead", "BN", 19, 32
+    head.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    run = ModelRun(cfg, dataclasses.replace(INFERENCE, size=(64, 64), train=train))
+    end = ["losses", "backward"] if train else ["results"]
+    assert list(parts_of(run)) == ["input", "backbone", "head", *end]
+    assert set(run.multiply_adds()) == (set() if train else {"backbone", "head", NETWORK})

@@ -1,0 +1,174 @@
+"""Counts against those of the published implementations, and against the closed form."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from torch import nn
+
+from proscale.config import setup_cfg
+from proscale.cost.flops import count_flops
+from proscale.cost.operators import FREE, HANDLES
+from proscale.cost.parts import ENCODER_PART, EVERYTHING, NETWORK, RESULTS, list_parts
+from proscale.cost.shape_tracing import build_without_weights
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs" / "coco" / "panoptic"
+REFERENCE = json.loads((ROOT / "tests" / "golden" / "gflops_reference.json").read_text())
+# About two seconds each.
+FAST = ("mask2former-r50", "proscale-r50-333", "mask2former-swint", "proscale-swint-333")
+FAST += ("proscale-swint-111",)
+CASES = [
+    pytest.param(
+        case,
+        id=f"{case['model']}-{case['height']}",
+        marks=[] if case["model"] in FAST and case["height"] == 800 else pytest.mark.slow,
+    )
+    for case in REFERENCE
+]
+
+
+@cache
+def count_reference(model, size):
+    """A model of the reference, which names them `family-backbone-layers[-conv]`, counted."""
+    family, backbone, *layers = model.removesuffix("-conv").split("-")
+    name = "_".join([family, {"swint": "swin_tiny"}.get(backbone, backbone), *layers])
+    operation = "conv" if model.endswith("-conv") else "maxpool"
+    file = str(CONFIGS / f"{name}.yaml")
+    cfg = setup_cfg(file, ["MODEL.DEVICE", "cpu", "MODEL.PROSCALE.MASK_OUTPUT_OPS", operation])
+    return count_flops(build_without_weights(cfg), size)
+
+
+def keys_of_cross_attention(case):
+    """Products of queries with keys, which the published count leaves out, multiply-adds: three
+    layers a level, 100 queries, width 256."""
+    tokens = [(case["height"] // stride) * (case["width"] // stride) for stride in (32, 16, 8)]
+    return 3 * sum(tokens) * 100 * 256
+
+
+def test_a_network_of_timm_is_counted():
+    pytest.importorskip("timm")
+    file = str(CONFIGS / "proscale_efficientnet_lite0_111.yaml")
+    model = build_without_weights(setup_cfg(file, ["MODEL.DEVICE", "cpu"]))
+    count = count_flops(model, (128, 128))
+    assert count.uncounted == {}
+    assert count.by_module["backbone"] > 0
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_published_by_module(case):
+    count = count_reference(case["model"], (case["height"], case["width"]))
+    assert count.uncounted == {}
+    assert count.parameters[""] / 1e6 == pytest.approx(case["params"], abs=0.0006)
+    by_module, missing = dict(count.by_module), keys_of_cross_attention(case)
+    by_module["sem_seg_head.predictor"] -= missing
+    for module, expected in case["modules"].items():
+        assert by_module[module] / 1e9 == pytest.approx(expected, rel=0.005), module
+    assert count.by_operator["deformable_attention"] / 1e9 == pytest.approx(
+        case["grid_sampler"], rel=0.005
+    )
+    # The published total includes semantic results.
+    whole = count.total + count.results - missing
+    assert whole / 1e9 == pytest.approx(case["total"], rel=0.005)
+
+
+def test_published_claims():
+    mask2former_r50, proscale_r50_333, *swin = FAST
+    counts = {model: count_reference(model, (800, 1216)) for model in FAST}
+    encoder = {model: count.encoder for model, count in counts.items()}
+    everything = {model: count.total + count.results for model, count in counts.items()}
+
+    def saved(costs, model, first):
+        return 100 * (1 - costs[model] / costs[first])
+
+    assert saved(encoder, swin[1], swin[0]) == pytest.approx(52, abs=1)
+    assert saved(encoder, swin[2], swin[0]) == pytest.approx(80, abs=1)
+    assert saved(everything, proscale_r50_333, mask2former_r50) == pytest.approx(27, abs=1)
+    for model, share in ((mask2former_r50, 54), (swin[0], 50)):
+        assert 100 * encoder[model] / everything[model] == pytest.approx(share, abs=1.2)
+
+
+def test_parts_add_up(small_cfg):
+    small_cfg.MODEL.PROSCALE.PROSCALE_NUM_LAYERS = [2, 2, 2]
+    model = build_without_weights(small_cfg)
+    count = count_flops(model, (250, 330))  # padded to 256x352
+    parts = list_parts(model, count)
+    top = [part for part in parts if not part.within]
+    *pieces, network, results, everything = top
+    assert [part.name for part in top[-3:]] == [NETWORK, RESULTS, EVERYTHING]
+    assert sum(part.multiply_adds for part in pieces) == network.multiply_adds == count.total
+    assert sum(part.activations for part in pieces) == network.activations
+    assert sum(part.parameters for part in pieces) == network.parameters
+    assert network.multiply_adds + results.multiply_adds == everything.multiply_adds
+    encoder = [part for part in parts if part.within == ENCODER_PART]
+    assert [part.name for part in encoder] == [
+        "input projections",
+        "token re-calibration",
+        "2 layers over res5",
+        "2 layers over res5 + res4",
+        "2 layers over res5 + res4 + res3",
+        "lateral projections",
+        "light-pixel embedding",
+        "mask features",
+    ]
+    assert sum(part.multiply_adds for part in encoder) == count.encoder
+    # 256x352 at strides 32, 16 and 8.
+    assert list(count.queries.values()) == [88] * 2 + [440] * 2 + [1848] * 2
+
+
+def test_counting_computes_nothing_and_leaves_the_model(small_cfg):
+    model = build_model(small_cfg).train()
+    before = {name: id(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
+    nn.init.constant_(model.backbone.norm0.weight, torch.nan)
+    count = count_flops(model, (64, 64))
+    assert model.training
+    assert model.backbone.training
+    assert {name: id(tensor) for name, tensor in model.state_dict(keep_vars=True).items()} == before
+    assert count == count_flops(build_without_weights(small_cfg), (64, 64))
+
+
+def test_an_operator_that_nobody_thought_of_is_told(small_cfg):
+    model = build_without_weights(small_cfg)
+    model.backbone.norm0 = _Unusual()
+    assert count_flops(model, (64, 64)).uncounted == {"aten::logcumsumexp": 1}
+
+
+class _Unusual(nn.Module):
+    def forward(self, x):
+        return x.logcumsumexp(0)
+
+
+def test_no_operator_is_both_counted_and_free():
+    assert not set(HANDLES) & set(FREE)
+
+
+@pytest.mark.parametrize(
+    ("merging", "operator"),
+    [("bsm_hq", "scatter_reduce"), ("bsm_fast", "scatter_reduce"), ("n2d_2x2", "avg_pool2d")],
+)
+def test_token_merging_is_counted(cfg, merging, operator):
+    cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+    cfg.MODEL.BACKBONE.NAME = "MixVisionTransformer"
+    cfg.MODEL.SEM_SEG_HEAD.NAME = "SegFormerHead"
+    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 19
+    cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 64
+    cfg.MODEL.SEM_SEG_HEAD.NORM = "BN"
+    cfg.MODEL.PIXEL_MEAN = cfg.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]
+    plain = count_flops(build_without_weights(cfg), (256, 256))
+    cfg.MODEL.MIT.TOKEN_MERGING = merging
+    model = build_without_weights(cfg)
+    merged = count_flops(model, (256, 256))
+    assert merged.uncounted == plain.uncounted == {}
+    assert merged.by_operator[operator] > 0
+    attention = "scaled_dot_product_attention"
+    assert merged.by_operator[attention] < plain.by_operator[attention]
+    names = [part.name for part in list_parts(model, merged) if not part.within]
+    assert names == ["backbone", "head", NETWORK, RESULTS, EVERYTHING]
+    if merging.startswith("bsm"):
+        # Similarities of all tokens to the destinations.
+        assert merged.by_operator["matmul"] > 0
+        assert merged.by_operator["linalg_vector_norm"] > 0

@@ -1,0 +1,365 @@
+"""Every kind of fault is found where it was put, and nothing else is."""
+
+import json
+import shutil
+
+import numpy as np
+import pycocotools.mask
+import pytest
+from PIL import Image
+
+from proscale.data.check import check_datasets
+from proscale.data.check.faults import ERRORS, WARNINGS
+from proscale.data.datasets.own import register_own_data
+from proscale.data.formats.panoptic_png import read_panoptic_png, write_panoptic_png
+
+# Few images of few shapes: not all classes occur, and shapes_scene numbers images by split.
+USUAL = {"class-absent", "name-in-both", "id-in-both"}
+
+
+class Editor:
+    """Spoils the files of ``own_data``, all in the training split."""
+
+    def __init__(self, root):
+        self.root = root
+        self.image = root / "train" / "000001.jpg"
+        self.panoptic = root / "panoptic_train" / "000001.png"
+        self.labels = root / "labels_train" / "000001.png"
+        self.panoptic_json = root / "annotations" / "panoptic_train.json"
+        self.instances_json = root / "annotations" / "instances_train.json"
+
+    def json(self, path, change):
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    def picture(self, mode="RGB", size=(64, 64), **options):
+        image = Image.open(self.image).convert(mode).resize(size)
+        image.save(self.image, format="TIFF" if mode.startswith("I") else None, **options)
+
+    def png(self, **options):
+        """An image under its old name whose format is PNG, which has transparency."""
+        Image.open(self.image).convert("RGBA").save(self.image, format="PNG", **options)
+
+    def deep(self):
+        Image.fromarray(np.full((64, 64), 3000, np.uint16)).save(self.image, format="PNG")
+
+    def exif(self, orientation):
+        exif = Image.Exif()
+        exif[274] = orientation
+        Image.open(self.image).save(self.image, exif=exif)
+
+    def truncate(self, path):
+        path.write_bytes(path.read_bytes()[:-400])
+
+    def pixels(self, path, value):
+        if path == self.panoptic:
+            ids = read_panoptic_png(path)
+            ids[:3, :3] = value
+            write_panoptic_png(path, ids)
+        else:
+            labels = np.array(Image.open(path))
+            labels[:3, :3] = value
+            Image.fromarray(labels).save(path)
+
+    def segment(self, **values):
+        self.json(
+            self.panoptic_json, lambda c: c["annotations"][0]["segments_info"][0].update(values)
+        )
+
+    def listed_twice(self, content):
+        segments = content["annotations"][0]["segments_info"]
+        segments.append(dict(segments[0]))
+
+    def another_segment(self, content):
+        segments = content["annotations"][0]["segments_info"]
+        segments.append({**segments[0], "id": 77})
+
+    def annotation(self, **values):
+        self.json(self.instances_json, lambda c: c["annotations"][0].update(values))
+
+
+def crowds(content):
+    for segment in content["annotations"][0]["segments_info"]:
+        segment["iscrowd"] = 1
+
+
+# Task, what is done, the kinds found, and what the detail of the first says.
+FAULTS = {
+    "not json": ("panoptic", lambda e: e.panoptic_json.write_text("{"), "annotation-file", ""),
+    "no images": (
+        "panoptic",
+        lambda e: e.json(e.panoptic_json, lambda c: c.pop("images")),
+        "annotation-file",
+        "no list 'images'",
+    ),
+    "image listed twice": (
+        "panoptic",
+        lambda e: e.json(e.panoptic_json, lambda c: c["images"].append(c["images"][0])),
+        "image-repeated",
+        "image 1, 2 times",
+    ),
+    "annotated twice": (
+        "panoptic",
+        lambda e: e.json(e.panoptic_json, lambda c: c["annotations"].append(c["annotations"][0])),
+        "image-repeated",
+        "2 annotations of image 1",
+    ),
+    "annotation of no image": (
+        "panoptic",
+        lambda e: e.json(e.panoptic_json, lambda c: c["images"].pop(0)),
+        "annotation-without-image image-not-annotated",
+        "annotation of image 1",
+    ),
+    "image missing": ("panoptic", lambda e: e.image.unlink(), "image-missing", ""),
+    "image truncated": ("panoptic", lambda e: e.truncate(e.image), "image-unreadable", "truncated"),
+    "image of other size": (
+        "panoptic",
+        lambda e: e.picture(size=(60, 50)),
+        "image-size mask-size",
+        "stated 64x64 (height x width), is 50x60",
+    ),
+    "16 bits": ("panoptic", lambda e: e.deep(), "image-depth", "I;16"),
+    "grey": ("panoptic", lambda e: e.picture("L"), "image-greyscale", "mode L"),
+    "cmyk": ("panoptic", lambda e: e.picture("CMYK"), "image-cmyk", "CMYK"),
+    "alpha": ("panoptic", lambda e: e.png(), "image-alpha", "RGBA"),
+    "upside down": ("panoptic", lambda e: e.exif(3), "exif-rotation", "EXIF orientation 3"),
+    "mask missing": ("panoptic", lambda e: e.panoptic.unlink(), "mask-missing", ""),
+    "mask truncated": (
+        "panoptic",
+        lambda e: e.panoptic.write_bytes(e.panoptic.read_bytes()[:100]),
+        "mask-unreadable",
+        "not a readable image",
+    ),
+    "grey mask": (
+        "panoptic",
+        lambda e: Image.new("L", (64, 64)).save(e.panoptic),
+        "mask-unreadable",
+        "has mode RGB, this image L",
+    ),
+    "mask of other size": (
+        "panoptic",
+        lambda e: (
+            Image.open(e.panoptic).resize((32, 32), Image.Resampling.NEAREST).save(e.panoptic)
+        ),
+        "mask-size area-differs",
+        "(32, 32), its image (64, 64)",
+    ),
+    "segment listed twice": (
+        "panoptic",
+        lambda e: e.json(e.panoptic_json, e.listed_twice),
+        "segment-repeated",
+        "2 times",
+    ),
+    "segment without pixels": (
+        "panoptic",
+        lambda e: e.json(e.panoptic_json, e.another_segment),
+        "segment-without-pixels",
+        "segment 77",
+    ),
+    "pixels without segment": (
+        "panoptic",
+        lambda e: e.pixels(e.panoptic, 77),
+        "pixels-without-segment area-differs",
+        "id 77, 9 pixels",
+    ),
+    "unknown category": (
+        "panoptic",
+        lambda e: e.segment(category_id=99),
+        "unknown-category",
+        "category_id 99; known are 1, 2, 3, 4, 5",
+    ),
+    "no area": ("panoptic", lambda e: e.segment(area=0), "area-not-positive", "area 0"),
+    "box outside": (
+        "panoptic",
+        lambda e: e.segment(bbox=[60, 60, 9, 9]),
+        "box-outside",
+        "bbox [60, 60, 9, 9], image (height, width) (64, 64)",
+    ),
+    "path outside": (
+        "panoptic",
+        lambda e: e.json(e.panoptic_json, lambda c: c["images"][0].update(file_name="../a.jpg")),
+        "path-outside image-not-annotated",
+        "which leaves",
+    ),
+    "other area": ("panoptic", lambda e: e.segment(area=7), "area-differs", "area 7, "),
+    "only crowds": ("panoptic", lambda e: e.json(e.panoptic_json, crowds), "image-empty", "crowds"),
+    "not annotated": (
+        "panoptic",
+        lambda e: e.json(e.panoptic_json, lambda c: c["annotations"].pop(0)),
+        "image-not-annotated mask-unused",
+        "image ids 1",
+    ),
+    "not listed": (
+        "panoptic",
+        lambda e: Image.new("RGB", (8, 8)).save(e.root / "train" / "new.jpg"),
+        "image-not-annotated",
+        "1 files that no annotation names: new.jpg",
+    ),
+    "the same picture again": (
+        "panoptic",
+        lambda e: shutil.copy(e.image, e.image.with_name("000002.jpg")),
+        "image-duplicate",
+        "000002.jpg",
+    ),
+    "a picture in both": (
+        "panoptic",
+        lambda e: shutil.copy(e.image, e.root / "val" / "000002.jpg"),
+        "leaked-image",
+        "val/000002.jpg of own_panoptic_val",
+    ),
+    "annotation listed twice": (
+        "instance",
+        lambda e: e.annotation(id=2),
+        "segment-repeated",
+        "annotation 2, 2 times",
+    ),
+    "instance of unknown category": (
+        "instance",
+        lambda e: e.annotation(category_id=99),
+        "unknown-category",
+        "segment 1: category_id 99",
+    ),
+    "instance without area": (
+        "instance",
+        lambda e: e.annotation(area=-1),
+        "area-not-positive",
+        "annotation 1 of ",
+    ),
+    "two points": (
+        "instance",
+        lambda e: e.annotation(segmentation=[[1, 1, 2, 2]]),
+        "segment-unreadable",
+        "annotation 1 of ",
+    ),
+    "no segmentation": (
+        "instance",
+        lambda e: e.annotation(segmentation=None),
+        "segment-unreadable",
+        "neither polygons nor run lengths",
+    ),
+    "run lengths of other size": (
+        "instance",
+        lambda e: e.annotation(segmentation={"size": [4, 4], "counts": [16]}),
+        "segment-unreadable",
+        "(64, 64)",
+    ),
+    "empty instance": (
+        "instance",
+        lambda e: e.annotation(segmentation={"size": [64, 64], "counts": [64 * 64]}),
+        "segment-without-pixels",
+        "annotation 1 of ",
+    ),
+    "nothing annotated": (
+        "instance",
+        lambda e: e.json(e.instances_json, lambda c: c["annotations"].clear()),
+        "image-empty",
+        "0 instances",
+    ),
+    "label out of range": (
+        "semantic",
+        lambda e: e.pixels(e.labels, 200),
+        "label-out-of-range",
+        "label 200, 9 pixels: expected 0 to 8 and 255",
+    ),
+    "nothing labelled": (
+        "semantic",
+        lambda e: Image.new("L", (64, 64), 255).save(e.labels),
+        "image-empty",
+        "no pixel has a label",
+    ),
+    "labels missing": ("semantic", lambda e: e.labels.unlink(), "mask-missing", ""),
+    "labels truncated": (
+        "semantic",
+        lambda e: e.labels.write_bytes(e.labels.read_bytes()[:80]),
+        "mask-unreadable",
+        "not a readable image",
+    ),
+    "labels without image": ("semantic", lambda e: e.image.unlink(), "mask-unused", "000001.png"),
+}
+
+
+def check(block, *, workers=1):
+    if block["TASK"] == "semantic":
+        block = {**block, "CLASSES": list("abcdefghi")}
+    register_own_data([block])
+    return check_datasets([f"{block['NAME']}_train", f"{block['NAME']}_val"], workers=workers)
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
+def test_sound_data_have_no_faults(own_block, task):
+    report = check(own_block(task))
+    assert {fault.kind for fault in report.faults} <= USUAL
+    assert not report.has_errors
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_fault_is_found(own_data, own_block, case):
+    task, spoil, kinds, detail = FAULTS[case]
+    block = own_block(task)
+    # Registered before: registration refuses some faults itself.
+    register_own_data([{**block, "CLASSES": list("abcdefghi")} if task == "semantic" else block])
+    spoil(Editor(own_data))
+    names = [f"{block['NAME']}_train", f"{block['NAME']}_val"]
+    report = check_datasets(names, workers=1)
+    found = [fault for fault in report.faults if fault.kind not in USUAL]
+    assert {fault.kind for fault in found} == set(kinds.split())
+    assert any(detail in fault.detail for fault in found if fault.kind == kinds.split()[0])
+    assert report.has_errors == any(kind in ERRORS for kind in kinds.split())
+
+
+def test_every_kind_has_a_case():
+    covered = {kind for _, _, kinds, _ in FAULTS.values() for kind in kinds.split()}
+    assert covered | USUAL == set(ERRORS | WARNINGS)
+
+
+def test_turned_image_is_compared_as_training_reads_it(own_data, own_block):
+    editor = Editor(own_data)
+    editor.picture(size=(60, 50))
+    editor.exif(6)
+    report = check(own_block("panoptic"))
+    details = {fault.kind: fault.detail for fault in report.faults}
+    assert details["exif-rotation"] == "EXIF orientation 6, read as 60x50 (height x width)"
+    assert details["image-size"].endswith(
+        "is 60x50 (height x width), turned by its EXIF orientation"
+    )
+
+
+def test_faults_name_their_segment(own_data, own_block):
+    Editor(own_data).segment(category_id=99)
+    report = check(own_block("panoptic"))
+    (fault,) = [fault for fault in report.faults if fault.is_error]
+    assert fault.file == str(own_data / "panoptic_train" / "000001.png")
+    assert fault.segment in read_panoptic_png(fault.file)
+
+
+def test_several_processes_find_the_same(own_data, own_block):
+    Editor(own_data).segment(category_id=99)
+    assert check(own_block("panoptic"), workers=2) == check(own_block("panoptic"), workers=1)
+
+
+def test_classes_are_counted(own_data, own_block):
+    report = check(own_block("panoptic")).datasets[0]
+    content = json.loads((own_data / "annotations" / "panoptic_train.json").read_text())
+    segments = [s for a in content["annotations"] for s in a["segments_info"]]
+    for index, category in enumerate(content["categories"]):
+        mine = [s for s in segments if s["category_id"] == category["id"]]
+        assert report.segments[index] == len(mine)
+        assert report.pixels[index] == sum(s["area"] for s in mine)
+    assert report.class_names == [category["name"] for category in content["categories"]]
+
+
+def test_polygons_are_measured(own_data, own_block):
+    editor = Editor(own_data)
+    polygon = [10, 10, 30, 10, 30, 30, 10, 30]
+    editor.json(editor.instances_json, lambda c: c.update(annotations=c["annotations"][:1]))
+    editor.annotation(segmentation=[polygon])
+    (code,) = pycocotools.mask.frPyObjects([polygon], 64, 64)
+    report = check(own_block("instance")).datasets[0]
+    assert sum(report.pixels.values()) == pycocotools.mask.area(code)
+
+
+def test_coco_sample_is_sound(sample_coco):
+    report = check_datasets(["coco_2017_train_panoptic_8"], workers=1)
+    assert not report.has_errors
+    assert report.datasets[0].num_images == 8

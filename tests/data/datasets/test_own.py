@@ -1,0 +1,124 @@
+"""Registering the data sets of DATASETS.OWN: classes, colours and entries come from the files."""
+
+import json
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from proscale.config.own_data import TASKS
+from proscale.data.datasets.own import own_classes, register_own_data
+from proscale.data.datasets.shapes import coco_categories
+
+NAMES = [category["name"] for category in coco_categories()]
+
+
+def edit_json(path, change) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_both_splits_are_registered(own_block, task):
+    register_own_data([own_block(task)])
+    register_own_data([own_block(task)])  # has no effect
+    assert len(DatasetCatalog.get(f"own_{task}_train")) == 3
+    assert len(DatasetCatalog.get(f"own_{task}_val")) == 2
+
+
+def test_panoptic_classes_come_from_the_file(own_block):
+    register_own_data([own_block("panoptic")])
+    metadata = MetadataCatalog.get("own_panoptic_val")
+    assert own_classes("own_panoptic_val") == tuple(NAMES)
+    assert metadata.thing_colors[0] == coco_categories()[0]["color"]
+    assert metadata.thing_dataset_id_to_contiguous_id == {1: 0, 2: 1, 3: 2, 4: 3, 5: 4}
+
+
+def test_instance_classes_come_from_the_file(own_block):
+    register_own_data([own_block("instance")])
+    metadata = MetadataCatalog.get("own_instance_train")
+    assert metadata.thing_classes == NAMES[:5]
+    assert metadata.evaluator_type == "coco"
+    entry = DatasetCatalog.get("own_instance_train")[0]
+    assert {a["category_id"] for a in entry["annotations"]} <= set(range(5))
+
+
+def test_semantic_classes_are_the_labels_found(own_data, own_block):
+    (dataset,) = register_own_data([own_block("semantic")])
+    masks = [*own_data.glob("labels_*/*.png")]
+    highest = max(
+        int(labels[labels != 255].max())
+        for labels in (np.asarray(Image.open(mask)) for mask in masks)
+    )
+    assert dataset.classes == tuple(f"class_{label}" for label in range(highest + 1))
+    assert own_classes("own_semantic_val") == dataset.classes
+    assert MetadataCatalog.get("own_semantic_val").ignore_label == 255
+
+
+def test_semantic_classes_may_be_named(own_data, own_block):
+    for mask in own_data.glob("labels_*/*.png"):
+        mask.write_text("never read")
+    (dataset,) = register_own_data([{**own_block("semantic"), "CLASSES": NAMES}])
+    assert dataset.classes == own_classes("own_semantic_train") == tuple(NAMES)
+    assert len(MetadataCatalog.get("own_semantic_train").stuff_colors) == len(NAMES)
+
+
+def test_semantic_colours_come_from_the_palette(own_data, own_block):
+    for mask in own_data.glob("labels_*/*.png"):
+        image = Image.open(mask)
+        image.putpalette([10, 20, 30, 40, 50, 60])
+        image.save(mask)
+    register_own_data([own_block("semantic")])
+    assert MetadataCatalog.get("own_semantic_val").stuff_colors[:2] == [[10, 20, 30], [40, 50, 60]]
+
+
+def test_label_images_without_labels(own_data, own_block):
+    for mask in own_data.glob("labels_*/*.png"):
+        Image.new("L", (64, 64), 255).save(mask)
+    with pytest.raises(ValueError, match=r"CLASSES is not given, and there are no labels in 5"):
+        register_own_data([own_block("semantic")])
+
+
+def test_order_of_categories_may_differ_between_splits(own_data, own_block):
+    path = own_data / "annotations" / "panoptic_val.json"
+    edit_json(path, lambda content: content["categories"].reverse())
+    register_own_data([own_block("panoptic")])
+    assert own_classes("own_panoptic_val") == own_classes("own_panoptic_train") == tuple(NAMES)
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+def test_splits_must_agree_in_their_categories(own_data, own_block, task):
+    name = {"panoptic": "panoptic", "instance": "instances"}[task]
+    path = own_data / "annotations" / f"{name}_val.json"
+    edit_json(path, lambda content: content["categories"][1].update(name="cube"))
+    with pytest.raises(ValueError, match=rf"{name}_train.json and .*{name}_val.json .* ids \[2\]"):
+        register_own_data([own_block(task)])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("categories"), "no list 'categories'"),
+        (lambda c: c["categories"].clear(), "categories is empty"),
+        (lambda c: c["categories"][0].pop("isthing"), r"categories\[0\] has no key 'isthing'"),
+        (lambda c: c["categories"][0].update(id=2), r"categories\[1\]: id 2 is there twice"),
+    ],
+)
+def test_unusable_categories_name_the_file(own_data, own_block, change, message):
+    edit_json(own_data / "annotations" / "panoptic_train.json", change)
+    with pytest.raises(ValueError, match=rf"panoptic_train\.json: .*{message}"):
+        register_own_data([own_block("panoptic")])
+
+
+def test_not_json(own_data, own_block):
+    (own_data / "annotations" / "instances_val.json").write_text("{")
+    with pytest.raises(ValueError, match=r"instances_val\.json: not a JSON file"):
+        register_own_data([own_block("instance")])
+
+
+def test_a_name_means_one_data_set(own_block):
+    register_own_data([own_block("panoptic")])
+    with pytest.raises(ValueError, match="own_panoptic_train is already registered"):
+        register_own_data([{**own_block("semantic"), "NAME": "own_panoptic"}])

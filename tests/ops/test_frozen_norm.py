@@ -1,0 +1,67 @@
+"""Frozen norms folded into convolutions: the same function, computed in fewer passes."""
+
+import pytest
+import torch
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, get_norm
+from torch import nn
+from torch.nn import functional as F
+
+from proscale.ops.frozen_norm import FoldedConv2d, fold_frozen_norms
+
+
+def network(norm="FrozenBN", bias=False):
+    torch.manual_seed(0)
+    convolution = Conv2d(
+        6, 8, 3, stride=2, padding=1, groups=2, bias=bias, norm=get_norm(norm, 8), activation=F.relu
+    )
+    with torch.no_grad():
+        for tensor in (convolution.norm.running_mean, convolution.norm.bias):
+            tensor.normal_()
+        for tensor in (convolution.norm.running_var, convolution.norm.weight):
+            tensor.uniform_(0.5, 2)
+    return nn.Sequential(convolution).double()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("wants_gradient", [False, True])
+def test_outputs_and_gradients_are_those_of_the_two(bias, wants_gradient):
+    apart, folded = network(bias=bias), network(bias=bias)
+    fold_frozen_norms(folded)
+    assert isinstance(folded[0], FoldedConv2d)
+    image = torch.randn(2, 6, 9, 11, dtype=torch.float64, requires_grad=wants_gradient)
+    results = []
+    for model in (apart, folded):
+        result = model(image)
+        (result * torch.linspace(0, 1, result.numel()).view_as(result)).sum().backward()
+        results.append([result, *(p.grad for p in model.parameters())])
+        if wants_gradient:
+            results[-1].append(image.grad)
+            image.grad = None
+    torch.testing.assert_close(*results)
+
+
+def test_weights_keep_their_names_and_may_change():
+    apart, folded = network(), network()
+    fold_frozen_norms(folded)
+    image = torch.randn(1, 6, 5, 5, dtype=torch.float64)
+    folded(image)
+    changed = {name: tensor + 0.5 for name, tensor in apart.state_dict().items()}
+    for model in (apart, folded):
+        model.load_state_dict(changed)
+    torch.testing.assert_close(folded(image), apart(image))
+    assert [*folded.state_dict()] == [*apart.state_dict()]
+
+
+def test_other_norms_stay_behind_their_convolutions():
+    model = network("BN")
+    fold_frozen_norms(model)
+    assert type(model[0]) is Conv2d
+
+
+def test_a_recording_has_the_operators_of_the_model():
+    model = network()
+    fold_frozen_norms(model)
+    with torch.no_grad():
+        trace = torch.jit.trace(model.eval(), torch.randn(1, 6, 5, 5, dtype=torch.float64))
+    assert "aten::batch_norm" in str(trace.inlined_graph)
+    assert isinstance(model[0].norm, FrozenBatchNorm2d)

@@ -1,0 +1,122 @@
+"""Files of predictions, read back by what else reads such files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from PIL import Image
+from pycocotools.coco import COCO
+
+from proscale.data import register_coco_panoptic
+from proscale.data.formats.label_image import read_label_image, read_palette
+from proscale.data.formats.panoptic_png import read_panoptic_png
+from proscale.evaluation import CocoPanopticEvaluator
+from proscale.predict.classes import Classes
+from proscale.predict.outputs import Failure, OutputFolder, Picture
+from proscale.predict.result import Prediction, from_semantic
+
+
+@pytest.fixture
+def write(tmp_path, pixels):
+    """Returns a function: predictions and classes → the folder with their files."""
+
+    def run(predictions: list[Prediction], classes: Classes, failures=()):
+        output = OutputFolder(
+            tmp_path / "out",
+            task=predictions[0].task,
+            classes=classes,
+            dataset="animals",
+            title="Animals",
+        )
+        for number, prediction in enumerate(predictions, 1):
+            picture = Picture(
+                file_name=f"zoo/{number}.jpg",
+                name=f"image_{number}",
+                image_id=number,
+                pixels=pixels(prediction.height, prediction.width),
+            )
+            output.add(output.write(picture, prediction))
+        output.finish(failures)
+        return tmp_path / "out"
+
+    return run
+
+
+def test_panoptic_files_are_a_data_set(write, panoptic, classes, restored_catalogs):
+    folder = write([panoptic, panoptic], classes)
+    assert np.array_equal(read_panoptic_png(folder / "panoptic/image_1.png"), panoptic.id_map)
+    register_coco_panoptic(
+        "predicted",
+        image_root="",
+        panoptic_root=folder / "panoptic",
+        panoptic_json=folder / "panoptic.json",
+    )
+    entries = DatasetCatalog.get("predicted")
+    assert entries[1]["file_name"] == "zoo/2.jpg"
+    segment = entries[1]["segments_info"][1]
+    assert (segment["area"], segment["bbox"], segment["isthing"]) == (256, [4, 4, 16, 16], True)
+    evaluator = CocoPanopticEvaluator("predicted")
+    for entry in entries:
+        segments = [
+            {"id": s.id, "isthing": s.isthing, "category_id": s.class_id} for s in panoptic.segments
+        ]
+        output = {"panoptic_seg": (torch.from_numpy(panoptic.id_map), segments)}
+        evaluator.process([entry], [output])
+    assert evaluator.evaluate()["panoptic_seg"]["PQ"] == 100
+
+
+def test_instances_are_coco_results(write, panoptic, classes, tmp_path):
+    instances = Prediction("instance", 48, 64, panoptic.segments[1:], panoptic.codes[1:], None)
+    folder = write([instances], classes)
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": 1, "height": 48, "width": 64}],
+        "categories": [{"id": id_} for id_ in classes.category_ids],
+        "annotations": [],
+    }
+    truth.createIndex()
+    results = truth.loadRes(str(folder / "instances.json"))
+    found = results.loadAnns(results.getAnnIds())
+    assert [a["category_id"] for a in found] == [17, 17, 18]
+    assert [a["score"] for a in found] == [0.8, 0.7, 0.6]
+    assert found[0]["bbox"] == [4, 4, 16, 16]
+    masks = [results.annToMask(annotation) for annotation in found]
+    assert np.array_equal(np.stack(masks), instances.masks)
+
+
+@pytest.mark.parametrize("number", [3, 300])
+def test_semantic_labels(write, classes, number):
+    some = Classes(
+        names=tuple(f"class {i}" for i in range(number)),
+        category_ids=tuple(range(number)),
+        isthing=(False,) * number,
+        colors=tuple((i % 256, 0, 7) for i in range(number)),
+    )
+    labels = torch.arange(48 * 64).view(48, 64) % number
+    folder = write([from_semantic(labels, some)], some)
+    path = folder / "semantic/image_1.png"
+    assert np.array_equal(read_label_image(path), labels.numpy())
+    if number == 3:
+        assert read_palette(path)[:3] == [[0, 0, 7], [1, 0, 7], [2, 0, 7]]
+
+
+def test_everything_in_one_file_and_pictures(write, panoptic, classes):
+    folder = write([panoptic], classes, [Failure("zoo/3.jpg", "not readable")])
+    content = json.loads((folder / "predictions.json").read_text())
+    assert (content["task"], content["dataset"]) == ("panoptic", "animals")
+    assert content["skipped"] == [{"file_name": "zoo/3.jpg", "reason": "not readable"}]
+    (image,) = content["images"]
+    assert (image["file_name"], image["name"]) == ("zoo/1.jpg", "image_1")
+    assert image["segments"][3]["name"] == "<b>dog</b>"
+    with Image.open(folder / "overlays/image_1.jpg") as overlay:
+        assert overlay.size == (64, 48)
+    assert "zoo/" not in (folder / "index.html").read_text()  # folders are nobody's business
+    assert {path.name for path in folder.iterdir()} == {
+        "index.html",
+        "overlays",
+        "panoptic",
+        "panoptic.json",
+        "predictions.json",
+    }

@@ -1,0 +1,71 @@
+"""Which files inputs mean, and names and numbers of results."""
+
+import pytest
+
+from proscale.predict.sources import UniqueNames, find_sources
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for name in ("b.jpg", "a.PNG", "notes.txt", "sub/a.jpg", "sub/clip.MP4", "out/a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def found(tree, *inputs):
+    sources = find_sources([str(tree / text) for text in inputs], leave_out=tree / "out")
+    return [
+        (str(source.path.relative_to(tree)), source.name, source.image_id) for source in sources
+    ]
+
+
+def test_folder_with_what_is_below_but_not_with_its_own_results(tree):
+    assert found(tree, "") == [
+        ("a.PNG", "a", 1),
+        ("b.jpg", "b", 2),
+        ("sub/a.jpg", "a_2", 3),
+        ("sub/clip.MP4", "clip", None),
+    ]
+
+
+def test_patterns_and_files_each_once(tree):
+    assert found(tree, "*.jpg", "b.jpg", "**/a.*", "notes.txt") == [
+        ("b.jpg", "b", 1),
+        ("a.PNG", "a", 2),
+        ("sub/a.jpg", "a_2", 3),
+        ("notes.txt", "notes", 4),  # named, so that its reader shall say what is wrong
+    ]
+
+
+def test_a_file_of_earlier_results_that_is_named_is_meant(tree):
+    assert found(tree, "out/a.jpg") == [("out/a.jpg", "a", 1)]
+
+
+def test_numbers_that_are_names_are_ids(tree):
+    (tree / "coco").mkdir()
+    for name in ("000000000139.jpg", "000000000285.jpg"):
+        (tree / "coco" / name).touch()
+    assert [id_ for _, _, id_ in found(tree, "coco")] == [139, 285]
+    (tree / "285.png").touch()
+    ids = [id_ for _, _, id_ in found(tree, "b.jpg", "coco", "285.png")]
+    assert ids == [286, 139, 285, 287]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("missing.jpg", "no such file: expected images, videos, folders and patterns"),
+        ("*.bmp", "no images or videos"),
+        ("out", "no images or videos"),
+    ],
+)
+def test_nothing_there(tree, text, message):
+    with pytest.raises(ValueError, match=message):
+        found(tree, text)
+
+
+def test_unique_names_on_file_systems_without_case():
+    names = UniqueNames(["C"])
+    added = [names.add(name) for name in ("a", "A", "a_2", "b", "a", "c")]
+    assert added == ["a", "A_2", "a_2_2", "b", "a_3", "c_2"]
