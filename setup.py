@@ -16,6 +16,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["proscale", "proscale.*"]),
+    py_modules=["proscale_cli"],
     package_data={
         "proscale.predict": ["gallery.html"],
         "proscale.report": ["report.html"],
@@ -61,5 +62,5 @@ setup(
             "transformers>=4.40",
         ],
     },
-    entry_points={"console_scripts": ["proscale = proscale.cli:main"]},
+    entry_points={"console_scripts": ["proscale = proscale_cli:main"]},
 )

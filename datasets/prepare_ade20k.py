@@ -3,7 +3,7 @@
 
 import sys
 
-from proscale.cli import main
+from proscale_cli import main
 
 if __name__ == "__main__":
     main(["prepare", "ade20k", *sys.argv[1:]])

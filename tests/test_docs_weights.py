@@ -12,7 +12,7 @@ import timm
 import torch
 import torchvision
 
-from proscale.cli import main
+from proscale_cli import main
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "weights.md").read_text()

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from detectron2.engine import default_argument_parser
 
-from proscale.cli import main
 from proscale.cli.arguments import split_overrides
 from proscale.config import setup_cfg
+from proscale_cli import main
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (

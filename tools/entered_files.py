@@ -80,7 +80,7 @@ def main() -> None:
             if options.run == "train":
                 runpy.run_path(str(ROOT / "train_net.py"), run_name="__main__")
             else:
-                from proscale.cli import main as proscale
+                from proscale_cli import main as proscale
 
                 proscale()
         except FirstLoss:

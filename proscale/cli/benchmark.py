@@ -28,13 +28,8 @@ from proscale.errors import ConfigError
 from proscale.ops import available_backends
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add the command to ``proscale``."""
-    parser = commands.add_parser(
-        "benchmark",
-        help="time whole models, the operator or token merging",
-        description=__doc__.split("\n\n", 1)[1],
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     subjects = parser.add_subparsers(title="what to time", required=True, metavar="SUBJECT")
     benchmark_model.add_parser(subjects)
     _add_operator_parser(subjects)
@@ -95,10 +90,10 @@ def _add_operator_parser(subjects: argparse._SubParsersAction) -> None:
         help=f"what to compare with {BASELINE}",
     )
     add_benchmark_arguments(parser, repeats=15)
-    parser.set_defaults(run=run_operator)
+    parser.set_defaults(run=run)
 
 
-def run_operator(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Run ``proscale benchmark operator``."""
     unknown = set(options.backends) - set(available_backends())
     if unknown:

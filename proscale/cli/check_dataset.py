@@ -19,14 +19,9 @@ from proscale.data.check import as_document, check_datasets, histogram, summary
 from proscale.errors import ConfigError
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add the command to ``proscale``."""
-    parser = commands.add_parser(
-        "check-dataset",
-        help="check every image and mask of data sets",
-        description=__doc__.split("\n\n", 1)[1],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument(
         "--config-file",
         metavar="FILE",
@@ -42,7 +37,6 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="NAME",
         help="registered data sets; with --config-file KEY VALUE, its overrides",
     )
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -37,13 +37,8 @@ from proscale.modeling.backbones.token_merging_config import NO_MERGING
 PICTURES = (".png", ".jpg", ".pdf", ".svg")
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add the command to ``proscale``."""
-    parser = commands.add_parser(
-        "compare-merging",
-        help="a trained model with every kind of token merging",
-        description=__doc__.split("\n\n", 1)[1],
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     parser.add_argument("--config-file", required=True, metavar="FILE", help="the model")
     parser.add_argument("--weights", required=True, metavar="FILE", help="its weights")
     parser.add_argument(
@@ -65,7 +60,6 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="draw on white, for data sets whose images may not be passed on",
     )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration overrides")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:

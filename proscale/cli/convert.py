@@ -36,13 +36,8 @@ from proscale.errors import CheckpointError, ConfigError
 _NAMED = 12
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add the command to ``proscale``."""
-    parser = commands.add_parser(
-        "convert",
-        help="rename the tensors of a checkpoint file, or fit them to a model",
-        description=__doc__.split("\n\n", 1)[1],
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     parser.add_argument("input", type=Path, metavar="INPUT", help="file to read")
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="file to write")
     parser.add_argument(
@@ -64,7 +59,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="read a pickle that holds more than tensors, too: this runs code that is in it",
     )
-    parser.set_defaults(run=run, opts=[])
+    parser.set_defaults(opts=[])
 
 
 def run(options: argparse.Namespace) -> None:

@@ -35,18 +35,12 @@ NUM_PICTURES = 12
 MASK2FORMER_LAYERS = 6
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add the command to ``proscale``."""
-    parser = commands.add_parser(
-        "demo",
-        help="train and evaluate a small model on generated images",
-        description=__doc__.split("\n\n", 1)[1],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument("--config-file", default=CONFIG_FILE, help="model and training")
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration overrides")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -45,13 +45,8 @@ SUFFIXES = {TORCH_EXPORT: ".pt2", ONNX: ".onnx"}
 DEFAULT_SIZES = ((480, 640), (640, 480))
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add the command to ``proscale``."""
-    parser = commands.add_parser(
-        "export",
-        help="write a model as ONNX or torch.export file, checked",
-        description=__doc__.split("\n\n", 1)[1],
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     parser.add_argument("--config-file", required=True, metavar="FILE", help="the model")
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help="its weights; '' takes random ones"
@@ -95,7 +90,6 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, too")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration overrides")
-    parser.set_defaults(run=run)
 
 
 @dataclass(frozen=True)

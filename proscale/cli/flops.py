@@ -43,13 +43,8 @@ DEFAULT_SIZE = (800, 1280)
 _AXIS = "GFLOPs (multiply-adds) an image"
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add the command to ``proscale``."""
-    parser = commands.add_parser(
-        "flops",
-        help="count multiply-adds, parameters, activations and tokens",
-        description=__doc__.split("\n\n", 1)[1],
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     parser.add_argument(
         "--config-file", nargs="+", required=True, metavar="FILE", help="the models"
     )
@@ -97,7 +92,6 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     budget.add_argument("--write", type=Path, metavar="FILE", help="its YAML file")
     add_overrides(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -24,14 +24,11 @@ INSTANCE_THRESHOLD = 0.5
 """Score below which instances are left out unless told; a model gives a hundred of an image."""
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add the command to ``proscale``."""
-    parser = commands.add_parser(
-        "predict",
-        help="segment images and videos, and show the results on a page",
-        description=__doc__.split("\n\n", 1)[1],
-        epilog=f"Every frame of a video is predicted into a video; {VIDEO_SAMPLES} of them, evenly "
-        "spread, have results like images.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.epilog = (
+        f"Every frame of a video is predicted into a video; {VIDEO_SAMPLES} of them, evenly "
+        "spread, have results like images."
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="the model")
     parser.add_argument("--weights", required=True, metavar="FILE", help="its weights")
@@ -67,7 +64,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="INPUT",
         help="image, video, folder or pattern; KEY VALUE pairs are configuration overrides",
     )
-    parser.set_defaults(run=run, opts=[])
+    parser.set_defaults(opts=[])
 
 
 def run(options: argparse.Namespace) -> None:

@@ -13,14 +13,9 @@ from proscale.data.prepare import PREPARATIONS, prepare
 from proscale.errors import ConfigError
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add the command to ``proscale``."""
-    parser = commands.add_parser(
-        "prepare",
-        help="make the files that a data set's names read",
-        description=__doc__.split("\n\n", 1)[1],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument(
         "dataset",
         choices=PREPARATIONS,
@@ -37,7 +32,6 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count(), help="images converted at a time"
     )
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -24,16 +24,10 @@ from proscale.engine.train_loop import TrainLoop
 from proscale.errors import CheckpointError, ConfigError
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add the command to ``proscale``."""
-    parser = commands.add_parser(
-        "replay",
-        help="repeat a training step that was not finite",
-        description=__doc__.split("\n\n", 1)[1],
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     parser.add_argument("file", type=Path, metavar="FILE", help="fault_*.pth of a training")
     add_overrides(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:

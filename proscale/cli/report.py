@@ -15,13 +15,8 @@ PAGE = "report.html"
 _IMAGES = 4
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add the command to ``proscale``."""
-    parser = commands.add_parser(
-        "report",
-        help="show a training on a page: curves, results, images, cost",
-        description=__doc__.split("\n\n", 1)[1],
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="OUTPUT_DIR of the training")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help=f"the page (default: RUN_DIR/{PAGE})"
@@ -34,7 +29,6 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="best and as many worst images of every data set, predicted with the final weights "
         "(default: %(default)s; 0 for none)",
     )
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:

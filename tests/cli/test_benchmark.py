@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from proscale.cli import main
 from proscale.ops import available_backends
+from proscale_cli import main
 
 
 @pytest.fixture

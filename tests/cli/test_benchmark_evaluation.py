@@ -5,7 +5,7 @@ import json
 import pytest
 
 from proscale.benchmark import evaluation_benchmark
-from proscale.cli import main
+from proscale_cli import main
 
 ARGUMENTS = ["benchmark", "evaluation", "--images", "4", "--size", "60x80", "--repeats", "2"]
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from proscale.benchmark.merging_benchmark import DOWNSAMPLE, MATRIX
-from proscale.cli import main
+from proscale_cli import main
 
 
 def test_table_and_file(tmp_path, capsys):

@@ -5,8 +5,8 @@ import json
 import pytest
 import yaml
 
-from proscale.cli import main
 from proscale.data.datasets.own import register_own_data
+from proscale_cli import main
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from proscale.benchmark.merging_comparison import VARIANTS
-from proscale.cli import main
 from proscale.config import setup_cfg
+from proscale_cli import main
 
 DATASET = "compare_merging_toy"
 MODEL = {

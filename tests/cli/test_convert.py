@@ -9,8 +9,8 @@ from detectron2.modeling import build_model
 from safetensors.torch import load_file
 
 from proscale.checkpoint import convert_state_dict, write_checkpoint
-from proscale.cli import main
 from proscale.modeling.backbones import MixVisionTransformer
+from proscale_cli import main
 
 
 @pytest.fixture

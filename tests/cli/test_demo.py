@@ -6,8 +6,8 @@ import os
 import pytest
 from detectron2.data import MetadataCatalog
 
-from proscale.cli import main
 from proscale.data.datasets import shapes
+from proscale_cli import main
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
-from proscale.cli import export, main
+from proscale.cli import export
 from proscale.config import setup_cfg
 from proscale.export import OnnxRunner, quantise
+from proscale_cli import main
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "export.md"
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from detectron2.data import DatasetCatalog
 
-from proscale.cli import main
 from proscale.config import setup_cfg
+from proscale_cli import main
 
 
 @pytest.fixture

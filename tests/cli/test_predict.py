@@ -8,9 +8,9 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
-from proscale.cli import main
 from proscale.predict.files import VIDEO_SAMPLES
 from proscale.predict.video import VideoWriter, read_frames
+from proscale_cli import main
 
 
 @pytest.fixture

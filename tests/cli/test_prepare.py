@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from proscale.cli import main
+from proscale_cli import main
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.events import EventStorage
 
-from proscale.cli import main
 from proscale.engine.recorded_step import fault_recorder
 from proscale.engine.train_loop import TrainLoop
+from proscale_cli import main
 
 
 @pytest.fixture

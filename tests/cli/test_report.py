@@ -2,7 +2,7 @@
 
 import pytest
 
-from proscale.cli import main
+from proscale_cli import main
 
 
 @pytest.fixture

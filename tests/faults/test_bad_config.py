@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from proscale.checkpoint.training_checkpointer import check_weights
-from proscale.cli import main
 from proscale.config import check_datasets, check_output_dir, setup_cfg
 from proscale.errors import ConfigError
+from proscale_cli import main
 
 TRAIN_NET = Path(__file__).parents[2] / "train_net.py"
 CPU = ["MODEL.DEVICE", "cpu"]

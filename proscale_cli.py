@@ -1,0 +1,65 @@
+"""The command ``proscale``: its commands by name, and the call of one.
+
+A module beside the package: importing anything of ``proscale`` imports PyTorch and Detectron2, for
+seconds, which ``--help``, ``--version`` and a mistyped name have no need of.
+"""
+
+import argparse
+import logging
+import sys
+from importlib import import_module
+from importlib.metadata import version
+
+COMMANDS = {
+    "demo": "train and evaluate a small model on generated images",
+    "flops": "count multiply-adds, parameters, activations and tokens",
+    "benchmark": "time models part by part, and measure their memory",
+    "predict": "segment images and videos, and show the results on a page",
+    "prepare": "make the files that a data set's names read",
+    "check-dataset": "check every image and mask of data sets",
+    "compare-merging": "a trained model with every kind of token merging",
+    "convert": "rename the tensors of a checkpoint file, or adapt them to a model",
+    "export": "write a model as ONNX or torch.export file, checked",
+    "replay": "repeat a training step that was not finite",
+    "report": "show a training on a page: curves, results, images, cost",
+}
+"""Help line by name. Each is a module of :mod:`proscale.cli` with ``add_arguments(parser)`` and
+``run(options)``; its docstring, from the second paragraph, is the command's description."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run ``proscale COMMAND …``; ``arguments`` are those of the command line when None."""
+    words = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="proscale", description="Efficient image segmentation.")
+    parser.add_argument("--version", action="version", version=f"proscale {version('proscale')}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary)
+        if name in words[:1]:
+            _fill(command, f"proscale.cli.{name.replace('-', '_')}")
+    options, rest = parser.parse_known_args(words)
+    # argparse takes words that are no options in one row only, but KEY VALUE may stand anywhere.
+    if rest and ("opts" not in options or any(word.startswith("--") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.opts = [*options.opts, *rest]
+    # Warnings of libraries go to the log, not between a command's lines.
+    logging.captureWarnings(True)
+    _run(options)
+
+
+def _fill(parser: argparse.ArgumentParser, module_name: str) -> None:
+    """Import a command, and give its parser the arguments and the function to call."""
+    module = import_module(module_name)
+    parser.description = module.__doc__.split("\n\n", 1)[1]
+    parser.set_defaults(run=module.run)
+    module.add_arguments(parser)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from proscale.errors import UserError
+
+    try:
+        options.run(options)
+    except UserError as error:
+        sys.exit(f"proscale: {error}")

@@ -1,0 +1,48 @@
+"""``proscale`` itself: cheap until a command runs, and every name is a command."""
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from proscale.errors import DataError
+from proscale_cli import COMMANDS, main
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predcit"]])
+def test_neither_torch_nor_the_package_is_imported_for_help(arguments):
+    code = (
+        "import sys, proscale_cli\n"
+        f"try: proscale_cli.main({arguments!r})\n"
+        "finally: print(sorted({'torch', 'numpy', 'proscale', 'detectron2'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith("[]\n"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_describes_itself(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0
+    description = import_module(f"proscale.cli.{name.replace('-', '_')}").__doc__
+    assert (
+        description.split("\n\n", 1)[1].split()[:6]
+        == capsys.readouterr().out.split("\n\n")[1].split()[:6]
+    )
+
+
+def test_errors_of_users_are_one_sentence(monkeypatch):
+    def fail(*_, **__):
+        raise DataError("a.png is 3 bytes: expected a PNG file")
+
+    monkeypatch.setattr("proscale.cli.prepare.prepare", fail)
+    with pytest.raises(SystemExit, match=r"^proscale: .*a\.png is 3 bytes: expected a PNG file$"):
+        main(["prepare", "coco"])
+
+
+def test_unknown_options_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["prepare", "coco", "--fast"])
+    assert "unrecognized arguments: --fast" in capsys.readouterr().err
