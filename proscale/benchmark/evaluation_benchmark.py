@@ -22,7 +22,7 @@ from detectron2.data import MetadataCatalog
 from proscale.benchmark.latency import Timing, measure
 from proscale.data.formats.panoptic_png import MAX_ID, read_panoptic_png, write_panoptic_png
 from proscale.evaluation import CocoPanopticEvaluator, PanopticQuality
-from proscale.utils.background import Background
+from proscale.utils.background import BackgroundWorkers
 
 MEMORY = "maps in memory"
 EVALUATOR = "evaluator, truth from PNG"
@@ -91,7 +91,7 @@ class Scenes:
     def score_files(self) -> PanopticQuality:
         """Count all images, both maps read from PNG files, on threads."""
         total = PanopticQuality(CATEGORIES)
-        background = Background(total.merge, num_workers=self.settings.workers)
+        background = BackgroundWorkers(total.merge, num_workers=self.settings.workers)
         for image in range(self.settings.images):
             background.submit(partial(self._score_file, image))
         background.finish()

@@ -31,7 +31,7 @@ from proscale.evaluation.panoptic_quality import (
     PanopticResults,
 )
 from proscale.evaluation.results_file import write_results
-from proscale.utils.background import Background
+from proscale.utils.background import BackgroundWorkers
 
 RESULTS_FILE = "panoptic_seg.json"
 IMAGES_FILE = "panoptic_seg_images.json"
@@ -121,7 +121,7 @@ class CocoPanopticEvaluator(DatasetEvaluator):
                 f"{self._panoptic_json}: categories {sorted(unmapped)} have no contiguous id in "
                 f"the metadata of data set {dataset_name!r}"
             )
-        self._background = Background(self._add, num_workers=num_workers)
+        self._background = BackgroundWorkers(self._add, num_workers=num_workers)
         self.reset()
 
     def reset(self) -> None:

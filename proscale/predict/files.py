@@ -15,7 +15,7 @@ from proscale.predict.predictor import Predictor
 from proscale.predict.result import Prediction
 from proscale.predict.sources import Source, UniqueNames
 from proscale.predict.video import VideoWriter, count_frames, frame_rate, read_frames
-from proscale.utils.background import Background
+from proscale.utils.background import BackgroundWorkers
 from proscale.utils.replaced_file import replaced
 
 VIDEO_SAMPLES = 8
@@ -72,7 +72,7 @@ class _Run:
         return self._failures
 
     def _predict_images(self, images: Sequence[Source]) -> None:
-        writing = Background(self._output.add, num_workers=self._workers)
+        writing = BackgroundWorkers(self._output.add, num_workers=self._workers)
         batches = _Batches(self._predictor, self._batch_size, self._write_each(writing))
 
         def receive(read: Picture | Failure) -> None:
@@ -81,14 +81,14 @@ class _Run:
             else:
                 batches.add(read)
 
-        reading = Background(receive, num_workers=self._workers)
+        reading = BackgroundWorkers(receive, num_workers=self._workers)
         for source in images:
             reading.submit(partial(_read, source))
         reading.finish()
         batches.finish()
         writing.finish()
 
-    def _write_each(self, writing: Background) -> Handle:
+    def _write_each(self, writing: BackgroundWorkers) -> Handle:
         def handle(pictures: list[Picture], predictions: list[Prediction]) -> None:
             for picture, prediction in zip(pictures, predictions, strict=True):
                 writing.submit(partial(self._output.write, picture, prediction))
@@ -111,8 +111,8 @@ class _Run:
         names = {frame: self._names.add(f"{source.name}_{frame:06d}") for frame in ids}
         with replaced(self._output.video_path(source.name)) as path:
             video = VideoWriter(path, frame_rate(source.path))
-            drawn = Background(video.add, num_workers=self._workers)
-            kept = Background(self._output.add, num_workers=self._workers)
+            drawn = BackgroundWorkers(video.add, num_workers=self._workers)
+            kept = BackgroundWorkers(self._output.add, num_workers=self._workers)
 
             def handle(pictures: list[Picture], predictions: list[Prediction]) -> None:
                 for picture, prediction in zip(pictures, predictions, strict=True):

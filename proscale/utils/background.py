@@ -1,7 +1,7 @@
-"""Scoring in the background: a few threads at work while the model makes the next results.
+"""Threads that work in the background while the model computes the next results.
 
-Decoding and encoding PNG files and NumPy's passes over maps release Python's global lock, so that
-threads suffice, and nothing has to be copied to another process.
+Coding PNG files and NumPy's passes over maps release Python's global lock: threads suffice, and
+nothing is copied to another process.
 """
 
 from collections import deque
@@ -12,10 +12,10 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Background(Generic[T]):
+class BackgroundWorkers(Generic[T]):
     """Runs tasks on threads and hands their results on, in the order of the tasks.
 
-    At most twice as many tasks as threads are held, done or not: `submit` waits for the oldest one.
+    At most twice as many tasks as threads are held, done or not; ``submit`` waits for the oldest.
 
     Args:
         receive: called with every task's result, in the thread that submits.
@@ -29,9 +29,10 @@ class Background(Generic[T]):
         self._pending: deque[Future[T]] = deque()
 
     def submit(self, task: Callable[[], T]) -> None:
-        """Start `task`; what an earlier task raised is raised here."""
+        """Start ``task``; an exception of an earlier task is raised here."""
         if self._executor is None:
             self._executor = ThreadPoolExecutor(self._num_workers)
+        # Results that are ready are handed on at once, so that their memory is free early.
         while self._pending and (
             self._pending[0].done() or len(self._pending) >= 2 * self._num_workers
         ):
@@ -39,7 +40,7 @@ class Background(Generic[T]):
         self._pending.append(self._executor.submit(task))
 
     def finish(self) -> None:
-        """Wait for all tasks and end the threads; what a task raised is raised here."""
+        """Wait for all tasks and end the threads; an exception of a task is raised here."""
         try:
             while self._pending:
                 self._receive(self._pending.popleft().result())
@@ -47,8 +48,9 @@ class Background(Generic[T]):
             self.cancel()
 
     def cancel(self) -> None:
-        """Drop what has not been handed on, and end the threads."""
+        """Drop all results that are not handed on, and end the threads."""
         self._pending.clear()
         if self._executor is not None:
+            # Tasks that have begun are waited for.
             self._executor.shutdown(cancel_futures=True)
             self._executor = None

@@ -5,12 +5,12 @@ from functools import partial
 
 import pytest
 
-from proscale.utils.background import Background
+from proscale.utils.background import BackgroundWorkers
 
 
 def test_results_come_in_order():
     received = []
-    background = Background(received.append, num_workers=3)
+    background = BackgroundWorkers(received.append, num_workers=3)
     for number in range(20):
         background.submit(partial(int, number))
     background.finish()
@@ -24,7 +24,7 @@ def test_no_more_than_twice_as_many_tasks_as_threads_are_held():
         started.release()
         gate.wait(timeout=60)
 
-    background = Background(lambda result: None, num_workers=1)
+    background = BackgroundWorkers(lambda result: None, num_workers=1)
     background.submit(task)
     background.submit(task)
     assert started.acquire(timeout=60)
@@ -40,7 +40,7 @@ def test_no_more_than_twice_as_many_tasks_as_threads_are_held():
 
 def test_a_fault_is_raised_and_what_waits_is_dropped():
     received = []
-    background = Background(received.append, num_workers=1)
+    background = BackgroundWorkers(received.append, num_workers=1)
     background.submit(partial(int, "1"))
     background.submit(partial(int, "x"))
     with pytest.raises(ValueError, match="x"):
