@@ -16,8 +16,8 @@ from pathlib import Path as _Path
 from detectron2.modeling import build_model as _build_model
 from torch import nn as _nn
 
-from proscale.checkpoint.training_checkpointer import check_weights as _check_weights
-from proscale.checkpoint.training_checkpointer import load_weights as _load_weights
+from proscale.checkpoint import check_weights as _check_weights
+from proscale.checkpoint import load_weights as _load_weights
 from proscale.config import setup_cfg as _setup_cfg
 
 dependencies = ["torch", "torchvision", "detectron2", "pycocotools", "safetensors", "scipy"]

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from proscale.checkpoint.training_checkpointer import Checkpointer, check_weights
+from proscale.checkpoint import Checkpointer, check_weights
 from proscale.config import (
     built_from_keys,
     check_datasets,

@@ -1,21 +1,29 @@
 """Checkpoints: naming schemes, files, and loading into a model."""
 
-from proscale.checkpoint.adapt import Fit, fit
-from proscale.checkpoint.checkpointer import ConvertingCheckpointer
+from proscale.checkpoint.adapt import WeightTransfer, adapt_weights
+from proscale.checkpoint.checkpointer import (
+    LAST_CHECKPOINT,
+    Checkpointer,
+    check_weights,
+    load_weights,
+)
 from proscale.checkpoint.convert import PROSCALE, SCHEMES, Conversion, convert, convert_state_dict
 from proscale.checkpoint.files import read_checkpoint, write_checkpoint
 from proscale.errors import CheckpointError
 
 __all__ = [
+    "LAST_CHECKPOINT",
     "PROSCALE",
     "SCHEMES",
     "CheckpointError",
+    "Checkpointer",
     "Conversion",
-    "ConvertingCheckpointer",
-    "Fit",
+    "WeightTransfer",
+    "adapt_weights",
+    "check_weights",
     "convert",
     "convert_state_dict",
-    "fit",
+    "load_weights",
     "read_checkpoint",
     "write_checkpoint",
 ]

@@ -21,7 +21,7 @@ _PIXEL_EMBEDDING = "sem_seg_head.pixel_decoder.layer_1."
 
 
 @dataclass(frozen=True)
-class Fit:
+class WeightTransfer:
     """Weights for a model.
 
     Attributes:
@@ -39,7 +39,7 @@ class Fit:
     left_out: list[str] = field(default_factory=list)
 
 
-def fit(state: Mapping[str, Tensor], model: nn.Module) -> Fit:
+def adapt_weights(state: Mapping[str, Tensor], model: nn.Module) -> WeightTransfer:
     """Take over what ``model`` can use.
 
     Args:
@@ -47,7 +47,7 @@ def fit(state: Mapping[str, Tensor], model: nn.Module) -> Fit:
         model: may be on the meta device; it is not changed.
     """
     expected = model.state_dict()
-    result = Fit({})
+    result = WeightTransfer({})
     sources = _encoder_sources(state, expected)
     result.layers.update({layer: source for layer, source in sources.items() if layer != source})
     other_embedding = _is_convolution(state) != _is_convolution(expected)

@@ -1,86 +1,378 @@
-"""Loads ``MODEL.WEIGHTS`` of any known naming scheme into a model, and says what did not match."""
+"""The checkpointer of training and evaluation: any known file into a model, and back to the disk.
 
+It differs from Detectron2's in four ways. Weights of any known naming scheme are loaded, without
+running the code in pickles. Weights that do not fit the model are an error, where Detectron2 leaves
+random layers with a warning. Files are written as a whole or not at all. A damaged last checkpoint
+is passed over for the one before.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from detectron2.checkpoint import DetectionCheckpointer
-from torch import nn
+from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from fvcore.common.checkpoint import _IncompatibleKeys
+from torch import Tensor, nn
 
-from proscale.checkpoint.convert import CONTAINERS, convert, recognise, tensors_of
-from proscale.checkpoint.files import PICKLE, read_checkpoint
-from proscale.checkpoint.timm import is_timm_model
-from proscale.errors import CheckpointError
+from proscale.checkpoint.convert import (
+    CONTAINERS,
+    convert,
+    is_timm_model,
+    recognise,
+    tensors_of,
+)
+from proscale.checkpoint.files import (
+    PICKLE,
+    find_damage,
+    read_checkpoint,
+    replacing,
+    save_archive,
+)
+from proscale.engine.sharding import whole
+from proscale.errors import CheckpointError, ConfigError
 
-_BATCHES_SEEN = ".num_batches_tracked"
+LAST_CHECKPOINT = "last_checkpoint"
+"""In the folder of the checkpoints: the file that names the one to resume from."""
+_NUMBERED = f"model_{'[0-9]' * 7}.pth"
+
+CLASS_LAYER = frozenset(
+    {
+        "sem_seg_head.predictor.class_embed.weight",
+        "sem_seg_head.predictor.class_embed.bias",
+        # Heads that classify pixels.
+        "sem_seg_head.predictor.weight",
+        "sem_seg_head.predictor.bias",
+        # The class loss's weights.
+        "criterion.empty_weight",
+    }
+)
+"""Names of the tensors whose first dimension is the number of classes, “no object” included.
+
+Fine-tuning on a data set with other classes keeps everything but these. Any other tensor of another
+shape means that the checkpoint is of another model.
+"""
+_NAMED_MISMATCHES = 5
 
 
-class ConvertingCheckpointer(DetectionCheckpointer):
-    """Detectron2's, with naming schemes and safetensors, and without running what is in pickles.
+class Mismatch(NamedTuple):
+    """A tensor whose shape differs: in the checkpoint, and in the model."""
 
-    Tensors that the model has no use for, parameters that the file does not have and shapes that
-    differ are logged, as Detectron2 does.
+    key: str
+    loaded: tuple[int, ...]
+    expected: tuple[int, ...]
+
+
+class Checkpointer(DetectionCheckpointer):
+    """Loads and saves a model and the other state of a training.
 
     Args:
-        model, save_dir: see Detectron2.
+        model: may be wrapped for several processes.
+        save_dir: folder of the checkpoints.
+        fine_tune: accept weights of a data set with another number of classes, with a new class
+            layer; never when resuming.
         trust: see :func:`~proscale.checkpoint.read_checkpoint`.
+        keep: how many numbered checkpoints stay in ``save_dir``, the newest; 0 keeps all.
         checkpointables: see Detectron2.
+
+    Attributes:
+        saved_iteration: the ``iteration`` that was saved last; None before.
     """
 
     def __init__(
-        self, model: nn.Module, save_dir: str = "", *, trust: bool = False, **checkpointables: Any
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        fine_tune: bool = False,
+        trust: bool = False,
+        keep: int = 0,
+        **checkpointables: Any,
     ):
         super().__init__(model, save_dir, **checkpointables)
+        self.keep = keep
+        self.saved_iteration: int | None = None
+        self._fine_tune = fine_tune
         self._trust = trust
 
-    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As Detectron2's.
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Load the last checkpoint if ``resume`` and there is one, else weights from ``path``.
 
         Raises:
-            CheckpointError: ``path`` cannot be read, no parameter of the model is in it, or a value
-                is no finite number.
+            CheckpointError: see :meth:`load` and :meth:`get_checkpoint_file`.
         """
-        self._path = path
-        if path and not self.path_manager.isfile(self.path_manager.get_local_path(path)):
-            raise CheckpointError(f"there is no file {path}")
-        return super().load(path, *args, **kwargs)
+        if resume and self.has_checkpoint():
+            return self.load(self.get_checkpoint_file())
+        return self.load(path, [], new_classes=self._fine_tune)
 
-    def _load_file(self, filename: str) -> dict[str, Any]:
-        content = read_checkpoint(filename, trust=self._trust)
-        state = tensors_of(content)
+    def load(
+        self,
+        path: str,
+        checkpointables: Iterable[str] | None = None,
+        *,
+        new_classes: bool = False,
+    ) -> dict[str, Any]:
+        """Load ``path`` into the model and the checkpointables.
+
+        Tensors that the model has no use for and parameters that the file does not have are logged.
+
+        Args:
+            path: file or address that Detectron2 can resolve; empty loads nothing.
+            checkpointables: names of those to load; None loads all that the file has.
+            new_classes: keep the model's own class layer where the file's has other classes.
+
+        Returns:
+            the rest of the file's content.
+
+        Raises:
+            CheckpointError: ``path`` cannot be read, no parameter of the model is in it, tensors
+                have other shapes than in the model, or a value is not finite.
+        """
+        if not path:
+            self.logger.info("No weights to load: the model stays as it was initialised")
+            return {}
+        # Find and read the file.
+        self.logger.info("Loading %s", path)
+        file = self.path_manager.get_local_path(path)
+        if not self.path_manager.isfile(file):
+            raise CheckpointError(f"there is no file {path}")
+        content = read_checkpoint(file, trust=self._trust)
+
+        # Give its tensors the names of the model, and set aside those of other shapes.
+        expected = self.model.state_dict()
+        state = self._under_our_names(content, file)
+        mismatches = [
+            Mismatch(name, tuple(tensor.shape), tuple(expected[name].shape))
+            for name, tensor in state.items()
+            if name in expected and tensor.shape != expected[name].shape
+        ]
+        for mismatch in mismatches:
+            del state[mismatch.key]
+
+        # Check before anything of the model changes.
+        _check_overlap(state, self.model, path)
+        _check_finite({name: state[name] for name in expected if name in state}, path)
+        if mismatches and not (new_classes and has_other_classes(mismatches)):
+            raise CheckpointError(
+                f"{path}: the weights do not fit the model: {describe_mismatches(mismatches)}"
+            )
+
+        missing, unexpected = self.model.load_state_dict(state, strict=False)
+        self._report(missing, unexpected, mismatches, path)
+
+        # The training's own state, such as the optimiser's, lies beside the tensors.
+        if not any(key in content for key in CONTAINERS):
+            return {}
+        for key in self.checkpointables if checkpointables is None else checkpointables:
+            if key in content:
+                self.checkpointables[key].load_state_dict(content.pop(key))
+        return {key: value for key, value in content.items() if key not in CONTAINERS}
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``save_dir``/``name``.pth, make it the last checkpoint, and remove old ones.
+
+        The file, then the mark of the last checkpoint: each is written as a whole or not at all.
+        The main process writes; of a sharded model, all have to call it.
+
+        Args:
+            name: of the file, without suffix.
+            kwargs: saved besides the model and the checkpointables.
+
+        Raises:
+            CheckpointError: the system refused, as when the disk is full.
+        """
+        if not self.save_dir:
+            return
+        items = {"model": self.model, **self.checkpointables}
+        # Shards are put together by all processes, and kept by the one that writes.
+        content = {
+            key: whole(item.state_dict(), kept=self.save_to_disk) for key, item in items.items()
+        }
+        if self.save_to_disk:
+            path = Path(self.save_dir, f"{name}.pth")
+            self.logger.info("Saving checkpoint to %s", path)
+            save_archive(path, content | kwargs)
+            # A crash from here on leaves the new file or the mark of the one before.
+            self.tag_last_checkpoint(path.name)
+            self._remove_old(path)
+        self.saved_iteration = kwargs.get("iteration")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Make a file in ``save_dir`` the one to resume from.
+
+        Raises:
+            CheckpointError: the system refused.
+        """
+        with replacing(Path(self.save_dir, LAST_CHECKPOINT)) as partial:
+            partial.write_text(last_filename_basename)
+
+    def get_checkpoint_file(self) -> str:
+        """The last checkpoint that is not damaged: every newer one is reported.
+
+        The main process decides for all.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        found, error = "", ""
+        if comm.is_main_process():
+            try:
+                found = str(self._last_intact())
+            except CheckpointError as none_left:
+                error = str(none_left)
+        found, error = comm.all_gather((found, error))[0]
+        if error:
+            raise CheckpointError(error)
+        return found
+
+    def _last_intact(self) -> Path:
+        folder = Path(self.save_dir)
+        last = folder / (folder / LAST_CHECKPOINT).read_text().strip()
+        saved = [*folder.glob(_NUMBERED), *folder.glob("model_final.pth")]
+        others = [path for path in _by_age(saved) if path != last]
+        damages = []
+        # An empty mark, as other programs leave when they die, gives the folder itself.
+        for path in (*([] if last == folder else [last]), *others):
+            damage = find_damage(path)
+            if damage is None:
+                return path
+            self.logger.error("Damaged checkpoint: %s: %s; taking the one before", path, damage)
+            damages.append(f"{path.name}: {damage}")
+        raise CheckpointError(
+            f"{folder}: no checkpoint to resume from that is not damaged "
+            f"({'; '.join(damages) or f'{LAST_CHECKPOINT} names none'}); to start from "
+            "MODEL.WEIGHTS, leave --resume out"
+        )
+
+    def _remove_old(self, saved: Path) -> None:
+        if not self.keep:
+            return
+        numbered = _by_age(Path(self.save_dir).glob(_NUMBERED))
+        for path in numbered[self.keep :]:
+            if path != saved:
+                path.unlink()
+
+    def _under_our_names(self, content: dict[str, Any], file: str) -> dict[str, Tensor]:
+        """The tensors of a file by the model's names, as far as they have any."""
         names = self.model.state_dict().keys()
-        scheme, _ = recognise(state)
+        state = tensors_of(content)
+        _, scheme = recognise(state)
         if scheme is not None or is_timm_model(names):
             conversion = convert(state, model=names)
-            self.logger.info("%s has the names of scheme %s", filename, conversion.source)
-            state = conversion.state_dict
-        elif Path(filename).suffix == PICKLE:
-            # Detectron2's and Caffe2's model zoos; Detectron2 matches their names.
-            return {**_zoo_entry(content), "matching_heuristics": True}
-        # A training state, for one, which lies beside the container of the tensors.
-        rest = content if any(key in content for key in CONTAINERS) else {}
-        known = (*CONTAINERS, "matching_heuristics")
-        return {**{key: rest[key] for key in rest if key not in known}, "model": state}
+            self.logger.info("%s has the names of scheme %s", file, conversion.source)
+            return conversion.state_dict
+        if Path(file).suffix != PICKLE:
+            return state
+        # Detectron2's model zoo, or Caffe2's, which names no author. Detectron2 matches the names.
+        is_caffe2 = not ("model" in content and "__author__" in content)
+        if is_caffe2:
+            blobs = tensors_of(content.get("blobs", content))
+            state = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
+        ours = self.model.state_dict()
+        return align_and_update_state_dicts(ours, state, c2_conversion=is_caffe2)
 
-    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        incompatible = super()._load_model(checkpoint)
-        # Frozen norms do not count batches, those of classifiers do.
-        incompatible.unexpected_keys[:] = [
-            name for name in incompatible.unexpected_keys if not name.endswith(_BATCHES_SEEN)
-        ]
-        parameters = [name for name, _ in self.model.named_parameters()]
-        if set(parameters) <= set(incompatible.missing_keys):
-            found = ", ".join(incompatible.unexpected_keys[:3]) or "nothing"
-            raise CheckpointError(
-                f"{self._path}: no tensor in it fits the model, whose parameters are "
-                f"{', '.join(parameters[:3])}, …; the file has {found}, …"
+    def _report(
+        self,
+        missing: Sequence[str],
+        unexpected: Sequence[str],
+        mismatches: Sequence[Mismatch],
+        path: str,
+    ) -> None:
+        if mismatches:
+            self.logger.warning("%s: %s", path, describe_class_layer(mismatches))
+        new = {mismatch.key for mismatch in mismatches}
+        self._log_incompatible_keys(
+            _IncompatibleKeys(
+                missing_keys=[name for name in missing if name not in new],
+                # Frozen norms do not count batches, those of classifiers do.
+                unexpected_keys=[n for n in unexpected if not n.endswith(".num_batches_tracked")],
+                incorrect_shapes=[],
             )
-        _check_finite(self.model, self._path)
-        return incompatible
+        )
 
 
-def _check_finite(model: nn.Module, path: str) -> None:
-    state = model.state_dict()
-    wrong = [name for name in state if not state[name].isfinite().all()]
+def has_other_classes(mismatches: Sequence[Mismatch]) -> bool:
+    """Whether the number of classes is all that differs, of all tensors whose shape differs."""
+    return bool(mismatches) and all(
+        m.key in CLASS_LAYER and m.loaded[1:] == m.expected[1:] for m in mismatches
+    )
+
+
+def describe_mismatches(mismatches: Sequence[Mismatch]) -> str:
+    """Names and shapes of the first few, and how many there are."""
+    shown = "; ".join(
+        f"{m.key} is {m.loaded} in the checkpoint, {m.expected} in the model"
+        for m in mismatches[:_NAMED_MISMATCHES]
+    )
+    more = len(mismatches) - _NAMED_MISMATCHES
+    return shown + (f"; and {more} more" if more > 0 else "")
+
+
+def describe_class_layer(mismatches: Sequence[Mismatch]) -> str:
+    """The new layer in one line, after :func:`has_other_classes`."""
+    layer = max(mismatches, key=lambda m: len(m.expected))
+    module, _, _ = layer.key.rpartition(".")
+    return (
+        f"the checkpoint has a class layer of {layer.loaded[0]} outputs, this model one of "
+        f"{layer.expected[0]}: {module} starts afresh, all else is loaded"
+    )
+
+
+def check_weights(cfg: CfgNode, *, resume: bool, required: bool) -> None:
+    """Make sure that there are weights to start from.
+
+    Args:
+        cfg: the configuration.
+        resume: whether a checkpoint in ``OUTPUT_DIR`` comes before ``MODEL.WEIGHTS``.
+        required: whether random weights are of no use, as for an evaluation.
+
+    Raises:
+        ConfigError: ``MODEL.WEIGHTS`` is no file, or empty although required.
+    """
+    if resume:
+        if Path(cfg.OUTPUT_DIR, LAST_CHECKPOINT).is_file():
+            return
+        logging.getLogger(__name__).warning(
+            "No checkpoint to resume from in OUTPUT_DIR %s: starting from MODEL.WEIGHTS %r",
+            cfg.OUTPUT_DIR,
+            cfg.MODEL.WEIGHTS,
+        )
+    weights = cfg.MODEL.WEIGHTS
+    if not weights:
+        if required:
+            raise ConfigError("MODEL.WEIGHTS is empty: expected a checkpoint file to evaluate")
+    # Other schemes (detectron2://, https://) are Detectron2's to resolve.
+    elif "://" not in weights and not Path(weights).expanduser().is_file():
+        raise ConfigError(f"MODEL.WEIGHTS: there is no file {weights}")
+
+
+def load_weights(model: nn.Module, cfg: CfgNode) -> None:
+    """Load ``MODEL.WEIGHTS`` into a model that is not going to be trained; empty leaves it.
+
+    Raises:
+        CheckpointError: the file cannot be read, or does not fit the model.
+    """
+    Checkpointer(model, trust=cfg.MODEL.TRUST_WEIGHTS).load(cfg.MODEL.WEIGHTS)
+
+
+def _check_overlap(state: Mapping[str, Tensor], model: nn.Module, path: str) -> None:
+    """Refuse a file in which nothing fits a parameter of the model."""
+    parameters = [name for name, _ in model.named_parameters()]
+    if any(name in state for name in parameters):
+        return
+    known = model.state_dict().keys()
+    found = ", ".join([name for name in state if name not in known][:3]) or "nothing"
+    raise CheckpointError(
+        f"{path}: no tensor in it fits the model, whose parameters are "
+        f"{', '.join(parameters[:3])}, …; the file has {found}, …"
+    )
+
+
+def _check_finite(state: Mapping[str, Tensor], path: str) -> None:
+    wrong = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if wrong:
         raise CheckpointError(
             f"{path}: {len(wrong)} of {len(state)} tensors have values that are no finite numbers: "
@@ -88,11 +380,6 @@ def _check_finite(model: nn.Module, path: str) -> None:
         )
 
 
-def _zoo_entry(content: dict[str, Any]) -> dict[str, Any]:
-    """Tensors and author of a file of Detectron2's model zoo or of Caffe2's, which names none."""
-    if "model" in content and "__author__" in content:
-        return {"model": tensors_of(content), "__author__": content["__author__"]}
-    blobs = tensors_of(content.get("blobs", content))
-    momenta = "_momentum"
-    state = {name: blob for name, blob in blobs.items() if not name.endswith(momenta)}
-    return {"model": state, "__author__": "Caffe2"}
+def _by_age(paths: Iterable[Path]) -> list[Path]:
+    """The newest first."""
+    return sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)

@@ -102,7 +102,7 @@ def convert(state_dict: Mapping, *, to: str = PROSCALE, model: Collection[str] =
         )
     state = tensors_of(state_dict)
     source, scheme = recognise(state)
-    if timm.is_timm_model(model) and source not in (PROSCALE, "efficientnet_lite0"):
+    if is_timm_model(model) and source not in (PROSCALE, "efficientnet_lite0"):
         converted, unknown = timm.to_network(state, model)
         return Conversion(converted, "timm", unknown)
     if source is None:
@@ -140,6 +140,11 @@ def recognise(names: Collection[str]) -> tuple[str | None, Scheme | None]:
             if scheme.recognises(names):
                 return key, scheme
     return PROSCALE if any(name.startswith((_BACKBONE, _HEAD)) for name in names) else None, None
+
+
+def is_timm_model(names: Collection[str]) -> bool:
+    """Whether the model with these ``names`` has a network of timm."""
+    return any(name.startswith(timm.NETWORK) for name in names)
 
 
 def tensors_of(checkpoint: Mapping) -> dict[str, Tensor]:

@@ -1,14 +1,24 @@
 """Checkpoint files: PyTorch's ``.pth``, plain pickles and safetensors, chosen by suffix.
 
-Pickles can run code when they are read, so that only tensors and plain values are accepted in them
-unless the user trusts whoever wrote them.
+Pickles can run code when they are read. Only tensors and plain values are accepted in them, unless
+the user trusts their author.
+
+PyTorch's files are ZIP archives with a checksum of every tensor, which PyTorch does not compare
+when it reads. Those written here also carry a SHA-256 digest of all their bytes, as the archive's
+comment.
 """
 
+import hashlib
+import os
 import pickle
 import re
-from collections.abc import Mapping
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +27,7 @@ from torch import Tensor
 
 from proscale.checkpoint.pickles import RefusedGlobal, load_pickle, load_tensor_pickle
 from proscale.errors import CheckpointError
-from proscale.utils.whole_files import find_damage, is_archive
+from proscale.utils.whole_files import whole_file
 
 TORCH = (".pth", ".pt", ".bin")
 PICKLE = ".pkl"
@@ -27,28 +37,33 @@ WRITABLE = (*TORCH, SAFETENSORS)
 
 _UNSUPPORTED = re.compile(r"GLOBAL (\S+)")
 _WEIGHTS_ONLY = re.compile(r"WeightsUnpickler error: (.+)")
-# What unpicklers let out on damaged files.
+# Unpicklers raise any of these on damaged files.
 _DAMAGED = (
-    pickle.UnpicklingError,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    RuntimeError,
-    TypeError,
-    ValueError,
+    *(pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError, ImportError, LookupError),
+    *(MemoryError, RuntimeError, TypeError, ValueError),
+)
+
+_DIGEST_NAME = b"sha256:"
+_DIGEST_LENGTH = len(_DIGEST_NAME) + 2 * hashlib.sha256().digest_size
+# An archive ends with a record of 22 bytes, the last two the length of a comment, and the comment.
+_END = b"PK\x05\x06"
+_END_LENGTH = 22
+_NO_COMMENT = struct.pack("<H", 0)
+# zipfile raises these on damaged headers: OSError for an offset before the file's start,
+# RuntimeError for a claim to be encrypted, NotImplementedError for an unknown compression.
+_HEADER_ERRORS = (
+    *(zlib.error, struct.error, EOFError),
+    *(NotImplementedError, OSError, RuntimeError, ValueError),
 )
 
 
-def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict:
-    """What ``path`` holds, on the CPU: tensors by name, or whatever else was saved with them.
+def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
+    """Read ``path`` to the CPU: tensors by name, and the values saved with them.
 
     Args:
         path: of one of :data:`READABLE`.
         trust: read pickles that hold anything else than tensors, arrays and plain values, too,
-            which runs whatever code is in them.
+            which runs the code in them.
 
     Raises:
         CheckpointError: there is no such file; its suffix or content is not accepted.
@@ -62,10 +77,14 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict:
             return load_file(path)
         except SafetensorError as error:
             raise CheckpointError(f"{path}: it is no safetensors file: {error}") from error
-    if is_archive(path) and (damage := find_damage(path)):
+    is_archive = _is_archive(path)
+    if is_archive and (damage := find_damage(path)):
         raise CheckpointError(f"{path}: it is damaged: {damage}")
     try:
-        content = _load_pickle(path, trust=trust)
+        if suffix != PICKLE or is_archive:
+            content = torch.load(path, map_location="cpu", weights_only=not trust)
+        else:
+            content = load_pickle(path) if trust else load_tensor_pickle(path)
     except _DAMAGED as error:
         refused = _refused_global(error)
         if refused is None:
@@ -86,19 +105,55 @@ def write_checkpoint(
     """Write tensors to ``path``, folders included; in a pickle below the key ``container``.
 
     Raises:
-        CheckpointError: the suffix is not accepted.
+        CheckpointError: the suffix is not accepted; or see :func:`replacing`.
     """
     path = Path(path)
     suffix = check_suffix(path, WRITABLE)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if suffix == SAFETENSORS:
-        # Copies, because it takes no two tensors of the same memory, as tied weights have it.
-        whole = torch.contiguous_format
-        save_file(
-            {name: tensor.clone(memory_format=whole) for name, tensor in state_dict.items()}, path
-        )
-    else:
-        torch.save({container: dict(state_dict)} if container else dict(state_dict), path)
+    if suffix != SAFETENSORS:
+        save_archive(path, {container: dict(state_dict)} if container else dict(state_dict))
+        return
+    # Copies, because safetensors refuses tensors that share memory, as tied weights do.
+    state = {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in state_dict.items()
+    }
+    with replacing(path) as partial:
+        save_file(state, partial)
+
+
+def save_archive(path: Path, content: Mapping[str, Any]) -> None:
+    """``torch.save`` of ``content``, atomically and with a digest.
+
+    Raises:
+        CheckpointError: see :func:`replacing`.
+    """
+    with replacing(path) as partial, partial.open("wb") as file:
+        recorder = _Recorder(file)
+        try:
+            torch.save(content, cast(IO[bytes], recorder))
+        finally:
+            # PyTorch's own complaint about a failed write would hide the reason.
+            if recorder.error is not None:
+                raise recorder.error
+        recorder.add_digest()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """:func:`~proscale.utils.whole_files.whole_file` on the disk for good.
+
+    Raises:
+        CheckpointError: the system refused, as when the disk is full; ``path`` is as it was.
+    """
+    try:
+        with whole_file(path, durable=True) as partial:
+            yield partial
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", error)
+        raise CheckpointError(
+            f"{path}: not written: {reason}; what was written before is as it was"
+        ) from error
 
 
 def check_suffix(path: Path, accepted: tuple[str, ...]) -> str:
@@ -112,14 +167,92 @@ def check_suffix(path: Path, accepted: tuple[str, ...]) -> str:
     return path.suffix
 
 
-def _load_pickle(path: Path, *, trust: bool) -> Any:
-    if path.suffix != PICKLE or is_archive(path):
-        return torch.load(path, map_location="cpu", weights_only=not trust)
-    return load_pickle(path) if trust else load_tensor_pickle(path)
+def find_damage(path: Path) -> str | None:
+    """What is wrong with the archive at ``path``; None if it is intact. Reads all of it.
+
+    By its digest; in files of other programs, by the checksums of their members.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            start = file.seek(max(0, size - _END_LENGTH - _DIGEST_LENGTH))
+            tail = file.read()
+            end = tail.rfind(_END) + _END_LENGTH
+            comment = tail[end:]
+            if end >= _END_LENGTH and tail[end - 2 : end] != struct.pack("<H", len(comment)):
+                return "it is cut short"
+            if not comment.startswith(_DIGEST_NAME):
+                return _find_wrong_checksum(path)
+            # The digest was taken before the archive had a comment.
+            digest = _digest_of(file, start + end - len(_NO_COMMENT))
+            digest.update(_NO_COMMENT)
+    except FileNotFoundError:
+        return "there is no such file"
+    return None if comment == _comment(digest) else "its bytes are not those that were written"
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether ``path`` begins as a ZIP archive does, damaged or not."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _find_wrong_checksum(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = archive.testzip()
+    except zipfile.BadZipFile as error:
+        return f"it is cut short or overwritten ({error})"
+    except _HEADER_ERRORS as error:
+        return f"its headers are wrong ({error})"
+    return f"the checksum of {member} is wrong" if member else None
+
+
+def _digest_of(file: IO[bytes], length: int) -> "hashlib._Hash":
+    """SHA-256 of the first ``length`` bytes."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while length and (block := file.read(min(length, 2**20))):
+        digest.update(block)
+        length -= len(block)
+    return digest
+
+
+def _comment(digest: "hashlib._Hash") -> bytes:
+    return _DIGEST_NAME + digest.hexdigest().encode()
+
+
+class _Recorder:
+    """A file for PyTorch's writer: passes writes on until one fails, and digests what passes.
+
+    After a failed write PyTorch's writer goes on, and then complains about positions.
+    """
+
+    def __init__(self, file: IO[bytes]):
+        self.error: OSError | None = None
+        self._file = file
+        self._digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        if self.error is None:
+            try:
+                self._file.write(data)
+                self._digest.update(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Left to the end: PyTorch calls it, and ignores its errors."""
+
+    def add_digest(self) -> None:
+        """End the archive with its digest, in place of the empty comment."""
+        self._file.seek(-len(_NO_COMMENT), os.SEEK_END)
+        self._file.write(struct.pack("<H", _DIGEST_LENGTH) + _comment(self._digest))
 
 
 def _refused_global(error: Exception) -> str | None:
-    """What a pickle was refused for; None if that is not why it was not read."""
+    """The name that a pickle was refused for; None for other errors."""
     if isinstance(error, RefusedGlobal):
         return error.args[0]
     # PyTorch's message goes on with how to read the file nevertheless.

@@ -17,11 +17,6 @@ NETWORK = "backbone.timm."
 """What the names of the backbone's network begin with."""
 
 
-def is_timm_model(names: Collection[str]) -> bool:
-    """Whether the model with these ``names`` has a network of timm."""
-    return any(name.startswith(NETWORK) for name in names)
-
-
 def to_network(
     state: Mapping[str, Tensor], names: Collection[str]
 ) -> tuple[dict[str, Tensor], list[str]]:

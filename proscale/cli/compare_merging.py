@@ -25,7 +25,7 @@ from proscale.benchmark.merging_comparison import (
     MergingResult,
     compare_merging,
 )
-from proscale.checkpoint.training_checkpointer import check_weights, load_weights
+from proscale.checkpoint import check_weights, load_weights
 from proscale.cli.arguments import positive
 from proscale.config import setup_cfg
 from proscale.cost.flops import padded_size

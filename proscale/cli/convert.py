@@ -18,9 +18,9 @@ from proscale.checkpoint import (
     PROSCALE,
     SCHEMES,
     Conversion,
-    Fit,
+    WeightTransfer,
+    adapt_weights,
     convert,
-    fit,
     read_checkpoint,
     write_checkpoint,
 )
@@ -101,7 +101,7 @@ def _fit(content: Mapping, options: argparse.Namespace) -> None:
     cfg = setup_cfg(file, [*options.opts, "MODEL.DEVICE", "cpu"])
     model = build_without_weights(cfg)
     conversion = convert(content, model=model.state_dict().keys())
-    result = fit(conversion.state_dict, model)
+    result = adapt_weights(conversion.state_dict, model)
     if not result.state_dict:
         raise CheckpointError(
             f"no tensor in it fits the model of {file}; it has "
@@ -148,7 +148,7 @@ def _beginning(name: str, layers: bool) -> str:
     return ".".join(parts[: 2 if parts[0] == "sem_seg_head" else 1])
 
 
-def _list_layers(result: Fit) -> None:
+def _list_layers(result: WeightTransfer) -> None:
     layers = sorted({*result.layers, *result.cut})
     if not layers:
         return

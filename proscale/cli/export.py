@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from proscale.benchmark.latency import Timing, measure
 from proscale.benchmark.machine import describe_machine
-from proscale.checkpoint.training_checkpointer import check_weights, load_weights
+from proscale.checkpoint import check_weights, load_weights
 from proscale.cli.arguments import parse_size, positive
 from proscale.config import setup_cfg
 from proscale.cost.tables import markdown_table, write_json

@@ -14,10 +14,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, Boxes, Instances
 
-from proscale.checkpoint import read_checkpoint
+from proscale.checkpoint.files import read_checkpoint, save_archive
 from proscale.engine.train_loop import RecordFault, Sample, TrainLoop
 from proscale.errors import CheckpointError
-from proscale.utils.whole_files import save_archive
 
 _STRUCTURES = {"BitMasks": BitMasks, "Boxes": Boxes}
 _KIND = "__kind__"

@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.engine import HookBase
 
-from proscale.checkpoint.training_checkpointer import Checkpointer
+from proscale.checkpoint import Checkpointer
 from proscale.engine.all_reduce import all_reduce_max
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

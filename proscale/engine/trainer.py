@@ -24,7 +24,7 @@ from detectron2.utils.env import seed_all_rng
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from proscale.checkpoint.training_checkpointer import Checkpointer
+from proscale.checkpoint import Checkpointer
 from proscale.data import build_mapper
 from proscale.data.training_loader import TrainingLoader, build_training_loader
 from proscale.engine.optimizer import build_optimizer, full_model_clip_norm

@@ -16,7 +16,7 @@ from proscale.predict.result import Prediction
 from proscale.predict.sources import Source, UniqueNames
 from proscale.predict.video import VideoWriter, count_frames, frame_rate, read_frames
 from proscale.utils.background import BackgroundWorkers
-from proscale.utils.replaced_file import replaced
+from proscale.utils.whole_files import whole_file
 
 VIDEO_SAMPLES = 8
 """Frames of a video, evenly spread, whose results are kept as those of images."""
@@ -109,7 +109,7 @@ class _Run:
         samples = {number * (2 * i + 1) // (2 * VIDEO_SAMPLES) for i in range(VIDEO_SAMPLES)}
         ids = {frame: next_id + i for i, frame in enumerate(sorted(samples))}
         names = {frame: self._names.add(f"{source.name}_{frame:06d}") for frame in ids}
-        with replaced(self._output.video_path(source.name)) as path:
+        with whole_file(self._output.video_path(source.name)) as path:
             video = VideoWriter(path, frame_rate(source.path))
             drawn = BackgroundWorkers(video.add, num_workers=self._workers)
             kept = BackgroundWorkers(self._output.add, num_workers=self._workers)

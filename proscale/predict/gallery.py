@@ -30,8 +30,8 @@ from proscale.predict.visualization import (
     text_color,
     tinted,
 )
-from proscale.utils.replaced_file import replaced
 from proscale.utils.web import now, script_data, shared_pieces
+from proscale.utils.whole_files import whole_file
 
 MAX_IMAGES = 500
 """Images on a page; those after them have their files only, and the page says so."""
@@ -88,7 +88,7 @@ class Gallery:
         head, tail = (Template(part).substitute(words) for part in template.split(_ITEMS))
         with (
             self._items as items,
-            replaced(self._path) as part,
+            whole_file(self._path) as part,
             part.open("w", encoding="utf-8") as page,
         ):
             page.write(head)

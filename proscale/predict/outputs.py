@@ -14,7 +14,7 @@ from proscale.predict.classes import Classes
 from proscale.predict.drawing import Drawing
 from proscale.predict.gallery import Gallery, gallery_item
 from proscale.predict.result import Prediction, Segment
-from proscale.utils.replaced_file import replaced
+from proscale.utils.whole_files import whole_file
 
 OVERLAYS, PANOPTIC, SEMANTIC, VIDEOS = "overlays", "panoptic", "semantic", "videos"
 """Folders of the results: pictures, and the maps of the tasks."""
@@ -103,10 +103,10 @@ class OutputFolder:
         """Write the files of an image; several threads may."""
         drawing = Drawing.of(prediction, self._classes)
         overlay = Image.fromarray(drawing.over(picture.pixels))
-        with replaced(self._folder / OVERLAYS / f"{picture.name}.jpg") as path:
+        with whole_file(self._folder / OVERLAYS / f"{picture.name}.jpg") as path:
             overlay.save(path, quality=_OVERLAY_QUALITY)
         if self._task in (PANOPTIC, SEMANTIC):
-            with replaced(self._folder / self._task / f"{picture.name}.png") as path:
+            with whole_file(self._folder / self._task / f"{picture.name}.png") as path:
                 self._write_map(path, prediction)
         record = {
             "id": picture.image_id,
@@ -177,7 +177,7 @@ class OutputFolder:
         ]
 
     def _write_json(self, name: str, content: Any) -> None:
-        with replaced(self._folder / name) as path:
+        with whole_file(self._folder / name) as path:
             path.write_text(json.dumps(content) + "\n")
 
 

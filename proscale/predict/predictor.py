@@ -16,7 +16,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.modeling import build_model
 from PIL import Image
 
-from proscale.checkpoint.training_checkpointer import check_weights, load_weights
+from proscale.checkpoint import check_weights, load_weights
 from proscale.config import setup_cfg
 from proscale.data import build_mapper
 from proscale.modeling import with_sliding_window

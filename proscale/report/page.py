@@ -18,8 +18,8 @@ from proscale.report.run_folder import CONFIG_FILE, Run, read_run
 from proscale.report.settings import changed_keys
 from proscale.report.summary import summary_html
 from proscale.report.tables import evaluation_html, plain
-from proscale.utils.replaced_file import replaced
 from proscale.utils.web import now, shared_pieces
+from proscale.utils.whole_files import whole_file
 
 
 def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
@@ -60,7 +60,7 @@ def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
         **shared_pieces(),
     }
     template = files("proscale.report").joinpath("report.html").read_text("utf-8")
-    with replaced(output) as part:
+    with whole_file(output) as part:
         part.write_text(Template(template).substitute(words), encoding="utf-8")
     return missing
 

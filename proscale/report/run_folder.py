@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
-from proscale.checkpoint.training_checkpointer import LAST_CHECKPOINT
+from proscale.checkpoint import LAST_CHECKPOINT
 from proscale.config import setup_cfg
 from proscale.errors import ConfigError, RunFolderError
 from proscale.report.evaluations import Evaluation, read_evaluations

@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from proscale.checkpoint import fit
+from proscale.checkpoint import adapt_weights
 
 LAYERS = "sem_seg_head.pixel_decoder.transformer.encoder.layers."
 HEADS, POINTS, WIDTH = 4, 4, 64  # of small_cfg
@@ -23,7 +23,7 @@ def mask2former(small_cfg, fill):
 
 def test_same_model_takes_everything(small_cfg):
     model = build_model(small_cfg)
-    result = fit(model.state_dict(), model)
+    result = adapt_weights(model.state_dict(), model)
     assert result.state_dict.keys() == model.state_dict().keys()
     assert not (result.new or result.left_out or result.layers or result.cut)
 
@@ -31,7 +31,7 @@ def test_same_model_takes_everything(small_cfg):
 def test_proscale_from_mask2former(small_cfg, mask2former):
     small_cfg.MODEL.PROSCALE.PROSCALE_NUM_LAYERS = [1, 2, 2]
     model = build_model(small_cfg)
-    result = fit(mask2former, model)
+    result = adapt_weights(mask2former, model)
     # Five layers over four: 0, 3/4, 6/4, 9/4 and 3, to the nearest.
     assert {layer: result.layers.get(layer, layer) for layer in range(5)} == {
         0: 0, 1: 1, 2: 2, 3: 2, 4: 3,
@@ -68,7 +68,7 @@ def test_proscale_that_is_a_mask2former_computes_the_same(small_cfg, mask2former
     small_cfg.MODEL.PROSCALE.MASK_OUTPUT_OPS = "conv"
     small_cfg.MODEL.PROSCALE.RECALIBRATION = "none"
     model = build_model(small_cfg).eval()
-    result = fit(mask2former, model)
+    result = adapt_weights(mask2former, model)
     assert not (result.new or result.left_out or result.layers or result.cut)
     model.load_state_dict(result.state_dict)
     small_cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "MSDeformAttnPixelDecoder"
@@ -86,7 +86,7 @@ def test_levels_that_were_not_seen_are_new(small_cfg):
     small_cfg.MODEL.PROSCALE.PROSCALE_NUM_LAYERS = [2, 0, 0]
     state = build_model(small_cfg).state_dict()
     small_cfg.MODEL.PROSCALE.PROSCALE_NUM_LAYERS = [0, 0, 2]
-    result = fit(state, build_model(small_cfg))
+    result = adapt_weights(state, build_model(small_cfg))
     sampling = {"sampling_offsets", "attention_weights"}
     assert {name.split(".")[-2] for name in result.new} == sampling
     assert not result.cut
@@ -95,7 +95,7 @@ def test_levels_that_were_not_seen_are_new(small_cfg):
 def test_other_classes_are_new(small_cfg):
     state = build_model(small_cfg).state_dict()
     small_cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 5
-    result = fit(state, build_model(small_cfg))
+    result = adapt_weights(state, build_model(small_cfg))
     assert {name.rpartition(".")[0] for name in result.new} == {
         "sem_seg_head.predictor.class_embed",
         "criterion",

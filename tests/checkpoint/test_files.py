@@ -2,15 +2,19 @@ import collections
 import io
 import os
 import pickle
+import random
 from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from proscale.checkpoint import convert_state_dict, read_checkpoint, write_checkpoint
+from proscale.checkpoint.files import find_damage, save_archive
 from proscale.errors import CheckpointError
+from proscale.utils.whole_files import partial_path
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".safetensors"])
@@ -168,3 +172,92 @@ def test_other_suffixes_are_refused(tmp_path, name, suffixes):
 def test_only_tensor_files_are_written(tmp_path, name):
     with pytest.raises(CheckpointError, match=r"expected files \.pth, \.pt, \.bin, \.safetensors"):
         write_checkpoint(tmp_path / name, {}, container=None)
+
+
+CONTENT = {"model": {f"w{i}": torch.arange(9.0) + i for i in range(3)}, "iteration": 3}
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    path = tmp_path / "model.pth"
+    save_archive(path, CONTENT)
+    return path
+
+
+def equal(content: dict) -> bool:
+    return content["iteration"] == 3 and all(
+        torch.equal(content["model"][name], value) for name, value in CONTENT["model"].items()
+    )
+
+
+def test_what_was_saved_is_whole_and_read_by_pytorch(path):
+    assert find_damage(path) is None
+    assert equal(torch.load(path, weights_only=True))
+    assert equal(read_checkpoint(path))
+    assert [entry.name for entry in path.parent.iterdir()] == ["model.pth"]
+
+
+def test_every_flipped_bit_is_found_or_changes_nothing(path):
+    whole = path.read_bytes()
+    generator = random.Random(0)
+    harmless = 0
+    for place in generator.sample(range(len(whole)), 800) + list(
+        range(len(whole) - 120, len(whole))
+    ):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << generator.randrange(8)
+        path.write_bytes(changed)
+        if find_damage(path) is None:
+            harmless += 1
+            assert equal(torch.load(path, weights_only=True))
+    assert harmless < 20
+
+
+def test_every_truncation_is_found(path):
+    whole = path.read_bytes()
+    for length in [*range(0, len(whole), 61), *range(len(whole) - 120, len(whole))]:
+        path.write_bytes(whole[:length])
+        assert find_damage(path), length
+
+
+def test_files_of_others_are_checked_by_their_checksums(tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save(CONTENT, path)
+    assert find_damage(path) is None
+    whole = path.read_bytes()
+    place = whole.index(CONTENT["model"]["w1"].numpy().tobytes())
+    path.write_bytes(whole[: place + 3] + b"\x55" + whole[place + 4 :])
+    assert find_damage(path).startswith("the checksum of other/data/")
+    with pytest.raises(CheckpointError, match=r"other\.pth: it is damaged: the checksum"):
+        read_checkpoint(path)
+
+
+def test_missing_file_is_damage(tmp_path):
+    assert find_damage(tmp_path / "none.pth") == "there is no such file"
+
+
+@pytest.mark.parametrize("numbers", [1, 100_000])
+def test_full_disk_leaves_the_old_file(path, numbers):
+    before = path.read_bytes()
+    partial_path(path).symlink_to("/dev/full")  # takes nothing, as a full disk
+    with pytest.raises(CheckpointError) as error:
+        save_archive(path, {"model": {f"w{i}": torch.ones(numbers) for i in range(3)}})
+    assert str(error.value) == (
+        f"{path}: not written: No space left on device; what was written before is as it was"
+    )
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["model.pth"]
+
+
+def test_conversion_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    def fill_disk(state, path):
+        path.write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    path = tmp_path / "weights.safetensors"
+    write_checkpoint(path, {"a": torch.ones(2)}, container=None)
+    monkeypatch.setattr("proscale.checkpoint.files.save_file", fill_disk)
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors: not written: No space left"):
+        write_checkpoint(path, {"a": torch.zeros(2)}, container=None)
+    assert torch.equal(read_checkpoint(path)["a"], torch.ones(2))
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

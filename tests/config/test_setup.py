@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from proscale.checkpoint.training_checkpointer import check_weights
+from proscale.checkpoint import check_weights
 from proscale.config import one_sentence, setup_cfg
 from proscale.errors import ConfigError
 

@@ -7,6 +7,7 @@ import pytest
 from detectron2.engine import HookBase
 
 from proscale.errors import CheckpointError
+from proscale.utils.whole_files import partial_path
 
 
 @pytest.fixture
@@ -99,22 +100,22 @@ def test_negative_bounds_are_refused(toy_cfg, toy_trainer, key):
 
 def test_left_over_files_are_removed_when_training_starts(trained, toy_trainer, caplog):
     cfg = trained("SOLVER.MAX_ITER", 2, "SOLVER.STEPS", ())
-    left_over = Path(cfg.OUTPUT_DIR, "model_0000002.pth.partial")
+    left_over = partial_path(Path(cfg.OUTPUT_DIR, "model_0000002.pth"))
     left_over.write_bytes(b"half")
     trainer = resume(toy_trainer, cfg)
     assert left_over.exists()  # another process, an evaluation say, leaves it alone
     with caplog.at_level(logging.WARNING):
         trainer.train()
     assert not left_over.exists()
-    assert "Removed model_0000002.pth.partial" in caplog.text
+    assert f"Removed {left_over.name}" in caplog.text
 
 
 def test_full_disk_ends_training_and_leaves_the_checkpoint_before(toy_cfg, toy_trainer):
     class FillDisk(HookBase):
         def before_step(self):
             if self.trainer.iter == 3:
-                place = Path(cfg.OUTPUT_DIR, "model_0000003.pth.partial")
-                place.symlink_to("/dev/full")
+                path = Path(cfg.OUTPUT_DIR, "model_0000003.pth")
+                partial_path(path).symlink_to("/dev/full")
 
     cfg = toy_cfg("SOLVER.CHECKPOINT_PERIOD", 1, "DATASETS.TEST", ())
     trainer = toy_trainer(cfg)

@@ -75,7 +75,7 @@ def test_killed_training_has_the_curve_of_an_uninterrupted_one(lives, tmp_path, 
             assert end - PERIOD <= min(life) <= end  # at most one period is lost
             end = max(life) + 1
     assert end == iterations
-    assert not list((tmp_path / "killed").glob("*.partial"))
+    assert not list((tmp_path / "killed").glob(".*.partial*"))
     first, last = (
         torch.load(tmp_path / name / "model_final.pth", weights_only=True)["model"]
         for name in ("straight", "killed")

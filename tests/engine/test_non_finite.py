@@ -15,6 +15,7 @@ from torch import nn
 from proscale.engine.recorded_step import RecordedStep, fault_recorder
 from proscale.engine.train_loop import TrainLoop
 from proscale.errors import CheckpointError
+from proscale.utils.whole_files import partial_path
 
 ITERATION = 7
 
@@ -164,7 +165,7 @@ def test_what_cannot_be_recorded_is_told(cfg, tmp_path):
         FloatingPointError, match=r"loss = nan.*not recorded: a sample has a object"
     ):
         run(loop, 1)
-    (tmp_path / "fault_0000007_rank0.pth.partial").symlink_to("/dev/full")
+    partial_path(tmp_path / "fault_0000007_rank0.pth").symlink_to("/dev/full")
     loop = make_loop([NAN], record_fault=record)
     with pytest.raises(FloatingPointError, match=r"loss = nan.*No space left on device"):
         run(loop, 1)

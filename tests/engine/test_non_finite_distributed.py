@@ -13,7 +13,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from proscale.checkpoint.training_checkpointer import Checkpointer
+from proscale.checkpoint import Checkpointer
 from proscale.engine.signals import StopHook, StopSignals
 from proscale.engine.train_loop import TrainLoop
 from proscale.errors import CheckpointError

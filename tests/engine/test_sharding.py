@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from proscale.checkpoint.training_checkpointer import Checkpointer
+from proscale.checkpoint import Checkpointer
 from proscale.engine.sharding import divide_loaded_state, gathered, shard, whole
 from proscale.engine.signals import StopHook, StopSignals
 from proscale.engine.train_loop import TrainLoop

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proscale.checkpoint.training_checkpointer import check_weights
+from proscale.checkpoint import check_weights
 from proscale.config import check_datasets, check_output_dir, setup_cfg
 from proscale.errors import ConfigError
 from proscale_cli import main

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from proscale.checkpoint.training_checkpointer import Checkpointer
+from proscale.checkpoint import Checkpointer
 
 
 class Model(nn.Module):

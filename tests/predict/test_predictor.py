@@ -7,7 +7,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 import proscale
-from proscale.checkpoint.training_checkpointer import Checkpointer
+from proscale.checkpoint import Checkpointer
 from proscale.data import build_mapper
 from proscale.errors import ConfigError
 from proscale.modeling import with_sliding_window

@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from proscale.data.formats.json_file import read_records
-from proscale.utils.replaced_file import LEFTOVERS, replaced
+from proscale.utils.whole_files import remove_partial, whole_file
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def convert_images(
     missing = [target for target in files if not target.is_file()]
     for parent in {target.parent for target in missing}:
         parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(parent)
+        remove_partial(parent)
     _run(lambda target: convert(files[target], target), missing, folder.name, workers)
     return Tally(folder, made=len(missing), kept=len(files) - len(missing))
 
@@ -81,7 +81,7 @@ def convert_to_coco(
     if output is not None and keys:
         folder = output(keys[0]).parent
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
+        remove_partial(folder)
     parts = {**_read_parts(target), **journal.read()}
     parts = {
         key: parts[key]
@@ -108,7 +108,7 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    with replaced(path) as part, part.open("wb") as file:
+    with whole_file(path) as part, part.open("wb") as file:
         write(file)
 
 
@@ -165,11 +165,6 @@ def _write_coco(
         "categories": list(categories),
     }
     _write_whole(target, lambda file: file.write(json.dumps(content).encode()))
-
-
-def _remove_leftovers(folder: Path) -> None:
-    for path in folder.glob(LEFTOVERS):
-        path.unlink()
 
 
 def _run(

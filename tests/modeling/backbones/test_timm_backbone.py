@@ -9,7 +9,7 @@ from detectron2.modeling import build_backbone, build_model
 from torch import nn
 
 from proscale.checkpoint import (
-    ConvertingCheckpointer,
+    Checkpointer,
     convert,
     read_checkpoint,
     write_checkpoint,
@@ -126,7 +126,7 @@ def test_weights_of_classifiers(build, fill, name, tmp_path):
     path = tmp_path / f"{name}.safetensors"
     write_checkpoint(path, classifier.state_dict(), container="state_dict")
     backbone = build(NAME=name).eval()
-    ConvertingCheckpointer(Segmenter(backbone)).load(str(path))
+    Checkpointer(Segmenter(backbone)).load(str(path))
     image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = classifier.forward_intermediates(image, intermediates_only=True)[-4:]
@@ -147,7 +147,7 @@ def test_weights_of_the_efficientnet_package(build):
     classifier.load_state_dict(state)
 
     backbone = build(NAME="tf_efficientnet_lite0")
-    ConvertingCheckpointer(Segmenter(backbone)).load(file)
+    Checkpointer(Segmenter(backbone)).load(file)
     trained = dict(classifier.state_dict())
     for name, tensor in backbone.timm.state_dict().items():
         assert torch.equal(tensor, trained[name]), name
@@ -157,7 +157,7 @@ def test_weights_of_another_network(build, tmp_path):
     path = tmp_path / "w.pth"
     write_checkpoint(path, timm.create_model("resnet10t").state_dict(), container=None)
     with pytest.raises(CheckpointError, match="no tensor in it fits the model"):
-        ConvertingCheckpointer(Segmenter(build(NAME="convnext_atto"))).load(str(path))
+        Checkpointer(Segmenter(build(NAME="convnext_atto"))).load(str(path))
 
 
 def test_whole_model_trains_and_infers(small_cfg):
