@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.modeling import MaskFormer
-from proscale.ops import using_backend
+from proscale.ops import reference_operators, using_backend
 from proscale.ops.deformable_attention import REFERENCE
 from proscale.ops.mask_resize import Size, Sizes
-from proscale.ops.tracing import as_recorded
 
 #: Of :func:`differences` in float32: both ways sum in another order, and a query's place in the
 #: panoptic map hangs by such a sum.
@@ -29,7 +28,7 @@ TOLERANCE = 1e-3
 def plain_path(model: nn.Module) -> Iterator[None]:
     """Within it the model computes the straightforward way."""
     with ExitStack() as stack:
-        stack.enter_context(as_recorded())
+        stack.enter_context(reference_operators())
         stack.enter_context(using_backend(REFERENCE))
         if isinstance(model, MaskFormer):
             stack.enter_context(_replaced(model, "results", results))

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from proscale.ops.tracing import once_per_arguments
+from proscale.ops.tracing import cached_table
 
 
-@once_per_arguments
+@cached_table
 def sine_position_encoding(
     height: int,
     width: int,

@@ -16,14 +16,11 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proscale.ops.tracing import is_recorded
+from proscale.ops.frozen_norm import convolve
+from proscale.ops.tiled import fuse_and_classify
 
 FORMS = ("openmmlab", "nvidia")
 NORMS = ("BN", "SyncBN")
-# Evaluation on a CPU fuses so many channels at a time that a map of theirs has about this size,
-# bytes: what is up-sampled stays in the cache, and memory is used again instead of mapped anew.
-_CPU_CHUNK_BYTES = 8 * 2**20
-_MIN_CHUNK = 16
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -123,6 +120,7 @@ class SegFormerHead(nn.Module):
         """
         logits = self.layers(features)
         if self.training:
+            assert targets is not None
             return None, self.losses(logits, targets)
         return self._upsample(logits), {}
 
@@ -132,7 +130,20 @@ class SegFormerHead(nn.Module):
             features[name].contiguous(memory_format=torch.channels_last)
             for name in self.in_features
         ]
-        return self._train_layers(maps) if self.training else self._eval_layers(maps)
+        # The fusion's part (C, C, 1, 1) of each stage.
+        weights: Sequence[Tensor] = self.fuse.weight.chunk(len(maps), dim=1)
+        bias = None
+        if self.form == "openmmlab":
+            # Step 1: all stages to C channels.
+            maps = [convolve(project, x) for project, x in zip(self.projections, maps, strict=True)]
+        else:
+            # Linear projections are one with the fusion: W_fuse · (W_i · x + b_i).
+            parts = [weight.flatten(1) for weight in weights]
+            pairs = list(zip(parts, self.projections, strict=True))
+            weights = [(part @ p.weight.flatten(1))[..., None, None] for part, p in pairs]
+            bias = torch.stack([part @ p.bias for part, p in pairs]).sum(0)
+        # Steps 2 to 4: resize to the finest stage, concatenate and fuse, classify.
+        return fuse_and_classify(maps, weights, bias, self.fuse.norm, self.dropout, self.predictor)
 
     def losses(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Cross-entropy averaged over the labelled pixels; 0 where there are none.
@@ -147,56 +158,6 @@ class SegFormerHead(nn.Module):
         total = F.cross_entropy(logits, targets, reduction="sum", ignore_index=self.ignore_value)
         labelled = (targets != self.ignore_value).sum().clamp(min=1)
         return {"loss_sem_seg": self.loss_weight * total / labelled}
-
-    def _train_layers(self, maps: Sequence[Tensor]) -> Tensor:
-        if self.form == "openmmlab":
-            maps = [project(x) for project, x in zip(self.projections, maps, strict=True)]
-            weights, bias = self._fuse_weights(), None
-        else:
-            weights, bias = self._fold_projections()
-        fused = F.relu_(self.fuse.norm(_sum_of_stages(maps, weights, bias)))
-        return self.predictor(self.dropout(fused))
-
-    def _eval_layers(self, maps: Sequence[Tensor]) -> Tensor:
-        """With the norms folded into the convolutions, and a few channels of the fusion at a time,
-        because every one of them only meets the others in the classifier's sum."""
-        if self.form == "openmmlab":
-            maps = [
-                _fold_and_apply(conv, x) for conv, x in zip(self.projections, maps, strict=True)
-            ]
-            weights, bias = self._fuse_weights(), None
-        else:
-            weights, bias = self._fold_projections()
-        scale, shift = _affine(self.fuse.norm)
-        weights = [weight * scale[:, None, None, None] for weight in weights]
-        bias = shift if bias is None else shift + scale * bias
-
-        size = _chunk_size(maps[0], len(bias))
-        logits = None
-        for *chunk, chunk_bias, classify in zip(
-            *(weight.split(size) for weight in weights),
-            bias.split(size),
-            self.predictor.weight.split(size, dim=1),
-            strict=True,
-        ):
-            fused = F.relu_(_sum_of_stages(maps, chunk, chunk_bias))
-            if logits is None:
-                logits = F.conv2d(fused, classify, self.predictor.bias)
-            else:
-                logits += F.conv2d(fused, classify)
-        return logits
-
-    def _fuse_weights(self) -> tuple[Tensor, ...]:
-        """The part ``(C, C, 1, 1)`` of the fusion that belongs to each stage."""
-        return self.fuse.weight.chunk(len(self.projections), dim=1)
-
-    def _fold_projections(self) -> tuple[list[Tensor], Tensor]:
-        """Linear projection and fusion of a stage as one convolution ``(C, channels, 1, 1)``; and
-        their common bias ``(C,)``."""
-        parts = [weight.flatten(1) for weight in self._fuse_weights()]
-        pairs = list(zip(parts, self.projections, strict=True))
-        weights = [(part @ p.weight.flatten(1))[..., None, None] for part, p in pairs]
-        return weights, sum(part @ p.bias for part, p in pairs)
 
     def _upsample(self, logits: Tensor) -> Tensor:
         # Results are made from them class by class.
@@ -214,37 +175,5 @@ def _conv(in_channels: int, out_channels: int, norm: str) -> Conv2d:
         kernel_size=1,
         bias=False,
         norm=get_norm(norm, out_channels),
-        activation=F.relu,
+        activation=F.relu_,
     )
-
-
-def _sum_of_stages(
-    maps: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None
-) -> Tensor:
-    """Convolve every map at its own resolution; their sum at that of the first one, which gets the
-    bias."""
-    total = F.conv2d(maps[0], weights[0], bias)
-    for x, weight in zip(maps[1:], weights[1:], strict=True):
-        part = F.conv2d(x, weight)
-        total += F.interpolate(part, size=total.shape[-2:], mode="bilinear", align_corners=False)
-    return total
-
-
-def _chunk_size(finest: Tensor, channels: int) -> int:
-    """How many of so many channels to fuse at a time."""
-    if finest.device.type != "cpu" or is_recorded():
-        return channels
-    map_bytes = finest[:, 0].numel() * finest.element_size()
-    return max(_CPU_CHUNK_BYTES // map_bytes, _MIN_CHUNK)
-
-
-def _affine(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
-    """``(scale, shift)``, (C,) each, that the norm applies in evaluation."""
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    return scale, norm.bias - norm.running_mean * scale
-
-
-def _fold_and_apply(conv: Conv2d, x: Tensor) -> Tensor:
-    """``conv`` with its norm and ReLU, in evaluation."""
-    scale, shift = _affine(conv.norm)
-    return F.relu_(F.conv2d(x, conv.weight * scale[:, None, None, None], shift))

@@ -1,9 +1,15 @@
-"""Operators of the models, free of any knowledge about them."""
+"""Operations that models call, free of any knowledge about models.
+
+A model's ``forward`` reads like its paper. Work in tiles, folded norms and cached tables are here,
+under a name that says what is computed. :mod:`~proscale.ops.tracing` says when the reference
+implementation of each runs instead.
+"""
 
 from proscale.ops.deformable_attention import (
     available_backends,
     deformable_attention,
     using_backend,
 )
+from proscale.ops.tracing import reference_operators
 
-__all__ = ["available_backends", "deformable_attention", "using_backend"]
+__all__ = ["available_backends", "deformable_attention", "reference_operators", "using_backend"]

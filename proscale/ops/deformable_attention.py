@@ -7,19 +7,22 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-from proscale.ops import embedding_bag, reference, triton_backend
+from proscale.ops import embedding_bag, triton_backend
 
 _BACKENDS: dict[str, ModuleType] = {"embedding_bag": embedding_bag, "triton": triton_backend}
 REFERENCE = "reference"
 # What a backend of None means within using_backend().
-_preferred: str | None = None
+_preferred: ContextVar[str | None] = ContextVar("proscale_deformable_backend", default=None)
 
 logger = logging.getLogger(__name__)
 
@@ -63,38 +66,36 @@ def deformable_attention(
     _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
     device = value.device.type
     if backend is None:
-        backend = _preferred or _default_backend(device)
+        backend = _preferred.get() or _default_backend(device)
     elif backend not in available_backends():
         raise ValueError(f"backend is {backend!r}: expected {', '.join(available_backends())}")
     if torch.is_autocast_enabled(device) and value.dtype != torch.float64:
         value = value.to(torch.get_autocast_dtype(device))
     if backend == REFERENCE:
         with torch.autocast(device, enabled=False):
-            return reference.deformable_attention(
+            return reference_deformable_attention(
                 value, spatial_shapes, sampling_locations, attention_weights
             )
-    sizes = [length for shape in spatial_shapes for length in shape]
-    if torch.jit.is_tracing():  # where sizes are tensors; fvcore counts that way
-        sizes = [int(length) for length in sizes]
+    # torch.jit.trace, by which fvcore counts, makes tensors of sizes.
+    sizes = [int(n) if isinstance(n, Tensor) else n for shape in spatial_shapes for n in shape]
     return _operator(value, sizes, sampling_locations, attention_weights, backend)
 
 
 @contextmanager
 def using_backend(name: str) -> Iterator[None]:
-    """Within it :func:`deformable_attention` takes this backend where none is named, so that whole
-    models can be compared. For one thread at a time.
+    """Within it, and in this thread, :func:`deformable_attention` takes this backend where none is
+    named, so that whole models can be compared.
 
     Raises:
         ValueError: the backend is unknown.
     """
-    global _preferred
     if name not in available_backends():
         raise ValueError(f"backend is {name!r}: expected {', '.join(available_backends())}")
-    before, _preferred = _preferred, name
+    token = _preferred.set(name)
     try:
         yield
     finally:
-        _preferred = before
+        _preferred.reset(token)
 
 
 def _default_backend(device: str) -> str:
@@ -115,6 +116,38 @@ def _warn_of_reference(device: str) -> None:
         device,
         REFERENCE,
     )
+
+
+def reference_deformable_attention(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """The backend ``reference``: one ``grid_sample`` per level, as the definition reads.
+
+    The other backends are tested against it.
+    """
+    batch, _, heads, width = value.shape
+    queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
+    dtype = torch.promote_types(value.dtype, sampling_locations.dtype)
+    # grid_sample's coordinates run from -1 to 1, a cell's centre at half-integers.
+    grids = 2 * sampling_locations.to(dtype) - 1
+    output = value.new_zeros((batch * heads, width, queries), dtype=dtype)
+    levels = value.to(dtype).split([height * length for height, length in spatial_shapes], dim=1)
+    for index, ((height, length), tokens) in enumerate(zip(spatial_shapes, levels, strict=True)):
+        # Heads are independent: (B, H·W, M, D) to (B·M, D, H, W), a map for each.
+        maps = tokens.permute(0, 2, 3, 1).reshape(batch * heads, width, height, length)
+        grid = grids[:, :, :, index].transpose(1, 2).reshape(batch * heads, queries, points, 2)
+        sampled = F.grid_sample(  # (B·M, D, N, P)
+            maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False
+        )
+        # Σ over the level's points of A_mlqk · x_l(φ_l(p) + Δp_mlqk) (equation 3).
+        weights = attention_weights[:, :, :, index].transpose(1, 2)
+        weights = weights.to(dtype).reshape(batch * heads, 1, queries, points)
+        output = output + (sampled * weights).sum(-1)
+    output = output.reshape(batch, heads * width, queries).transpose(1, 2)
+    return output.to(value.dtype).contiguous()
 
 
 @cache
@@ -163,17 +196,18 @@ def _(grad_output, value, sizes, sampling_locations, attention_weights, backend)
     return tuple(torch.empty_like(t) for t in (value, sampling_locations, attention_weights))
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     value, sizes, sampling_locations, attention_weights, backend = inputs
     ctx.save_for_backward(value, sampling_locations, attention_weights)
     ctx.sizes, ctx.backend = sizes, backend
 
 
-def _backward(ctx, grad_output):
+def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None]:
     value, sampling_locations, attention_weights = ctx.saved_tensors
     grad_value, grad_locations, grad_weights = _backward_operator(
         grad_output, value, ctx.sizes, sampling_locations, attention_weights, ctx.backend
     )
+    # Sizes and backend have no gradient.
     return grad_value, None, grad_locations, grad_weights, None
 
 

@@ -1,15 +1,67 @@
-"""Convolutions that carry the frozen norm behind them in their own weights.
+"""Convolutions that carry the norm behind them in their own weights.
 
-Detectron2's ResNets freeze their batch norms. A frozen norm is a factor and a summand for every
-channel: multiplied into the weights, which are few beside the maps, it costs no pass over the maps,
-neither forward nor backward.
+A batch norm with fixed statistics is a factor and a summand for every channel. Multiplied into the
+weights, which are few beside the maps, it costs no pass over the maps, neither forward nor
+backward. Detectron2's ResNets freeze their norms, in training too.
 """
+
+from typing import Protocol
 
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proscale.ops.tracing import is_recorded
+from proscale.ops.tracing import use_reference
+
+
+class BatchNorm(Protocol):
+    """A batch normalisation with running statistics and learned affine parameters."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    eps: float
+    training: bool
+
+    def __call__(self, maps: Tensor, /) -> Tensor: ...
+
+
+def norm_affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
+    """``(scale, shift)``, (C,) each, that a batch norm applies by its running statistics."""
+    # weight · (x - mean) / sqrt(var + eps) + bias = scale · x + shift
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale
+
+
+def convolve(convolution: Conv2d, x: Tensor) -> Tensor:
+    """``activation(norm(convolution(x)))``; one convolution where the statistics are fixed."""
+    if convolution.norm.training and not isinstance(convolution.norm, FrozenBatchNorm2d):
+        return convolution(x)
+    scale, bias = norm_affine(convolution.norm)
+    if convolution.bias is not None:
+        bias = bias + convolution.bias * scale
+    x = F.conv2d(
+        x,
+        convolution.weight * scale[:, None, None, None],
+        bias,
+        convolution.stride,
+        convolution.padding,
+        convolution.dilation,
+        convolution.groups,
+    )
+    return x if convolution.activation is None else convolution.activation(x)
+
+
+class FoldedConv2d(Conv2d):
+    """Detectron2's ``Conv2d`` with a frozen norm, computed as one convolution."""
+
+    def __init__(self, convolution: Conv2d):
+        nn.Module.__init__(self)
+        self.__dict__.update(convolution.__dict__)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if use_reference() else convolve(self, x)
 
 
 def fold_frozen_norms(module: nn.Module) -> None:
@@ -22,31 +74,3 @@ def fold_frozen_norms(module: nn.Module) -> None:
         for name, child in parent.named_children():
             if type(child) is Conv2d and isinstance(child.norm, FrozenBatchNorm2d):
                 setattr(parent, name, FoldedConv2d(child))
-
-
-class FoldedConv2d(Conv2d):
-    """``norm(convolution(x))`` as one convolution, then the activation."""
-
-    def __init__(self, convolution: Conv2d):
-        nn.Module.__init__(self)
-        self.__dict__.update(convolution.__dict__)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # Whoever records operators (compilers, counters of multiply-adds) expects the model's own.
-        if is_recorded():
-            return super().forward(x)
-        norm = self.norm
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        bias = norm.bias - norm.running_mean * scale
-        if self.bias is not None:
-            bias = bias + self.bias * scale
-        x = F.conv2d(
-            x,
-            self.weight * scale[:, None, None, None],
-            bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-        )
-        return x if self.activation is None else self.activation(x)

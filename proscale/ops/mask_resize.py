@@ -1,24 +1,97 @@
-"""Mask probabilities at the size of the result, a strip of rows at a time.
+"""Masks of queries at other sizes than they are predicted: a level's or a result's.
 
-Masks are predicted at a quarter of the input's size and resized bilinearly twice: to the padded
-input, which is cropped to the image, then to the size asked for. Both steps and the crop are linear
-and act on rows and columns separately. So together they are one product with a narrow band matrix
-from the left and one from the right, and a strip of the result needs only a strip of each: no mask
-is ever held at full size, and the size in between is never made.
+Masks are products of the queries' embeddings and the mask features, at a quarter of the input's
+size. Resizing is linear and acts on rows and columns separately, which is used twice:
+
+- Masks to attend within: resizing the features once resizes the masks of every layer.
+- Results: masks are resized bilinearly to the padded input, which is cropped to the image, then to
+  the size asked for. Together that is one product with a narrow band matrix from the left and one
+  from the right, and a strip of the result needs only a strip of each: no mask is ever held at full
+  size, and the size in between is never made.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from proscale.ops.tracing import use_reference
 from proscale.utils.types import Size
 
 # Result columns computed by one product. More waste work on the zeros beside the band, fewer are
 # many small calls.
 COLUMNS = 128
+
+
+class QueryMasks:
+    """Masks of a decoder's queries, whose layers each predict them from a new embedding.
+
+    The reference implementation makes every layer's masks at the features' size, returns them as
+    that layer's prediction and resizes them to attend within. Otherwise masks to attend within are
+    made at the level's size, and all predictions in one product.
+
+    ``features_of_losses`` are the features for losses whose gradients may take the way through the
+    factors of the masks; None where every prediction is made by itself, or only the last one.
+
+    Args:
+        features: ``(B, C, H, W)`` mask features.
+        sizes: (h, w) of the levels that are attended.
+        every_layer: whether all layers' predictions are wanted, or the last one's alone.
+    """
+
+    def __init__(self, features: Tensor, sizes: Sequence[Size], *, every_layer: bool):
+        self.features, self.sizes = features, sizes
+        self.one_by_one = every_layer and use_reference()
+        self.features_of_losses = features if every_layer and not self.one_by_one else None
+        self._predicted: list[Tensor] = []
+        if not self.one_by_one:
+            with torch.no_grad():
+                self._resized = [_resize(features, size) for size in sizes]
+
+    def attention_mask(self, embedding: Tensor, level: int) -> Tensor:
+        """Where the queries with ``embedding`` ``(B, Q, C)`` may look on a level: ``(B, Q, h·w)``
+        bool, see :func:`attention_mask`."""
+        if self.one_by_one:
+            self._predicted.append(_product(embedding, self.features))
+            return attention_mask(self._predicted[-1], self.sizes[level])
+        with torch.no_grad():
+            masks = _product(embedding, self._resized[level])
+        return attention_mask(masks, self.sizes[level])
+
+    def predictions(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
+        """Logits ``(B, Q, H, W)`` of each of the last ``embeddings``, in order."""
+        remaining = embeddings[len(self._predicted) :]
+        masks = _product(torch.cat(list(remaining), dim=1), self.features)
+        return [*self._predicted, *masks.chunk(len(remaining), dim=1)]
+
+
+@torch.no_grad()
+def attention_mask(masks: Tensor, size: Size) -> Tensor:
+    """Where each query may look: inside its mask, or everywhere if its mask is empty.
+
+    Args:
+        masks: ``(B, Q, H, W)`` logits.
+        size: (h, w) of the level that will be attended.
+
+    Returns:
+        ``(B, Q, h·w)`` bool.
+    """
+    # The sigmoid is at least one half where the logit is not negative.
+    inside = (_resize(masks, size) >= 0).flatten(2)
+    return inside | ~inside.any(dim=-1, keepdim=True)
+
+
+def _product(embedding: Tensor, features: Tensor) -> Tensor:
+    # Whatever the features' layout, each mask's numbers come to lie side by side.
+    return (embedding @ features.flatten(2)).unflatten(2, features.shape[-2:])
+
+
+def _resize(maps: Tensor, size: Size) -> Tensor:
+    if maps.shape[-2:] == size:
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 @dataclass(frozen=True)
@@ -100,6 +173,7 @@ class SeparableResize:
 
     def rows(self, rows: slice) -> Tensor:
         """These rows of the result: ``(N, rows, W)``."""
+        # (H, h) · maps · (w, W): the horizontal product first, of the rows that are needed.
         inputs = self.vertical.inputs(rows)
         return torch.matmul(self.vertical.weights[rows, inputs], self._widen(self.read(inputs)))
 
@@ -141,28 +215,33 @@ def mask_probabilities(
     def read_logits(rows: slice) -> Tensor:
         return mask_logits[:, rows].index_select(0, queries).float()
 
-    def resize(read: Callable[[slice], Tensor], lengths: Size, *steps: tuple[Size, Size]):
+    def resize(
+        read: Callable[[slice], Tensor], lengths: Size, *steps: tuple[Size, Size]
+    ) -> SeparableResize:
         vertical, horizontal = (
             resize_weights(lengths[axis], *((size[axis], kept[axis]) for size, kept in steps))
             for axis in (0, 1)
         )
         return SeparableResize(read, vertical=vertical, horizontal=horizontal, device=device)
 
-    mask_size = tuple(mask_logits.shape[-2:])
+    mask_size = (mask_logits.shape[1], mask_logits.shape[2])
     to_image = (sizes.padded, sizes.image)
     to_result = (sizes.result, sizes.result)
     height, width = sizes.result
     pixels = max(height, mask_size[0]) * width
     if resize_first or sizes.image == sizes.result:
+        # Both resizings act on logits: one pair of matrices, then the sigmoid.
         logits = resize(read_logits, mask_size, to_image, to_result)
 
         def strip(rows: slice) -> Tensor:
             return logits.rows(rows).sigmoid_()
     else:
+        # The sigmoid between them keeps the two resizings apart.
         logits = resize(read_logits, mask_size, to_image)
         strip = resize(lambda rows: logits.rows(rows).sigmoid_(), sizes.image, to_result).rows
         pixels = max(pixels, sizes.image[0] * max(sizes.image[1], width))
 
+    # Rows whose masks, float32, fill a strip.
     step = max(1, strip_bytes * height // (4 * max(1, len(queries)) * pixels))
     for start in range(0, height, step):
         rows = slice(start, min(start + step, height))

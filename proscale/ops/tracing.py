@@ -1,62 +1,71 @@
-"""What is worth doing only while operators run one by one, and not while they are recorded.
+"""The seam between the optimised and the reference implementation of an operation.
 
-A compiler or an exporter makes its own plan of a model, and must see neither values computed
-earlier nor work cut into blocks.
+Functions of this package may tile work, fold weights or keep tables. Each has a reference
+implementation: the operators of the published model, on whole tensors. It runs in two cases:
+
+- while a graph is captured (:func:`is_tracing`). A compiler or an exporter makes its own plan, and
+  must see neither tables computed earlier nor work cut into blocks;
+- within :func:`reference_operators`, to compare both implementations.
+
+Only functions of ``proscale.ops`` ask. Models call them, and have one ``forward``.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache, wraps
+from typing import ParamSpec
 
 import torch
 from torch import Tensor
 from torch._guards import detect_fake_mode
 
-_as_recorded = False
+P = ParamSpec("P")
+
+# Of the running context: other threads keep their choice.
+_reference: ContextVar[bool] = ContextVar("proscale_reference_operators", default=False)
 
 
-def is_recorded() -> bool:
-    """Whether operators are being compiled, exported or traced, or run on fake tensors; or are to
-    be as if they were."""
+def is_tracing() -> bool:
+    """Whether operators are being compiled, exported or traced, or run on fake tensors."""
     return (
-        _as_recorded
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
         or detect_fake_mode() is not None
     )
 
 
+def use_reference() -> bool:
+    """Whether to run the reference implementation."""
+    # A compiler follows the first operand only: a context variable would end its graph.
+    return is_tracing() or _reference.get()
+
+
 @contextmanager
-def as_recorded() -> Iterator[None]:
-    """Within it models run the operators that a recorder sees, so that both ways can be compared.
-    For one thread at a time."""
-    global _as_recorded
-    before, _as_recorded = _as_recorded, True
+def reference_operators() -> Iterator[None]:
+    """Within it, and in this thread, operations run their reference implementation.
+
+    Deformable attention has several backends instead, see
+    :func:`~proscale.ops.deformable_attention.using_backend`.
+    """
+    token = _reference.set(True)
     try:
         yield
     finally:
-        _as_recorded = before
+        _reference.reset(token)
 
 
-def should_tile(tensor: Tensor) -> bool:
-    """Whether to cut work on ``tensor`` into blocks that stay in a CPU's cache.
-
-    Not where gradients are wanted: every block would keep a part of the graph.
-    """
-    return tensor.device.type == "cpu" and not torch.is_grad_enabled() and not is_recorded()
-
-
-def once_per_arguments(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def cached_table(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """Keep the last results of a function of sizes and a device; they must not be changed."""
 
     @lru_cache(maxsize=32)
-    def compute(*arguments, **keywords) -> Tensor:
+    def compute(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         # An inference tensor could not take part in training later.
         with torch.inference_mode(False), torch.no_grad():
-            return function(*arguments, **keywords)
+            return function(*args, **kwargs)
 
     @wraps(function)
-    def kept(*arguments, **keywords) -> Tensor:
-        return (function if is_recorded() else compute)(*arguments, **keywords)
+    def cached(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        return function(*args, **kwargs) if use_reference() else compute(*args, **kwargs)
 
-    return kept
+    return cached

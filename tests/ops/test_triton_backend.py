@@ -13,7 +13,8 @@ import sys
 import pytest
 import torch
 
-from proscale.ops import reference, triton_backend
+from proscale.ops import triton_backend
+from proscale.ops.deformable_attention import reference_deformable_attention
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -52,7 +53,7 @@ def double(arguments):
 def expected_gradients(grad_output, arguments):
     value, shapes, locations, weights = double(arguments)
     inputs = [tensor.requires_grad_() for tensor in (value, locations, weights)]
-    output = reference.deformable_attention(value, shapes, locations, weights)
+    output = reference_deformable_attention(value, shapes, locations, weights)
     return torch.autograd.grad(output, inputs, grad_output.double())
 
 
@@ -86,7 +87,7 @@ def test_equals_reference(case, spread):
     arguments = tensors(case, spread=spread)
     output = triton_backend.forward(*arguments)
     assert output.dtype == torch.float32
-    expected = reference.deformable_attention(*double(arguments))
+    expected = reference_deformable_attention(*double(arguments))
     torch.testing.assert_close(output.double(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -114,7 +115,7 @@ def test_half_precision(dtype, places):
     output = triton_backend.forward(*arguments)
     assert output.dtype == dtype
     rounding = torch.finfo(dtype).eps
-    expected = reference.deformable_attention(*double(arguments))
+    expected = reference_deformable_attention(*double(arguments))
     torch.testing.assert_close(output.double(), expected, rtol=rounding, atol=1e-5)
     gradients = triton_backend.backward(output, *arguments)
     for gradient, expected, tensor in zip(
@@ -131,7 +132,7 @@ def test_half_precision(dtype, places):
 def test_doubles_are_summed_as_doubles():
     arguments = tensors("pyramid", dtype=torch.float64)
     output = triton_backend.forward(*arguments)
-    torch.testing.assert_close(output, reference.deformable_attention(*arguments))
+    torch.testing.assert_close(output, reference_deformable_attention(*arguments))
     gradients = triton_backend.backward(output, *arguments)
     torch.testing.assert_close(gradients, expected_gradients(output, arguments))
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.init import normal_, trunc_normal_, zeros_
 
 from proscale.modeling.backbones.mit_block import Block
-from proscale.modeling.backbones.token_merging import Matcher
+from proscale.modeling.backbones.token_merging import MergePlanner
 from proscale.modeling.backbones.token_merging_config import (
     STAGES,
     StageMerging,
@@ -71,8 +71,8 @@ class MixStage(nn.Module):
     def forward(self, maps: Tensor, merging: StageMerging, matching_reuse: int) -> Tensor:
         """``(B, in_channels, H, W)`` to ``(B, dim, ⌈H/stride⌉, ⌈W/stride⌉)``, channels last."""
         x, size = self.patch_embed(maps)
-        match_query = Matcher(merging.query, matching_reuse)
-        match_key_value = Matcher(merging.key_value, matching_reuse)
+        match_query = MergePlanner(merging.query, matching_reuse)
+        match_key_value = MergePlanner(merging.key_value, matching_reuse)
         for block in self.blocks:
             x = block(x, size, match_query, match_key_value)
         return to_map(self.norm(x), size)

@@ -1,16 +1,13 @@
 """Block of the Mix Transformer: efficient self-attention and Mix-FFN (SegFormer, §3.1)."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.modeling.backbones.swin import DropPath
-from proscale.modeling.backbones.token_merging import Matcher, Size, Unmerged
+from proscale.modeling.backbones.token_merging import MergePlanner
 from proscale.modeling.tokens import to_map, to_tokens
-from proscale.ops.tracing import should_tile
-
-# Hidden activations of a strip of the Mix-FFN, bytes: about a core's second-level cache.
-STRIP_BYTES = 2**21
+from proscale.ops.tiled import map_rows
+from proscale.utils.types import Size
 
 
 class EfficientAttention(nn.Module):
@@ -35,21 +32,26 @@ class EfficientAttention(nn.Module):
             self.norm = nn.LayerNorm(dim, eps=norm_eps)
 
     def forward(
-        self, tokens: Tensor, size: Size, match_query: Matcher, match_key_value: Matcher
+        self, tokens: Tensor, size: Size, match_query: MergePlanner, match_key_value: MergePlanner
     ) -> Tensor:
         """``(B, H·W, dim)``, a map of ``size`` (H, W), to the same shape; the matchers merge the
         queries and, after their reduction, the keys and values."""
-        matching = match_query(tokens, size)
+        # Keys and values from the reduced map: N·M products instead of N², M = N / sr_ratio².
         key, value = self.keys_and_values(tokens, size, match_key_value)
+        # Queries merged before attention, copied back to full length after it (SegFormer++).
+        matching = match_query(tokens, size)
         return matching.unmerge(self.attend(matching.merge(tokens), key, value))
 
     def attend(self, tokens: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Results for the queries ``tokens``, ``(B, N, dim)``, in the same shape."""
+        # (B, N, dim) to (B, num_heads, N, dim / num_heads)
         query = self.q(tokens).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
         attended = F.scaled_dot_product_attention(query, key, value)
         return self.proj(attended.transpose(1, 2).flatten(2))
 
-    def keys_and_values(self, tokens: Tensor, size: Size, match: Matcher) -> tuple[Tensor, Tensor]:
+    def keys_and_values(
+        self, tokens: Tensor, size: Size, match: MergePlanner
+    ) -> tuple[Tensor, Tensor]:
         """``(B, num_heads, M, dim / num_heads)`` each, reduced and then merged."""
         reduced, reduced_size = self.reduce(tokens, size)
         reduced = match(reduced, reduced_size).merge(reduced)
@@ -78,9 +80,13 @@ class MixFeedForward(nn.Module):
         self.dwconv = nn.Conv2d(hidden, hidden, kernel_size=3, padding=1, groups=hidden)
         self.fc2 = nn.Linear(hidden, dim)
 
-    def forward(self, tokens: Tensor, size: Size, rows: slice = slice(None)) -> Tensor:
-        """``(B, H·W, dim)``, a map of ``size`` (H, W), to the results for ``rows`` of it,
-        ``(B, h·W, dim)``."""
+    def forward(self, tokens: Tensor, size: Size) -> Tensor:
+        """``(B, H·W, dim)``, a map of ``size`` (H, W), to the same shape."""
+        # The hidden activations are the model's largest: rows by rows, with the neighbours that
+        # the convolution looks at.
+        return map_rows(self._rows, tokens, size, hidden=self.fc1.out_features, halo=1)
+
+    def _rows(self, tokens: Tensor, size: Size, rows: slice) -> Tensor:
         hidden = self.dwconv(to_map(self.fc1(tokens), size))
         return self.fc2(F.gelu(to_tokens(hidden[:, :, rows])))
 
@@ -113,42 +119,8 @@ class Block(nn.Module):
         self.mlp = MixFeedForward(dim, int(dim * mlp_ratio))
 
     def forward(
-        self, x: Tensor, size: Size, match_query: Matcher, match_key_value: Matcher
+        self, x: Tensor, size: Size, match_query: MergePlanner, match_key_value: MergePlanner
     ) -> Tensor:
         """Arguments as for :class:`EfficientAttention`; returns the shape of ``x``."""
-        if should_tile(x) and not self.training:
-            return self._in_strips(x, size, match_query, match_key_value)
         x = x + self.drop_path(self.attn(self.norm1(x), size, match_query, match_key_value))
         return x + self.drop_path(self.mlp(self.norm2(x), size))
-
-    def _in_strips(
-        self, x: Tensor, size: Size, match_query: Matcher, match_key_value: Matcher
-    ) -> Tensor:
-        """The same strip by strip of the map, so that what lies between the residual sums, above
-        all the hidden activations, the largest of the model, never leaves the cache."""
-        height, width = size
-        row_bytes = width * len(x) * self.mlp.fc1.out_features * x.element_size()
-        rows = max(1, STRIP_BYTES // row_bytes)
-        strips = [(top, min(top + rows, height)) for top in range(0, height, rows)]
-
-        tokens = self.norm1(x)
-        matching = match_query(tokens, size)
-        key, value = self.attn.keys_and_values(tokens, size, match_key_value)
-        if isinstance(matching, Unmerged):
-            attended = torch.empty_like(x)
-            for top, bottom in strips:
-                inside = slice(top * width, bottom * width)
-                branch = self.attn.attend(tokens[:, inside], key, value)
-                torch.add(x[:, inside], branch, out=attended[:, inside])
-        else:
-            attended = x + matching.unmerge(self.attn.attend(matching.merge(tokens), key, value))
-
-        out = torch.empty_like(x)
-        for top, bottom in strips:
-            # With the neighbouring rows, which the convolution looks at.
-            first, last = max(top - 1, 0), min(bottom + 1, height)
-            tokens = self.norm2(attended[:, first * width : last * width])
-            branch = self.mlp(tokens, (last - first, width), slice(top - first, bottom - first))
-            inside = slice(top * width, bottom * width)
-            torch.add(attended[:, inside], branch, out=out[:, inside])
-        return out

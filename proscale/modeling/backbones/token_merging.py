@@ -151,7 +151,7 @@ class PooledMap:
         return to_tokens(F.interpolate(to_map(merged, self._pooled), size=self._size))
 
 
-class Matcher:
+class MergePlanner:
     """Makes the matchings for the blocks of a stage, in their order.
 
     Args:

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from proscale.modeling.position_encoding import sine_position_encoding
 from proscale.ops import deformable_attention
-from proscale.ops.feed_forward import feed_forward
-from proscale.ops.tracing import once_per_arguments
+from proscale.ops.tiled import feed_forward, softmax_small_dim
+from proscale.ops.tracing import cached_table
 
 
 class DeformableAttention(nn.Module):
@@ -170,7 +170,7 @@ def plan_tokens(spatial_shapes: Sequence[tuple[int, int]], level_embed: Tensor) 
     )
 
 
-@once_per_arguments
+@cached_table
 def _cell_centres(spatial_shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
     centres = []
     for height, width in spatial_shapes:
@@ -181,15 +181,6 @@ def _cell_centres(spatial_shapes: Sequence[tuple[int, int]], device: torch.devic
     return torch.cat(centres)
 
 
-@once_per_arguments
+@cached_table
 def _cell_sizes(spatial_shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
     return torch.tensor([(1 / width, 1 / height) for height, width in spatial_shapes]).to(device)
-
-
-def softmax_small_dim(logits: Tensor) -> Tensor:
-    """Softmax over a last dimension that is shorter than a CPU's vectors."""
-    if logits.device.type != "cpu":
-        return logits.softmax(-1)
-    # PyTorch's own works through such rows number by number.
-    exponentials = (logits - logits.amax(-1, keepdim=True)).exp_()
-    return exponentials / exponentials.sum(-1, keepdim=True)

@@ -6,10 +6,10 @@ import fvcore.nn.weight_init as weight_init
 import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from proscale.modeling.pixel_decoders.base import NUM_DECODER_LEVELS
 from proscale.modeling.position_encoding import sine_position_encoding
+from proscale.modeling.tokens import to_tokens
 from proscale.modeling.transformer_decoder.build import TRANSFORMER_DECODER_REGISTRY
 from proscale.modeling.transformer_decoder.layers import (
     MLP,
@@ -17,7 +17,7 @@ from proscale.modeling.transformer_decoder.layers import (
     FeedForwardLayer,
     SelfAttentionLayer,
 )
-from proscale.ops.tracing import is_recorded
+from proscale.ops.mask_resize import QueryMasks
 
 
 @TRANSFORMER_DECODER_REGISTRY.register()
@@ -118,108 +118,67 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         Args:
             levels: three maps ``(B, in_channels, H, W)``, coarse to fine.
             mask_features: ``(B, mask_dim, H, W)``.
-            auxiliary: return the earlier predictions as well. Without them no classes are predicted
-                but the last ones, and masks to attend within only at the level's own size.
+            auxiliary: return the earlier predictions as well.
 
         Returns:
             ``pred_logits`` ``(B, Q, K + 1)``, “no object” last; ``mask_embed``
             ``(B, Q, mask_dim)``; ``pred_masks`` ``(B, Q, H, W)`` logits, the product of the
             latter and ``mask_features``; ``aux_outputs``, the same three of every earlier
-            prediction in order, empty without ``auxiliary``; and with it, unless operators are
-            recorded, ``mask_features`` as given.
+            prediction in order, empty without ``auxiliary``; and ``mask_features`` as given, or
+            None where each prediction was made by itself
+            (:class:`~proscale.ops.mask_resize.QueryMasks`).
         """
         batch = mask_features.shape[0]
-        shapes = [level.shape[-2:] for level in levels]
+        sizes = [(level.shape[2], level.shape[3]) for level in levels]
+        # Keys and values: each level's tokens (B, H·W, C), and their positions (H·W, C).
         tokens, positions = self._tokens(levels)
-        query_position = self.query_embed.weight.expand(batch, -1, -1)
+        # The learned queries: content X_0 and position, (B, Q, C) each.
         queries = self.query_feat.weight.expand(batch, -1, -1)
-        # Whoever records operators, to count or to export them, sees each prediction where the
-        # published model makes it. Else all are made together, and masks to attend within apart:
-        # they are linear in the features, so that resizing these once resizes every layer's masks.
-        one_by_one = auxiliary and is_recorded()
-        guides = [
-            mask_features if one_by_one else _resize(mask_features, shape) for shape in shapes
-        ]
+        query_position = self.query_embed.weight.expand(batch, -1, -1)
+        masks = QueryMasks(mask_features, sizes, every_layer=auxiliary)
 
-        contents, predictions = [], []
+        contents, embeddings = [], []
         for index in range(self.num_layers):
+            # Levels in turn, from the coarsest (round robin, §3.2.2).
             level = index % NUM_DECODER_LEVELS
-            content = self.decoder_norm(queries)
-            if one_by_one:
-                predictions.append(self._predict(content, mask_features))
-                masks = predictions[-1]["pred_masks"]
-            else:
-                with torch.no_grad():
-                    masks = self._masks(self.mask_embed(content), guides[level])
-                if auxiliary:
-                    contents.append(content)
+            # The mask M_(l-1) that the previous layer predicts, from X_0 before the first one.
+            contents.append(self.decoder_norm(queries))
+            embeddings.append(self.mask_embed(contents[-1]))
+            look = masks.attention_mask(embeddings[-1], level)
+            # Masked cross-attention first, then self-attention and feed-forward (§3.2.1, §3.2.3).
             queries = self.transformer_cross_attention_layers[index](
-                queries,
-                query_position,
-                tokens[level],
-                positions[level],
-                attention_mask(masks, shapes[level]),
+                queries, query_position, tokens[level], positions[level], look
             )
             queries = self.transformer_self_attention_layers[index](queries, query_position)
             queries = self.transformer_ffn_layers[index](queries)
         contents.append(self.decoder_norm(queries))
-        together = {
-            name: values.chunk(len(contents), dim=1)
-            for name, values in self._predict(torch.cat(contents, dim=1), mask_features).items()
-        }
-        predictions += [
-            {name: values[index] for name, values in together.items()}
-            for index in range(len(contents))
-        ]
-        *earlier, last = predictions
-        factor = {"mask_features": mask_features} if auxiliary and not one_by_one else {}
-        return {**last, "aux_outputs": earlier, **factor}
+        embeddings.append(self.mask_embed(contents[-1]))
 
-    def _predict(self, content: Tensor, features: Tensor) -> dict[str, Tensor]:
-        embedding = self.mask_embed(content)
-        return {
-            "pred_logits": self.class_embed(content),
-            "mask_embed": embedding,
-            "pred_masks": self._masks(embedding, features),
-        }
+        # Classes and masks of all predictions that are wanted, one product each.
+        if not auxiliary:
+            contents, embeddings = contents[-1:], embeddings[-1:]
+        class_logits = self.class_embed(torch.cat(contents, dim=1)).chunk(len(contents), dim=1)
+        *earlier, last = [
+            {"pred_logits": classes, "mask_embed": embedding, "pred_masks": mask_logits}
+            for classes, embedding, mask_logits in zip(
+                class_logits, embeddings, masks.predictions(embeddings), strict=True
+            )
+        ]
+        return {**last, "aux_outputs": earlier, "mask_features": masks.features_of_losses}
 
     def _tokens(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         tokens, positions = [], []
         for level, project, embedding in zip(
             levels, self.input_proj, self.level_embed.weight, strict=True
         ):
-            feature = project(level).flatten(2).transpose(1, 2)
+            feature = to_tokens(project(level))  # (B, C, H, W) to (B, H·W, C)
+            # The level's embedding tells levels apart, in keys and values; the sine encoding of
+            # places is added to the keys alone (§3.2.2).
             tokens.append(feature + embedding)
             positions.append(
                 sine_position_encoding(*level.shape[-2:], feature.shape[2], device=level.device)
             )
         return tokens, positions
-
-    @staticmethod
-    def _masks(embedding: Tensor, features: Tensor) -> Tensor:
-        # Whatever the features' layout, each mask's numbers come to lie side by side.
-        return (embedding @ features.flatten(2)).unflatten(2, features.shape[-2:])
-
-
-@torch.no_grad()
-def attention_mask(masks: Tensor, spatial_shape: tuple[int, int]) -> Tensor:
-    """Where each query may look: inside its mask, or everywhere if its mask is empty.
-
-    Args:
-        masks: ``(B, Q, H, W)`` logits.
-        spatial_shape: (h, w) of the level that will be attended.
-
-    Returns:
-        ``(B, Q, h·w)`` bool.
-    """
-    inside = (_resize(masks, spatial_shape) >= 0).flatten(2)
-    return inside | ~inside.any(dim=-1, keepdim=True)
-
-
-def _resize(maps: Tensor, spatial_shape: tuple[int, int]) -> Tensor:
-    if maps.shape[-2:] == spatial_shape:
-        return maps
-    return F.interpolate(maps, spatial_shape, mode="bilinear", align_corners=False)
 
 
 def _projection(in_channels: int, hidden_dim: int) -> nn.Conv2d:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from proscale.modeling.backbones import mit_block
 from proscale.modeling.backbones.token_merging import BipartiteSoftMatching
+from proscale.ops import tiled
 
 CASES = (
     "none",
@@ -165,14 +166,14 @@ def test_strips_and_layout_change_nothing(merging, build, monkeypatch):
     backbone = build("TOKEN_MERGING", merging).eval()
     whole = {name: feature.detach() for name, feature in backbone(images).items()}
     strips = []
-    monkeypatch.setattr(mit_block, "STRIP_BYTES", 2**16)
-    original = mit_block.MixFeedForward.forward
+    monkeypatch.setattr(tiled, "ROWS_BYTES", 2**16)
+    original = mit_block.MixFeedForward._rows
 
-    def forward(self, tokens, size, *rows):
+    def rows_of(self, tokens, size, rows):
         strips.append(size)
-        return original(self, tokens, size, *rows)
+        return original(self, tokens, size, rows)
 
-    monkeypatch.setattr(mit_block.MixFeedForward, "forward", forward)
+    monkeypatch.setattr(mit_block.MixFeedForward, "_rows", rows_of)
     with torch.no_grad():
         features = backbone(images.to(memory_format=torch.channels_last))
     assert len(strips) > 4 * 2

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from proscale.modeling.backbones.token_merging import (
     AveragePooling,
     BipartiteSoftMatching,
-    Matcher,
+    MergePlanner,
     Unmerged,
 )
 
@@ -168,5 +168,5 @@ def test_matchings_are_shared_by_successive_blocks():
 
     tokens = torch.zeros(1, 1, 1)
     for reuse, expected in ((1, [1, 2, 3, 4, 5]), (2, [1, 1, 2, 2, 3]), (9, [1] * 5)):
-        matcher = Matcher(Counting(), reuse)
-        assert [matcher(tokens, (1, 1)) for _ in range(5)] == expected
+        planner = MergePlanner(Counting(), reuse)
+        assert [planner(tokens, (1, 1)) for _ in range(5)] == expected

@@ -1,0 +1,193 @@
+"""Operations on a CPU in tiles: blocks of tokens, rows or channels that stay in its cache.
+
+The hidden activations of a layer are its largest tensors. Made for a block at a time, they never
+leave the cache, and memory is used again instead of mapped anew. Each function gives the numbers of
+its untiled form, which runs on other devices, where gradients are wanted (every block would keep
+a part of the graph), and where :func:`~proscale.ops.tracing.use_reference` says so.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from proscale.ops.frozen_norm import BatchNorm, norm_affine
+from proscale.ops.tracing import use_reference
+from proscale.utils.types import Size
+
+# Tokens of a block: their hidden activations take 4 MiB at a width of 1024.
+BLOCK_TOKENS = 1024
+# Hidden activations of the rows of a map in map_rows, bytes: about a core's second-level cache.
+ROWS_BYTES = 2**21
+# Numbers of a block in max-pooling: 4 MiB of float32 stay in the cache from pass to pass.
+POOL_NUMBERS = 2**20
+# A map of the channels that are fused at a time, bytes, and the least number of channels.
+CHANNELS_BYTES = 8 * 2**20
+MIN_CHANNELS = 16
+
+
+def should_tile(tensor: Tensor) -> bool:
+    """Whether to cut work on ``tensor`` into blocks that stay in a CPU's cache."""
+    return tensor.device.type == "cpu" and not torch.is_grad_enabled() and not use_reference()
+
+
+def feed_forward(
+    tokens: Tensor,
+    linear1: nn.Linear,
+    linear2: nn.Linear,
+    dropout: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Feed-forward network (Attention Is All You Need, §3.3), ``(…, C)`` to the same shape.
+
+    ``linear2(dropout(relu(linear1(tokens))))``.
+    """
+    if not should_tile(tokens):
+        # Autograd copies a linear layer's output, a view, when that is changed in place.
+        return linear2(dropout(linear1(tokens).relu()))
+    blocks = tokens.flatten(0, -2).split(BLOCK_TOKENS)
+    updates = [linear2(dropout(linear1(block).relu_())) for block in blocks]
+    return torch.cat(updates).view_as(tokens)
+
+
+def map_rows(
+    function: Callable[[Tensor, Size, slice], Tensor],
+    tokens: Tensor,
+    size: Size,
+    *,
+    hidden: int,
+    halo: int = 0,
+) -> Tensor:
+    """A function of a map whose results depend on nearby rows only.
+
+    Args:
+        function: takes tokens ``(B, h·W, C)``, the size (h, W) of their map, and which of its rows
+            are wanted; returns these rows, ``(B, rows·W, C)``.
+        tokens: ``(B, H·W, C)``.
+        size: (H, W).
+        hidden: width of the activations that ``function`` makes on the way.
+        halo: rows above and below that a row depends on.
+
+    Returns:
+        ``function(tokens, size, slice(0, H))``, ``(B, H·W, C)``.
+    """
+    height, width = size
+    if not should_tile(tokens):
+        return function(tokens, size, slice(0, height))
+    step = max(1, ROWS_BYTES // (width * len(tokens) * hidden * tokens.element_size()))
+    outputs = torch.empty_like(tokens)
+    for top in range(0, height, step):
+        bottom = min(top + step, height)
+        # The strip with its halo, as far as the map reaches.
+        first, last = max(top - halo, 0), min(bottom + halo, height)
+        strip = tokens[:, first * width : last * width]
+        wanted = slice(top - first, bottom - first)
+        outputs[:, top * width : bottom * width] = function(strip, (last - first, width), wanted)
+    return outputs
+
+
+def max_pool_3x3(maps: Tensor) -> Tensor:
+    """3x3 max-pooling of stride one, ``(B, C, H, W)`` to the same shape.
+
+    ``maps`` may be overwritten where no gradient is wanted.
+    """
+    # On a CPU PyTorch pools neighbouring channels together several times as fast.
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    if not should_tile(maps):
+        return F.max_pool2d(maps, 3, stride=1, padding=1)
+    # PyTorch's own also writes where it found the maxima, twice as many bytes as these.
+    for rows in maps.permute(0, 2, 3, 1):  # (H, W, C)
+        step = max(1, POOL_NUMBERS // rows[0].numel())
+        above = rows[:1].clone()
+        for start in range(0, len(rows), step):
+            above = _pool_rows(rows, start, min(start + step, len(rows)), above)
+    return maps
+
+
+def _pool_rows(rows: Tensor, start: int, stop: int, above: Tensor) -> Tensor:
+    """Pool rows ``start`` to ``stop`` of ``(H, W, C)`` in place.
+
+    Args:
+        above: ``(1, W, C)``, the row before ``start`` as it was, which has been pooled already.
+
+    Returns:
+        the last row as it was.
+    """
+    block = rows[start:stop]
+    last = block[-1:].clone()
+    # Along the columns of the map: each row with the one above and the one below.
+    tallest = torch.cat((above, block[:-1]))
+    torch.maximum(tallest, block, out=tallest)
+    below = rows[start + 1 : stop + 1]
+    torch.maximum(tallest[: len(below)], below, out=tallest[: len(below)])
+    # Along the rows: each cell with its left and its right neighbour.
+    block.copy_(tallest)
+    torch.maximum(tallest[:, 1:], tallest[:, :-1], out=block[:, 1:])
+    torch.maximum(block[:, :-1], tallest[:, 1:], out=block[:, :-1])
+    return last
+
+
+def fuse_and_classify(
+    maps: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    bias: Tensor | None,
+    norm: BatchNorm,
+    dropout: nn.Module,
+    classifier: nn.Conv2d,
+) -> Tensor:
+    """``classifier(dropout(relu(norm(Σ resized(maps[i] * weights[i]) + bias))))``.
+
+    In evaluation the norm is folded into the weights, and a few of the C channels are fused at a
+    time: each meets the others only in the sum that the classifier makes.
+
+    Args:
+        maps: ``(B, channels, h, w)`` each; all are resized to the first, bilinearly.
+        weights: ``(C, channels, 1, 1)`` for each map.
+        bias: ``(C,)`` or None.
+        norm: a batch normalisation of C channels.
+
+    Returns:
+        ``(B, K, h, w)`` of the first map's size.
+    """
+    if norm.training:
+        return classifier(dropout(F.relu_(norm(_sum_of_maps(maps, weights, bias)))))
+    scale, shift = norm_affine(norm)
+    weights = [weight * scale[:, None, None, None] for weight in weights]
+    bias = shift if bias is None else shift + scale * bias
+
+    finest, chunk = maps[0], len(bias)
+    if finest.device.type == "cpu" and not use_reference():
+        chunk = max(CHANNELS_BYTES // (finest[:, 0].numel() * finest.element_size()), MIN_CHANNELS)
+    logits: Tensor | None = None
+    for *parts, part_bias, part_classifier in zip(
+        *(weight.split(chunk) for weight in weights),
+        bias.split(chunk),
+        classifier.weight.split(chunk, dim=1),
+        strict=True,
+    ):
+        fused = F.relu_(_sum_of_maps(maps, parts, part_bias))
+        if logits is None:
+            logits = F.conv2d(fused, part_classifier, classifier.bias)
+        else:
+            logits += F.conv2d(fused, part_classifier)
+    assert logits is not None
+    return logits
+
+
+def _sum_of_maps(maps: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
+    """Convolve every map at its own resolution; their sum at that of the first one, which gets the
+    bias."""
+    total = F.conv2d(maps[0], weights[0], bias)
+    for x, weight in zip(maps[1:], weights[1:], strict=True):
+        part = F.conv2d(x, weight)
+        total += F.interpolate(part, size=total.shape[-2:], mode="bilinear", align_corners=False)
+    return total
+
+
+def softmax_small_dim(logits: Tensor) -> Tensor:
+    """Softmax over a last dimension that is shorter than a CPU's vectors."""
+    if logits.device.type != "cpu":
+        return logits.softmax(-1)
+    # PyTorch's own works through such rows number by number.
+    exponentials = (logits - logits.amax(-1, keepdim=True)).exp_()
+    return exponentials / exponentials.sum(-1, keepdim=True)
