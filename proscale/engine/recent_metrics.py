@@ -21,10 +21,15 @@ class RecentMetrics(HookBase):
         self._restored: dict[str, list[float]] = {}
 
     def before_train(self) -> None:
-        self.trainer.storage._history.default_factory = partial(HistoryBuffer, max_length=_KEPT)
+        storage = self.trainer.storage
+        storage._history.default_factory = partial(HistoryBuffer, max_length=_KEPT)
+        # Later versions of Detectron2 take the median of the last iterations, not values.
+        start = storage.iter
         for name, values in self._restored.items():
-            for value in values:
-                self.trainer.storage.put_scalar(name, value)
+            for i, value in enumerate(values, start - len(values)):
+                storage.iter = i
+                storage.put_scalar(name, value)
+        storage.iter = start
 
     def state_dict(self) -> dict[str, list[float]]:
         if not hasattr(self.trainer, "storage"):  # not training yet

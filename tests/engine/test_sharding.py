@@ -99,9 +99,8 @@ def run(loop: TrainLoop, steps: range) -> list[dict[str, float]]:
     for loop.iter in steps:
         with EventStorage(loop.iter) as storage:
             loop.run_step()
-        latest = {key: value for key, (value, _) in storage.latest().items()}
-        latest.pop("data_time", None)
-        figures.append(latest)
+        latest = storage.latest().items()
+        figures.append({key: value for key, (value, _) in latest if not key.endswith("data_time")})
     return figures
 
 

@@ -90,7 +90,7 @@ def train(sharded: bool, rank: int, name: str) -> dict:
         with EventStorage(loop.iter) as storage:
             loop.run_step()
         latest = storage.latest().items()
-        figures.append({key: value for key, (value, _) in latest if key != "data_time"})
+        figures.append({key: value for key, (value, _) in latest if not key.endswith("data_time")})
     model.eval()
     with torch.no_grad(), gathered(model):
         scores = model(samples[: 1 + rank])[0]["sem_seg"]

@@ -1,13 +1,15 @@
 """The installer of Detectron2: exact repairs, a verified download, and no harm to an existing one.
 
-No test uses the network: pip is pointed at a folder with a small archive made here.
+No test uses the network: pip is pointed at a folder with a small wheel made here.
 """
 
 import hashlib
 import importlib.machinery
+import importlib.metadata
 import importlib.util
-import io
-import tarfile
+import subprocess
+import sys
+import zipfile
 
 import pytest
 
@@ -17,127 +19,126 @@ def installer(load_tool):
     return load_tool("install_detectron2")
 
 
-def write_archive(path, files):
-    with tarfile.open(path, "w:gz") as tar:
+def write_source(installer, folder, *, without=""):
+    """A wheel that has what every repair looks for, and what is to be left out."""
+    files = {
+        "detectron2/__init__.py": "",
+        "detectron2/_C.cpython-310-x86_64-linux-gnu.so": "compiled",
+        "detectron2/projects/point_rend/__init__.py": "",
+        "detectron2/model_zoo/configs/Base.yaml": "VERSION: 2",
+        "tools/train_net.py": "",
+        "sal_detectron2-0.7.2.dist-info/LICENSE": "the licence",
+        "sal_detectron2-0.7.2.dist-info/METADATA": "Name: sal-detectron2\nVersion: 0.7.2\n",
+        "sal_detectron2-0.7.2.dist-info/WHEEL": "Wheel-Version: 1.0\nTag: cp310-none-any\n",
+        "sal_detectron2-0.7.2.dist-info/RECORD": "",
+    }
+    for repair in installer.REPAIRS:
+        if repair.file != without:
+            files[repair.file] = files.get(repair.file, "") + f"{repair.old}\n"
+    folder.mkdir(exist_ok=True)
+    path = folder / "sal_detectron2-0.7.2-cp310-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
         for name, text in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(text.encode())
-            tar.addfile(member, io.BytesIO(text.encode()))
+            archive.writestr(name, text)
     return path
 
 
-def write_source(installer, root):
-    """A tree that has what every repair looks for, and nothing else."""
-    for repair in installer.REPAIRS:
-        path = root / repair.file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(f"{repair.old}\n" * repair.count)
-    for folder in installer.PROJECTS:
-        (root / folder).mkdir(parents=True)
-        (root / folder / "__init__.py").touch()
-    (root / "LICENSE").write_text("the licence")
-    return root
-
-
 class TestRepairs:
-    def test_replaces_every_occurrence(self, installer, tmp_path):
-        (tmp_path / "a.py").write_text("x = np.int(1)\ny = np.int(2)\nz = np.int64(3)\n")
-        installer.apply_repairs(tmp_path, [installer.Repair("a.py", "np.int(", "int(", "why", 2)])
-        assert (tmp_path / "a.py").read_text() == "x = int(1)\ny = int(2)\nz = np.int64(3)\n"
+    def test_replaces_what_is_there_once(self, installer):
+        files = {"a.py": b"x = np.int(1)\nz = np.int64(3)\n", "b.py": b"np.int("}
+        repaired = installer.apply_repairs(
+            files, [installer.Repair("a.py", "np.int(", "int(", "why")]
+        )
+        assert repaired == {"a.py": b"x = int(1)\nz = np.int64(3)\n", "b.py": b"np.int("}
 
     @pytest.mark.parametrize("text", ["", "old old"])
-    def test_other_number_of_matches_stops(self, installer, tmp_path, text):
-        (tmp_path / "a.py").write_text(text)
-        with pytest.raises(installer.InstallError, match=r"a\.py \(the reason\).*'old' 1 time"):
-            installer.apply_repairs(
-                tmp_path, [installer.Repair("a.py", "old", "new", "the reason")]
-            )
-        assert (tmp_path / "a.py").read_text() == text
+    def test_other_number_of_matches_stops(self, installer, text):
+        repair = installer.Repair("a.py", "old", "new", "the reason")
+        with pytest.raises(installer.InstallError, match=r"a\.py \(the reason\).*'old' once"):
+            installer.apply_repairs({"a.py": text.encode()}, [repair])
 
-    def test_missing_file_stops(self, installer, tmp_path):
+    def test_missing_file_stops(self, installer):
         with pytest.raises(installer.InstallError, match=r"a\.py \(the reason\).*no such file"):
-            installer.apply_repairs(
-                tmp_path, [installer.Repair("a.py", "old", "new", "the reason")]
-            )
+            installer.apply_repairs({}, [installer.Repair("a.py", "old", "new", "the reason")])
 
     def test_repaired_source_is_refused(self, installer, tmp_path):
-        root = write_source(installer, tmp_path)
-        installer.apply_repairs(root, installer.REPAIRS)
+        files, _ = installer.read_package(write_source(installer, tmp_path))
+        repaired = installer.apply_repairs(files, installer.REPAIRS)
         with pytest.raises(installer.InstallError, match="found it 0 time"):
-            installer.apply_repairs(root, installer.REPAIRS)
+            installer.apply_repairs(repaired, installer.REPAIRS)
 
 
-class TestPrepare:
-    def test_tree(self, installer, tmp_path):
-        source, tree = write_source(installer, tmp_path / "source"), tmp_path / "tree"
-        tree.mkdir()
-        installer.prepare(source, tree)
-        assert (tree / "LICENSE").read_text() == "the licence"
-        assert (tree / "detectron2/projects/point_rend/__init__.py").is_file()
-        assert "pkg_resources" not in (tree / "detectron2/model_zoo/model_zoo.py").read_text()
-        assert "Pillow 10" in (tree / "detectron2" / installer.REPAIR_LIST).read_text()
-        assert not (tree / "setup.py").exists()
+class TestWheel:
+    def test_content(self, installer, tmp_path):
+        with zipfile.ZipFile(
+            installer.write_wheel(write_source(installer, tmp_path), tmp_path)
+        ) as archive:
+            content = {name: archive.read(name).decode() for name in archive.namelist()}
+        assert content["detectron2-0.7.2.dist-info/LICENSE"] == "the licence"
+        assert "detectron2/projects/point_rend/__init__.py" in content
+        assert "detectron2/model_zoo/configs/Base.yaml" in content
+        assert "pkg_resources" not in content["detectron2/model_zoo/model_zoo.py"]
+        assert "NumPy 2" in content[f"detectron2/{installer.REPAIR_LIST}"]
+        assert {name.partition("/")[0] for name in content} == {
+            "detectron2",
+            "detectron2-0.7.2.dist-info",
+        }
+        assert not any(name.endswith(".so") for name in content)
+
+    def test_pip_installs_and_verifies_it(self, installer, tmp_path):
+        wheel = installer.write_wheel(write_source(installer, tmp_path), tmp_path)
+        target = tmp_path / "target"
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+        subprocess.run([*command, "--target", str(target), str(wheel)], check=True)
+        (found,) = importlib.metadata.distributions(name="detectron2", path=[str(target)])
+        assert found.version == "0.7.2"
+        for file in found.files:
+            if file.hash and file.name != "direct_url.json":
+                assert installer._digest(file.read_binary()) == file.hash.value, file
 
     def test_changed_source_is_refused(self, installer, tmp_path):
-        source, tree = write_source(installer, tmp_path / "source"), tmp_path / "tree"
-        tree.mkdir()
-        (source / "detectron2/structures/masks.py").write_text("rewritten upstream")
-        with pytest.raises(installer.InstallError, match=r"structures/masks\.py.*np\.bool"):
-            installer.prepare(source, tree)
+        source = write_source(installer, tmp_path, without="detectron2/layers/mask_ops.py")
+        with pytest.raises(installer.InstallError, match=r"layers/mask_ops\.py.*NumPy 2"):
+            installer.write_wheel(source, tmp_path)
 
+    def test_files_that_would_land_elsewhere_are_left_out(self, installer, tmp_path):
+        source = write_source(installer, tmp_path)
+        with zipfile.ZipFile(source, "a") as archive:
+            for name in ("../evil.py", "detectron2/../../evil.py", "/tmp/evil.py"):
+                archive.writestr(name, "")
+        package, _ = installer.read_package(source)
+        assert not [name for name in package if "evil" in name]
 
-class TestUnpack:
-    def test_returns_the_top_folder(self, installer, tmp_path):
-        archive = write_archive(tmp_path / "a.tar.gz", {"top/a.py": "1", "top/b/c.py": "2"})
-        top = installer.unpack(archive, tmp_path / "out")
-        assert top == tmp_path / "out" / "top"
-        assert (top / "b" / "c.py").read_text() == "2"
-
-    @pytest.mark.parametrize("name", ["../evil.py", "top/../../evil.py", "/tmp/evil.py"])
-    def test_refuses_to_write_elsewhere(self, installer, tmp_path, name):
-        archive = write_archive(tmp_path / "a.tar.gz", {name: "1"})
-        with pytest.raises(installer.InstallError, match=r"unsafe file name '.*evil\.py'"):
-            installer.unpack(archive, tmp_path / "out")
-        assert not list(tmp_path.rglob("evil.py"))
+    def test_another_package_is_refused(self, installer, tmp_path):
+        with zipfile.ZipFile(tmp_path / "a.whl", "w") as archive:
+            archive.writestr("other/__init__.py", "")
+        with pytest.raises(installer.InstallError, match=r"a\.whl has no package detectron2"):
+            installer.read_package(tmp_path / "a.whl")
 
 
 class TestDownload:
-    """`download` with the real pip, which finds the archive in a local folder."""
+    """`download` with the real pip, which finds the wheel in a local folder."""
 
     @pytest.fixture
-    def archive(self, tmp_path, monkeypatch):
-        shop = tmp_path / "shop"
-        shop.mkdir()
-        setup = (
-            f"open({str(tmp_path / 'executed')!r}, 'w').close()\n"
-            "from setuptools import setup\n"
-            "setup(name='pb1-detectron2', version='0.6')\n"
-        )
-        path = write_archive(
-            shop / "pb1-detectron2-0.6.tar.gz",
-            {
-                "pb1-detectron2-0.6/setup.py": setup,
-                "pb1-detectron2-0.6/PKG-INFO": "Name: pb1-detectron2\nVersion: 0.6\n",
-            },
-        )
+    def wheel(self, installer, tmp_path, monkeypatch):
+        path = write_source(installer, tmp_path / "shop")
         monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
         monkeypatch.setenv("PIP_NO_INDEX", "1")
-        monkeypatch.setenv("PIP_FIND_LINKS", str(shop))
+        monkeypatch.setenv("PIP_FIND_LINKS", str(path.parent))
         return path
 
-    def test_expected_content(self, installer, archive, tmp_path):
+    def test_expected_content(self, installer, wheel, tmp_path):
         (tmp_path / "downloads").mkdir()
-        sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+        sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
         fetched = installer.download(tmp_path / "downloads", sha256=sha256)
-        assert fetched.read_bytes() == archive.read_bytes()
-        assert (tmp_path / "executed").exists()
+        assert fetched.read_bytes() == wheel.read_bytes()
 
-    def test_other_content_is_refused_before_it_runs(self, installer, archive, tmp_path):
+    @pytest.mark.usefixtures("wheel")
+    def test_other_content_is_refused(self, installer, tmp_path):
         (tmp_path / "downloads").mkdir()
         with pytest.raises(installer.InstallError, match=f"(?s){installer.SOURCE}.*HASHES"):
             installer.download(tmp_path / "downloads")
-        assert not (tmp_path / "executed").exists()
+        assert not list((tmp_path / "downloads").glob("*.whl"))
 
 
 class TestExistingInstallation:
@@ -177,9 +178,3 @@ class TestExistingInstallation:
         monkeypatch.setattr(installer.metadata, "version", lambda name: "0.5")
         assert installer.main() == 1
         assert "detectron2 0.5" in capsys.readouterr().err
-
-
-def test_pip_that_refuses_the_source_is_named(installer, monkeypatch):
-    monkeypatch.setattr(installer.metadata, "version", lambda name: "26.3")
-    with pytest.raises(installer.InstallError, match=r"pip 26\.3 refuses .* 'pip<26\.3'` first"):
-        installer.install()
