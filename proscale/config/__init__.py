@@ -1,5 +1,6 @@
 """Configuration: keys, YAML files, accepted values, and the user's own data."""
 
+from proscale.config.files import find_config
 from proscale.config.keys import add_proscale_config
 from proscale.config.setup import (
     built_from_keys,
@@ -14,6 +15,7 @@ __all__ = [
     "built_from_keys",
     "check_datasets",
     "check_output_dir",
+    "find_config",
     "one_sentence",
     "setup_cfg",
 ]

@@ -4,11 +4,13 @@ Detectron2 makes whatever Python object a tag such as ``!!python/object/apply:os
 Published files need that for one form of list only, which is computed here.
 """
 
+import difflib
 import logging
 import math
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -20,7 +22,36 @@ from proscale.errors import ConfigError
 MAX_NODES = 100_000
 """Values that a file may have once its aliases are replaced by what they stand for."""
 
+# The installed package carries the configurations; in a checkout they are beside it.
+_PACKAGE = Path(__file__).parents[1]
+_CONFIGS = next(f for f in (_PACKAGE / "configs", _PACKAGE.with_name("configs")) if f.is_dir())
+
 logger = logging.getLogger(__name__)
+
+
+def find_config(name: str) -> str:
+    """The path of a configuration file.
+
+    Args:
+        name: a path, a URL, or the name of a file of this project, such as
+            ``coco/panoptic/proscale_r50_333``; ``configs/`` before and ``.yaml`` behind it may be
+            there.
+
+    Raises:
+        ConfigError: there is no such file; names the nearest of this project.
+    """
+    path = os.path.expanduser(name)
+    if "://" in name or os.path.exists(path):
+        return path
+    wanted = name.removeprefix("configs/").removesuffix(".yaml")
+    known = {str(f.relative_to(_CONFIGS).with_suffix("")): f for f in _CONFIGS.rglob("*.yaml")}
+    if wanted in known:
+        return str(known[wanted])
+    nearest = difflib.get_close_matches(wanted, known)
+    raise ConfigError(
+        f"there is no configuration file {name}"
+        + f"; nearest are {', '.join(nearest)}" * bool(nearest)
+    )
 
 
 def load_config_file(path: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 
-from proscale.config.files import load_config_file
+from proscale.config.files import find_config, load_config_file
 from proscale.config.keys import add_proscale_config
 from proscale.config.own_data_keys import fit_to_own_data, keys_set_by_user
 from proscale.config.schema import check_type, check_values, nearest_names
@@ -31,7 +31,8 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     follow from it are set (``proscale.config.own_data_keys``).
 
     Args:
-        config_file: YAML file; the empty string takes the defaults.
+        config_file: YAML file, or its name (:func:`proscale.config.find_config`); the empty string
+            takes the defaults.
         overrides: KEY VALUE pairs in a row, as on the command line.
 
     Returns:
@@ -46,6 +47,7 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     add_proscale_config(cfg)
     cfg.MODEL.DEVICE = ""
     if config_file:
+        config_file = find_config(config_file)
         _merge_file(cfg, config_file)
     _merge_overrides(cfg, list(overrides))
     if cfg.DATASETS.OWN:

@@ -146,3 +146,34 @@ def test_message_of_a_worker_is_without_its_traceback():
     )
     assert one_sentence(ValueError(text)) == "a.jpg: not readable (x)"
     assert one_sentence(ValueError("a.jpg: wrong")) == "a.jpg: wrong"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "coco/panoptic/proscale_r50_333",
+        "coco/panoptic/proscale_r50_333.yaml",
+        "configs/coco/panoptic/proscale_r50_333.yaml",
+    ],
+)
+def test_configuration_is_found_by_name(name, tmp_path, monkeypatch):
+    """From any folder, on its base files."""
+    monkeypatch.chdir(tmp_path)
+    cfg = setup_cfg(name, CPU)
+    assert cfg.MODEL.PROSCALE.PROSCALE_NUM_LAYERS == [3, 3, 3]
+    assert cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME == "PROSCALE"
+
+
+def test_file_comes_before_a_name(write_yaml, tmp_path, monkeypatch):
+    (tmp_path / "demo").mkdir()
+    write_yaml("SOLVER: {MAX_ITER: 7}", "demo/proscale_r18_111.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert setup_cfg("demo/proscale_r18_111.yaml", CPU).SOLVER.MAX_ITER == 7
+
+
+def test_misspelt_name_names_the_nearest():
+    with pytest.raises(
+        ConfigError,
+        match=r"there is no configuration file coco/panoptic/proscale_r50_334; nearest are .*_333",
+    ):
+        setup_cfg("coco/panoptic/proscale_r50_334", CPU)
