@@ -12,13 +12,14 @@ STAMP := $(VENV)/.installed
 SUPPORTED := (3, 11) <= sys.version_info[:2] <= (3, 13)
 WRONG_PYTHON := The pinned packages need Python 3.11, 3.12 or 3.13; name one: make env PYTHON=python3.11
 
-.PHONY: help env demo test test-all lint clean
+.PHONY: help env demo test test-all lint docs clean
 
 help:
 	@echo "make demo      train and evaluate a small PRO-SCALE model on generated images"
 	@echo "make test      run the tests"
 	@echo "make test-all  run the tests, the slow ones too"
-	@echo "make lint      check format and style"
+	@echo "make lint      check format, style and types"
+	@echo "make docs      build the documentation in build/docs"
 	@echo "make env       only set up $(VENV) (the targets above do it, too)"
 	@echo "make clean     remove caches and build products, but neither $(VENV) nor output"
 
@@ -37,6 +38,7 @@ test-all: env
 lint: env
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/mypy
 
 clean:
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache
@@ -46,8 +48,12 @@ env: $(STAMP)
 	@:
 
 # An install that was interrupted leaves no stamp, so the next call takes it up again. A package that pip
-# was writing at that moment has a .dist-info without RECORD, which pip would take for installed. The pinned
-# pip, setuptools and wheel come first: they build the few source distributions (--no-build-isolation).
+# was writing at that moment has a .dist-info without RECORD, which pip would take for installed. The
+# build tools come first: they build the few source distributions (--no-build-isolation). The lock file is
+# complete, so pip adds nothing (--no-deps); every file is compared with its hash.
+LOCKED := --no-deps --no-build-isolation --require-hashes --requirement
+BUILD_TOOLS := $(VENV)/build_tools.lock
+
 $(STAMP): requirements.lock tools/install_detectron2.py setup.py pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(not $(SUPPORTED))' \
 	    || { echo "$(WRONG_PYTHON)" >&2; exit 1; }
@@ -56,19 +62,18 @@ $(STAMP): requirements.lock tools/install_detectron2.py setup.py pyproject.toml
 	    test -e "$$info/RECORD" || rm -rf "$$info"; \
 	done
 	@echo "Installing requirements.lock: some minutes, 3 GB to download, 6 GB on disk"
-	@$(PIP) install --quiet $$(grep -E '^(pip|setuptools|wheel)==' requirements.lock) 2> $(LOG) \
-	    || { tail -n 20 $(LOG) >&2; exit 1; }
+	@awk '/^[^ ]/ {keep = /^(packaging|pip|setuptools|wheel)==/} keep' requirements.lock > $(BUILD_TOOLS)
+	@$(PIP) install --quiet $(LOCKED) $(BUILD_TOOLS) 2> $(LOG) || { tail -n 20 $(LOG) >&2; exit 1; }
 	@set -o pipefail; \
-	$(PIP) install --no-build-isolation --requirement requirements.lock 2>&1 | tee $(LOG) \
+	$(PIP) install $(LOCKED) requirements.lock 2>&1 | tee $(LOG) \
 	    | while read -r line; do case "$$line" in \
 	        Downloading*" MB)") echo "    $${line#Downloading }" ;; \
 	        Installing*) echo "    unpacking" ;; \
 	      esac; done \
 	    || { tail -n 20 $(LOG) >&2; exit 1; }
-	@# The COCO evaluator, which tests compare with: it asks for NumPy 1, but runs with 2.
-	@$(PIP) install --quiet --no-deps panopticapi-lite==0.2.0
 	@echo "Installing Detectron2"
 	@$(BIN)/python tools/install_detectron2.py
 	@echo "Installing proscale"
-	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable . 2> $(LOG) \
+	    || { tail -n 20 $(LOG) >&2; exit 1; }
 	@touch $@

