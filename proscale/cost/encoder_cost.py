@@ -18,8 +18,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 
-from proscale.modeling.pixel_decoders.base import coarse_to_fine, pyramid_levels
-from proscale.modeling.pixel_decoders.config import encoder_arguments, frame_arguments
+from proscale.modeling.pixel_decoders.base import (
+    PyramidArguments,
+    coarse_to_fine,
+    pyramid_levels,
+)
+from proscale.modeling.pixel_decoders.deformable_encoder import EncoderLayerArguments
 from proscale.utils.types import Size
 
 #: Deformable layers of Mask2Former as published.
@@ -74,10 +78,10 @@ class EncoderDesign:
         Raises:
             ValueError: naming a key with whose value there is no such decoder.
         """
-        encoder, frame = encoder_arguments(cfg), frame_arguments(cfg)
-        if frame["norm"] not in _NORMS:
+        layer, pyramid = EncoderLayerArguments.from_config(cfg), PyramidArguments.from_config(cfg)
+        if pyramid.norm not in _NORMS:
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.NORM is {frame['norm']!r}: the closed form accepts "
+                f"MODEL.SEM_SEG_HEAD.NORM is {pyramid.norm!r}: the closed form accepts "
                 f"{', '.join(map(repr, _NORMS))}"
             )
         with torch.device("meta"):
@@ -90,17 +94,17 @@ class EncoderDesign:
                 prod(-(-length // stride) for length in padded_size), shapes[name].channels
             )
 
-        names = coarse_to_fine(shapes, frame["transformer_in_features"])
+        names = coarse_to_fine(shapes, pyramid.transformer_in_features)
         node = cfg.MODEL.PROSCALE
         return cls(
             levels=[level(name) for name in names],
-            pyramid=[level(name) for name in pyramid_levels(shapes, names, frame["common_stride"])],
-            width=frame["conv_dim"],
-            heads=encoder["n_heads"],
-            points=encoder["n_points"],
-            d_ffn=encoder["d_ffn"],
-            mask_dim=frame["mask_dim"],
-            norm=frame["norm"],
+            pyramid=[level(name) for name in pyramid_levels(shapes, names, pyramid.common_stride)],
+            width=pyramid.conv_dim,
+            heads=layer.n_heads,
+            points=layer.n_points,
+            d_ffn=layer.d_ffn,
+            mask_dim=pyramid.mask_dim,
+            norm=pyramid.norm,
             light=node.MASK_OUTPUT_OPS == "maxpool",
             recalibration=node.RECALIBRATION != "none" and node.IS_EXCITE_CONV is not None,
         )

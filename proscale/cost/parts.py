@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from proscale.cost.flops import ENCODER, FlopCount
-from proscale.modeling.pixel_decoders.base import PixelDecoder
+from proscale.modeling.pixel_decoders.base import LightPixelEmbedding, PixelDecoder
 from proscale.modeling.pixel_decoders.deformable_encoder import DeformableEncoderLayer
-from proscale.modeling.pixel_decoders.light_pixel_embedding import LightPixelEmbedding
-from proscale.modeling.pixel_decoders.recalibration import TokenRecalibration
+from proscale.modeling.pixel_decoders.proscale import TokenRecalibration
 
 BACKBONE, ENCODER_PART, TRANSFORMER_DECODER = "backbone", "encoder", "transformer decoder"
 HEAD, REST = "head", "rest of the head"

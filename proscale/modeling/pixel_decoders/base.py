@@ -1,24 +1,80 @@
-"""What Mask2Former's and PRO-SCALE's pixel decoders share: an encoder framed by a feature pyramid.
+"""Base of the pixel decoders: an encoder of the coarse levels, a pyramid of the finer ones.
 
 The coarse levels of the backbone go through a transformer encoder, the finer ones join its finest
-output top-down, and a 1x1 convolution makes the mask features (Mask2Former, §3.2.1 and §A).
+output top-down, and a 1x1 convolution makes the mask features (Mask2Former, §3.2.1 and §A). A pixel
+decoder of its own brings another encoder.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import fvcore.nn.weight_init as weight_init
 import torch
+from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.modeling.pixel_decoders.deformable_encoder import plan_tokens
-from proscale.modeling.pixel_decoders.light_pixel_embedding import LightPixelEmbedding
 from proscale.modeling.tokens import to_map, to_tokens
+from proscale.ops.tiled import max_pool_3x3
 
 GROUPS = 32  # of the group norm behind the encoder's input projections
 NUM_DECODER_LEVELS = 3  # levels that the transformer decoder attends in turn
+MASK_OUTPUT_OPS = ("maxpool", "conv")
+
+
+@dataclass(frozen=True)
+class PyramidArguments:
+    """Levels and widths of a pixel decoder.
+
+    Attributes:
+        conv_dim: width C of encoder and pyramid.
+        mask_dim: channels of the mask features.
+        norm: Detectron2's name of the pyramid's norm.
+        transformer_in_features: levels that the encoder sees.
+        common_stride: stride of the mask features.
+    """
+
+    conv_dim: int
+    mask_dim: int
+    norm: str
+    transformer_in_features: Sequence[str]
+    common_stride: int
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "PyramidArguments":
+        node = cfg.MODEL.SEM_SEG_HEAD
+        return cls(
+            conv_dim=node.CONVS_DIM,
+            mask_dim=node.MASK_DIM,
+            norm=node.NORM,
+            transformer_in_features=node.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES,
+            common_stride=node.COMMON_STRIDE,
+        )
+
+
+class LightPixelEmbedding(nn.Module):
+    """The Light-Pixel Embedding (PRO-SCALE, §3): max-pooling where Mask2Former convolves.
+
+    3x3 max-pooling of stride one, norm, ReLU: context from neighbours without weights.
+
+    Args:
+        channels: of input and output.
+        norm: Detectron2's name of the norm.
+    """
+
+    def __init__(self, channels: int, norm: str):
+        super().__init__()
+        self.norm = get_norm(norm, channels) or nn.Identity()
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to the same shape, values ≥ 0.
+
+        ``feature`` may be overwritten where no gradient is wanted.
+        """
+        return self.norm(max_pool_3x3(feature)).relu_()
 
 
 class LevelTransformer(nn.Module):
@@ -39,7 +95,9 @@ class LevelTransformer(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """``maps``: ``(B, C, H, W)`` of each level, coarse to fine; returns the same shapes."""
         shapes = [(feature.shape[2], feature.shape[3]) for feature in maps]
+        # Positions and reference points depend on the sizes alone: one plan serves all layers.
         plan = plan_tokens(shapes, self.level_embed)
+        # (B, C, H, W) to tokens (B, H·W, C) and back.
         levels = self.encoder([to_tokens(feature) for feature in maps], plan)
         return [to_map(tokens, shape) for tokens, shape in zip(levels, shapes, strict=True)]
 
@@ -49,13 +107,10 @@ class PixelDecoder(nn.Module):
 
     Args:
         input_shape: channels and stride of the backbone's levels.
-        encoder: see :class:`LevelTransformer`; it sees ``transformer_in_features``.
-        conv_dim: width C of encoder and pyramid.
-        mask_dim: channels of the mask features.
-        norm: Detectron2's name of the pyramid's norm.
-        transformer_in_features: levels that the encoder sees.
-        common_stride: stride of the mask features.
-        light: Light-Pixel Embedding in place of the pyramid's 3x3 convolution.
+        pyramid: levels and widths.
+        encoder: see :class:`LevelTransformer`; it sees ``pyramid.transformer_in_features``.
+        mask_output_ops: context of a pyramid level: ``"conv"``, 3x3 convolution, norm and ReLU, or
+            ``"maxpool"``, the :class:`LightPixelEmbedding`.
 
     Raises:
         ValueError: naming the configuration key, for values that no model can be built from.
@@ -64,16 +119,20 @@ class PixelDecoder(nn.Module):
     def __init__(
         self,
         input_shape: Mapping[str, ShapeSpec],
+        pyramid: PyramidArguments,
         *,
         encoder: nn.Module,
-        conv_dim: int,
-        mask_dim: int,
-        norm: str,
-        transformer_in_features: Sequence[str],
-        common_stride: int,
-        light: bool,
+        mask_output_ops: str = "conv",
     ):
         super().__init__()
+        conv_dim, norm = pyramid.conv_dim, pyramid.norm
+        transformer_in_features = pyramid.transformer_in_features
+        common_stride = pyramid.common_stride
+        if mask_output_ops not in MASK_OUTPUT_OPS:
+            raise ValueError(
+                f"MODEL.PROSCALE.MASK_OUTPUT_OPS is {mask_output_ops!r}: expected "
+                f"{' or '.join(MASK_OUTPUT_OPS)}"
+            )
         self.transformer_in_features = coarse_to_fine(input_shape, transformer_in_features)
         self.pyramid_features = pyramid_levels(
             input_shape, self.transformer_in_features, common_stride
@@ -105,10 +164,10 @@ class PixelDecoder(nn.Module):
             self.add_module(
                 f"layer_{number}",
                 LightPixelEmbedding(conv_dim, norm)
-                if light
+                if mask_output_ops == "maxpool"
                 else _convolution(conv_dim, conv_dim, 3, norm, activation=F.relu),
             )
-        self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
+        self.mask_features = Conv2d(conv_dim, pyramid.mask_dim, kernel_size=1)
         weight_init.c2_xavier_fill(self.mask_features)
 
     def forward_features(
@@ -123,12 +182,15 @@ class PixelDecoder(nn.Module):
             mask features ``(B, mask_dim, H/common_stride, W/common_stride)``; the encoded coarsest
             level; and the three coarsest levels, coarse to fine, ``(B, conv_dim, …)`` each.
         """
+        # 1x1 convolution and norm bring every level to C channels; then the encoder.
         levels = self.transformer(
             [
                 project(features[name])
                 for project, name in zip(self.input_proj, self.transformer_in_features, strict=True)
             ]
         )
+        # Top-down: the finer level's lateral projection plus the up-sampled coarser level, then
+        # context from neighbours (FPN, §3; Light-Pixel Embedding in PRO-SCALE).
         for number, name in reversed(list(enumerate(self.pyramid_features, start=1))):
             lateral = self.get_submodule(f"adapter_{number}")(features[name])
             # A copy, because PyTorch resizes a slice of the tokens several times as slowly.
@@ -183,6 +245,7 @@ def pyramid_levels(
 def _input_projection(channels: int, conv_dim: int) -> nn.Sequential:
     convolution = nn.Conv2d(channels, conv_dim, kernel_size=1)
     nn.init.xavier_uniform_(convolution.weight)
+    assert convolution.bias is not None
     nn.init.zeros_(convolution.bias)
     return nn.Sequential(convolution, _GroupNorm(GROUPS, conv_dim))
 
@@ -196,7 +259,13 @@ class _GroupNorm(nn.GroupNorm):
         return torch.group_norm(maps, self.num_groups, self.weight, self.bias, self.eps)
 
 
-def _convolution(channels: int, conv_dim: int, size: int, norm: str, activation=None) -> Conv2d:
+def _convolution(
+    channels: int,
+    conv_dim: int,
+    size: int,
+    norm: str,
+    activation: Callable[[Tensor], Tensor] | None = None,
+) -> Conv2d:
     convolution = Conv2d(
         channels,
         conv_dim,

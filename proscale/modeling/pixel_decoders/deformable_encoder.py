@@ -5,9 +5,11 @@ Token order everywhere: levels one after another, each level's cells row by row.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +17,51 @@ from proscale.modeling.position_encoding import sine_position_encoding
 from proscale.ops import deformable_attention
 from proscale.ops.tiled import feed_forward, softmax_small_dim
 from proscale.ops.tracing import cached_table
+
+
+@dataclass(frozen=True)
+class EncoderLayerArguments:
+    """Widths of a deformable encoder layer.
+
+    Attributes:
+        d_model: width of the tokens, a multiple of ``n_heads``.
+        d_ffn: width of the feed-forward network.
+        dropout: applied to both branches' outputs and the feed-forward activations.
+        n_heads, n_points: heads, and sampling points per head and level.
+    """
+
+    d_model: int
+    d_ffn: int
+    dropout: float
+    n_heads: int
+    n_points: int
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "EncoderLayerArguments":
+        head = cfg.MODEL.SEM_SEG_HEAD
+        key = "DEFORMABLE_TRANSFORMER_ENCODER_"
+        n_heads = head[key + "N_HEADS"] or cfg.MODEL.MASK_FORMER.NHEADS
+        n_points, d_ffn = head[key + "N_POINTS"], head[key + "DIM_FEEDFORWARD"]
+        for name, value in (
+            ("N_HEADS", n_heads),
+            ("N_POINTS", n_points),
+            ("DIM_FEEDFORWARD", d_ffn),
+        ):
+            if value < 1:
+                raise ValueError(f"MODEL.SEM_SEG_HEAD.{key}{name} is {value}: expected 1, 2, 3, …")
+        if head.CONVS_DIM % n_heads:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.CONVS_DIM is {head.CONVS_DIM}: expected multiples of the "
+                f"encoder's heads, {n_heads} "
+                f"(MODEL.SEM_SEG_HEAD.{key}N_HEADS, or MODEL.MASK_FORMER.NHEADS)"
+            )
+        return cls(
+            d_model=head.CONVS_DIM,
+            d_ffn=d_ffn,
+            dropout=cfg.MODEL.MASK_FORMER.DROPOUT,
+            n_heads=n_heads,
+            n_points=n_points,
+        )
 
 
 class DeformableAttention(nn.Module):
@@ -40,6 +87,7 @@ class DeformableAttention(nn.Module):
     def reset_parameters(self) -> None:
         """Offsets start as rings: head m looks in direction m, point p at distance p."""
         nn.init.zeros_(self.sampling_offsets.weight)
+        # Directions scaled to the unit square's border, so that offsets are whole cells along it.
         angles = torch.arange(self.n_heads) * (2 * math.pi / self.n_heads)
         directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
         directions = directions / directions.abs().amax(-1, keepdim=True)
@@ -64,9 +112,13 @@ class DeformableAttention(nn.Module):
         Returns:
             ``(B, S, C)``.
         """
+        # Equation 3 of Deformable DETR: for each head m, output projection W_m of the sum over
+        # levels l and points k of A_mlqk · W'_m x_l(φ_l(p_q) + Δp_mlqk).
         batch, queries, _ = query.shape
         grouped = (batch, queries, self.n_heads, self.n_levels)
+        # W'_m x: (B, S, C) to (B, S, M, C / M).
         value = self.value_proj(tokens).view(batch, tokens.shape[1], self.n_heads, -1)
+        # A: softmax over the L·P points of a head together, (B, N, M, L·P).
         weights = softmax_small_dim(self.attention_weights(query).view(*grouped[:3], -1))
         attended = deformable_attention(
             value,
@@ -78,17 +130,19 @@ class DeformableAttention(nn.Module):
 
     def _locations(self, query: Tensor, plan: "TokenPlan") -> Tensor:
         """``(B, S, M·L·P·2)``: the tokens' own places plus their offsets, learned in cells."""
+        # Offsets Δp are linear in the query; cells of level l are 1 / (W_l, H_l) of the map.
         # Scaling the layer rather than its output saves a pass over the offsets.
         per_level = (self.n_heads, self.n_levels, self.n_points, 2)
-        share = plan.cell_sizes[:, None].expand(per_level).reshape(-1)
+        cell_size = plan.cell_sizes[:, None].expand(per_level).reshape(-1)
         # Float32 under autocast, too: in half precision a place in the map would be rounded by up
         # to a tenth of a cell.
         with torch.autocast(query.device.type, enabled=False):
             offsets = F.linear(
                 query.float(),
-                self.sampling_offsets.weight * share[:, None],
-                self.sampling_offsets.bias * share,
+                self.sampling_offsets.weight * cell_size[:, None],
+                self.sampling_offsets.bias * cell_size,
             )
+        # φ_l(p_q) is the same place on every level: coordinates are fractions of the map.
         return (offsets.unflatten(2, (-1, 2)) + plan.reference_points[:, None]).flatten(2)
 
 
@@ -96,34 +150,24 @@ class DeformableEncoderLayer(nn.Module):
     """Deformable self-attention and a feed-forward network, both post-norm.
 
     Args:
-        d_model: width of the tokens.
-        d_ffn: width of the feed-forward network.
-        dropout: applied to both branches' outputs and the feed-forward activations.
-        n_levels, n_heads, n_points: see :class:`DeformableAttention`.
+        args: widths.
+        n_levels: levels that the layer sees.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        d_ffn: int,
-        dropout: float,
-        *,
-        n_levels: int,
-        n_heads: int,
-        n_points: int,
-    ):
+    def __init__(self, args: EncoderLayerArguments, n_levels: int):
         super().__init__()
-        self.self_attn = DeformableAttention(d_model, n_levels, n_heads, n_points)
-        self.norm1 = nn.LayerNorm(d_model)
-        self.linear1 = nn.Linear(d_model, d_ffn)
-        self.linear2 = nn.Linear(d_ffn, d_model)
-        self.norm2 = nn.LayerNorm(d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.self_attn = DeformableAttention(args.d_model, n_levels, args.n_heads, args.n_points)
+        self.norm1 = nn.LayerNorm(args.d_model)
+        self.linear1 = nn.Linear(args.d_model, args.d_ffn)
+        self.linear2 = nn.Linear(args.d_ffn, args.d_model)
+        self.norm2 = nn.LayerNorm(args.d_model)
+        self.dropout = nn.Dropout(args.dropout)
         nn.init.xavier_uniform_(self.linear1.weight)
         nn.init.xavier_uniform_(self.linear2.weight)
 
     def forward(self, tokens: Tensor, plan: "TokenPlan") -> Tensor:
         """``(B, S, C)`` to the same shape."""
+        # Positions are added to queries, not to values.
         attended = self.self_attn(tokens + plan.position, tokens, plan)
         tokens = self.norm1(tokens + self.dropout(attended))
         update = feed_forward(tokens, self.linear1, self.linear2, self.dropout)
@@ -136,7 +180,7 @@ class TokenPlan(NamedTuple):
     spatial_shapes: list[tuple[int, int]]
     position: Tensor  #: ``(S, C)`` sine encoding plus the level's embedding
     reference_points: Tensor  #: ``(S, 2)`` the cells' centres as (x, y) in (0, 1)
-    cell_sizes: Tensor  #: ``(L, 2)`` of each level, as (x, y) shares of the map
+    cell_sizes: Tensor  #: ``(L, 2)`` of each level, as (x, y) fractions of the map
 
     @property
     def lengths(self) -> list[int]:
@@ -172,6 +216,7 @@ def plan_tokens(spatial_shapes: Sequence[tuple[int, int]], level_embed: Tensor) 
 
 @cached_table
 def _cell_centres(spatial_shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    # Centres at half-integers, as fractions of the map: ((x + ½) / W, (y + ½) / H).
     centres = []
     for height, width in spatial_shapes:
         y = (torch.arange(height, device=device) + 0.5) / height

@@ -8,9 +8,12 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from proscale.modeling.pixel_decoders.base import PixelDecoder
-from proscale.modeling.pixel_decoders.config import encoder_arguments, frame_arguments
-from proscale.modeling.pixel_decoders.deformable_encoder import DeformableEncoderLayer, TokenPlan
+from proscale.modeling.pixel_decoders.base import PixelDecoder, PyramidArguments
+from proscale.modeling.pixel_decoders.deformable_encoder import (
+    DeformableEncoderLayer,
+    EncoderLayerArguments,
+    TokenPlan,
+)
 
 
 class DeformableEncoder(nn.Module):
@@ -26,6 +29,7 @@ class DeformableEncoder(nn.Module):
 
     def forward(self, levels: Sequence[Tensor], plan: TokenPlan) -> list[Tensor]:
         """``levels``: ``(B, H·W, C)`` each, coarse to fine; returns the same shapes."""
+        # All levels' tokens in one sequence (B, S, C), S = Σ H·W, in every layer.
         tokens = torch.cat(list(levels), dim=1)
         for layer in self.layers:
             tokens = layer(tokens, plan)
@@ -39,27 +43,32 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
     Args:
         input_shape: channels and stride of the backbone's levels.
         num_layers: deformable encoder layers.
-        encoder: arguments of every :class:`DeformableEncoderLayer`.
-        frame: arguments of :class:`~proscale.modeling.pixel_decoders.base.PixelDecoder`.
+        layer: widths of each.
+        pyramid: levels and widths.
     """
 
     @configurable
     def __init__(
-        self, input_shape: Mapping[str, ShapeSpec], *, num_layers: int, encoder: dict, frame: dict
+        self,
+        input_shape: Mapping[str, ShapeSpec],
+        *,
+        num_layers: int,
+        layer: EncoderLayerArguments,
+        pyramid: PyramidArguments,
     ):
         if num_layers < 0:
             raise ValueError(
                 f"MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS is {num_layers}: expected 0, 1, 2, …"
             )
-        n_levels = len(frame["transformer_in_features"])
-        layers = [DeformableEncoderLayer(n_levels=n_levels, **encoder) for _ in range(num_layers)]
-        super().__init__(input_shape, encoder=DeformableEncoder(layers), light=False, **frame)
+        n_levels = len(pyramid.transformer_in_features)
+        layers = [DeformableEncoderLayer(layer, n_levels) for _ in range(num_layers)]
+        super().__init__(input_shape, pyramid, encoder=DeformableEncoder(layers))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict:
         return {
             "input_shape": input_shape,
             "num_layers": cfg.MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS,
-            "encoder": encoder_arguments(cfg),
-            "frame": frame_arguments(cfg),
+            "layer": EncoderLayerArguments.from_config(cfg),
+            "pyramid": PyramidArguments.from_config(cfg),
         }

@@ -11,13 +11,77 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from proscale.modeling.pixel_decoders.base import PixelDecoder
-from proscale.modeling.pixel_decoders.config import encoder_arguments, frame_arguments
-from proscale.modeling.pixel_decoders.deformable_encoder import DeformableEncoderLayer, TokenPlan
-from proscale.modeling.pixel_decoders.recalibration import LAYOUTS, TokenRecalibration
+from proscale.modeling.pixel_decoders.base import PixelDecoder, PyramidArguments
+from proscale.modeling.pixel_decoders.deformable_encoder import (
+    DeformableEncoderLayer,
+    EncoderLayerArguments,
+    TokenPlan,
+)
+from proscale.modeling.tokens import to_map, to_tokens
 
-MASK_OUTPUT_OPS = ("maxpool", "conv")
+LAYOUTS = ("released", "transposed")
+
+
+class TokenRecalibration(nn.Module):
+    """Token Re-Calibration (§3): gates for coarse tokens, read from the finest level.
+
+    ``tokens · sigmoid(temperature · f(finest level, resized))``, f linear over the channels.
+
+    The released weights were trained with a reading of tokens as maps that does not transpose: the
+    memory of a ``(B, H·W, C)`` tensor is taken for ``(B, C, H, W)``. They only give their published
+    quality with it, so both readings exist.
+
+    Args:
+        d_model: width of the tokens.
+        convolution: f is a 1x1 convolution of the resized map; otherwise a linear layer on its
+            tokens. Under the transposed layout both compute the same function.
+        temperature: factor before the sigmoid.
+        layout: ``"released"`` or ``"transposed"``, as said above.
+    """
+
+    def __init__(self, d_model: int, *, convolution: bool, temperature: float, layout: str):
+        super().__init__()
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout is {layout!r}: expected {' or '.join(LAYOUTS)}")
+        self.ops = nn.Conv2d(d_model, 1, kernel_size=1) if convolution else nn.Linear(d_model, 1)
+        nn.init.xavier_uniform_(self.ops.weight)
+        self.convolution, self.temperature, self.layout = convolution, temperature, layout
+
+    def forward(
+        self,
+        tokens: Tensor,
+        spatial_shape: tuple[int, int],
+        finest: Tensor,
+        finest_shape: tuple[int, int],
+    ) -> Tensor:
+        """``tokens`` ``(B, h·w, C)`` and ``finest`` ``(B, H·W, C)``; returns ``(B, h·w, C)``."""
+        # The finest level, resized to the size of the tokens' level: (B, C, h, w).
+        guide = F.interpolate(
+            self._to_map(finest, finest_shape),
+            size=spatial_shape,
+            mode="bilinear",
+            align_corners=False,
+        )
+        # One gate in (0, 1) a token: (B, 1, h, w), or (B, h·w, 1) in the linear form.
+        if self.convolution:
+            gate = (self.temperature * self.ops(guide)).sigmoid()
+            return self._to_tokens(self._to_map(tokens, spatial_shape) * gate)
+        return tokens * (self.temperature * self.ops(self._to_tokens(guide))).sigmoid()
+
+    def _to_map(self, tokens: Tensor, spatial_shape: tuple[int, int]) -> Tensor:
+        if self.layout == "transposed":
+            return to_map(tokens, spatial_shape)
+        batch, _, channels = tokens.shape
+        # Flat first: an exporter need not find out which of the lengths have common factors.
+        return tokens.flatten(1).view(batch, channels, *spatial_shape)
+
+    def _to_tokens(self, feature: Tensor) -> Tensor:
+        if self.layout == "transposed":
+            return to_tokens(feature)
+        batch, channels, height, width = feature.shape
+        return feature.flatten(1).view(batch, height * width, channels)
 
 
 class ProgressiveEncoder(nn.Module):
@@ -51,10 +115,12 @@ class ProgressiveEncoder(nn.Module):
         last = len(self.num_layers) - 1
         tokens = inputs = levels[0][:, :0]
         for stage, num_layers in enumerate(self.num_layers):
+            # Token Re-Calibration of the level that enters, (B, H·W, C), by the finest one.
             entering = levels[stage]
             if self.token_excite is not None and stage < last:
                 shapes = plan.spatial_shapes
                 entering = self.token_excite(entering, shapes[stage], levels[last], shapes[last])
+            # The stage's tokens: the stage before's output, then the next finer level.
             tokens = torch.cat((tokens, entering), dim=1)
             inputs = torch.cat((inputs, entering), dim=1)
             seen = plan.first(stage + 1)
@@ -72,11 +138,13 @@ class PROSCALE(PixelDecoder):
     Args:
         input_shape: channels and stride of the backbone's levels.
         num_layers: layers of each stage, one stage for each level the encoder sees.
-        mask_output_ops: ``"maxpool"`` (Light-Pixel Embedding) or ``"conv"``.
-        recalibration: arguments of :class:`TokenRecalibration`, or None.
+        mask_output_ops: see :class:`~proscale.modeling.pixel_decoders.base.PixelDecoder`.
+        recalibration: layout of :class:`TokenRecalibration`, or ``"none"``.
+        excite_conv: its form; None leaves tokens as they are.
+        excite_temperature: factor before its sigmoid.
         residual: see :class:`ProgressiveEncoder`.
-        encoder: arguments of every :class:`DeformableEncoderLayer`.
-        frame: arguments of :class:`~proscale.modeling.pixel_decoders.base.PixelDecoder`.
+        layer: widths of each layer.
+        pyramid: levels and widths.
     """
 
     @configurable
@@ -86,55 +154,57 @@ class PROSCALE(PixelDecoder):
         *,
         num_layers: Sequence[int],
         mask_output_ops: str,
-        recalibration: dict | None,
+        recalibration: str,
+        excite_conv: bool | None,
+        excite_temperature: float,
         residual: bool,
-        encoder: dict,
-        frame: dict,
+        layer: EncoderLayerArguments,
+        pyramid: PyramidArguments,
     ):
-        levels = frame["transformer_in_features"]
+        levels = pyramid.transformer_in_features
         if len(num_layers) != len(levels) or min(num_layers) < 0:
             raise ValueError(
                 f"MODEL.PROSCALE.PROSCALE_NUM_LAYERS is {list(num_layers)}: expected one number "
                 f"≥ 0 for each of the encoder's {len(levels)} levels {list(levels)}"
             )
-        if mask_output_ops not in MASK_OUTPUT_OPS:
-            raise ValueError(
-                f"MODEL.PROSCALE.MASK_OUTPUT_OPS is {mask_output_ops!r}: expected "
-                f"{' or '.join(MASK_OUTPUT_OPS)}"
-            )
         stages = [
-            [DeformableEncoderLayer(n_levels=stage, **encoder) for _ in range(count)]
+            [DeformableEncoderLayer(layer, stage) for _ in range(count)]
             for stage, count in enumerate(num_layers, start=1)
         ]
+        token_excite = None
         # A single level has no finer one to be recalibrated by.
-        excite = recalibration is not None and len(levels) > 1
+        if recalibration != "none" and excite_conv is not None and len(levels) > 1:
+            token_excite = TokenRecalibration(
+                layer.d_model,
+                convolution=excite_conv,
+                temperature=excite_temperature,
+                layout=recalibration,
+            )
         super().__init__(
             input_shape,
-            encoder=ProgressiveEncoder(
-                stages,
-                token_excite=TokenRecalibration(encoder["d_model"], **recalibration)
-                if excite
-                else None,
-                residual=residual,
-            ),
-            light=mask_output_ops == "maxpool",
-            **frame,
+            pyramid,
+            encoder=ProgressiveEncoder(stages, token_excite=token_excite, residual=residual),
+            mask_output_ops=mask_output_ops,
         )
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict:
+        node = cfg.MODEL.PROSCALE
+        _check_recalibration(cfg)
         return {
             "input_shape": input_shape,
-            "num_layers": cfg.MODEL.PROSCALE.PROSCALE_NUM_LAYERS,
-            "mask_output_ops": cfg.MODEL.PROSCALE.MASK_OUTPUT_OPS,
-            "recalibration": _recalibration_arguments(cfg),
-            "residual": cfg.MODEL.PROSCALE.RESIDUAL,
-            "encoder": encoder_arguments(cfg),
-            "frame": frame_arguments(cfg),
+            "num_layers": node.PROSCALE_NUM_LAYERS,
+            "mask_output_ops": node.MASK_OUTPUT_OPS,
+            "recalibration": node.RECALIBRATION,
+            "excite_conv": node.IS_EXCITE_CONV,
+            "excite_temperature": node.EXCITE_TEMP,
+            "residual": node.RESIDUAL,
+            "layer": EncoderLayerArguments.from_config(cfg),
+            "pyramid": PyramidArguments.from_config(cfg),
         }
 
 
-def _recalibration_arguments(cfg: CfgNode) -> dict | None:
+def _check_recalibration(cfg: CfgNode) -> None:
     node = cfg.MODEL.PROSCALE
     layout, convolution = node.RECALIBRATION, node.IS_EXCITE_CONV
     if layout not in (*LAYOUTS, "none"):
@@ -150,6 +220,3 @@ def _recalibration_arguments(cfg: CfgNode) -> dict | None:
             "MODEL.PROSCALE.RECALIBRATION is 'transposed', but IS_EXCITE_CONV is None, which means "
             "no recalibration: set it to True or False, or RECALIBRATION to none"
         )
-    if convolution is None or layout == "none":
-        return None
-    return {"convolution": convolution, "temperature": node.EXCITE_TEMP, "layout": layout}

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from proscale.modeling.pixel_decoders.light_pixel_embedding import LightPixelEmbedding
+from proscale.modeling.pixel_decoders.base import LightPixelEmbedding
 
 
 def test_norm_is_between_pooling_and_relu():
