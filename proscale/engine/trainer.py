@@ -36,7 +36,7 @@ from proscale.engine.sharding import divide_loaded_state, gathered, is_sharded, 
 from proscale.engine.signals import StopHook, StopSignals
 from proscale.engine.train_loop import TrainLoop
 from proscale.evaluation import build_evaluator
-from proscale.evaluation.results_file import write_results
+from proscale.evaluation.results import write_results
 from proscale.modeling import with_sliding_window
 from proscale.modeling.test_time_augmentation import with_test_time_augmentation
 from proscale.utils.whole_files import remove_partial

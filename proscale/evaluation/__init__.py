@@ -1,8 +1,7 @@
-"""Evaluation: panoptic quality, instance AP and semantic mIoU, of COCO's kind and Cityscapes'."""
+"""Panoptic quality, instance AP and semantic mIoU, of COCO's kind and of Cityscapes'."""
 
 from proscale.evaluation.build import build_evaluator
-from proscale.evaluation.cityscapes_instance import CityscapesInstanceEvaluator
-from proscale.evaluation.cityscapes_semantic import CityscapesSemanticEvaluator
+from proscale.evaluation.cityscapes import CityscapesInstanceEvaluator, CityscapesSemanticEvaluator
 from proscale.evaluation.instance_evaluator import InstanceEvaluator
 from proscale.evaluation.panoptic_evaluator import CocoPanopticEvaluator
 from proscale.evaluation.panoptic_quality import PanopticQuality

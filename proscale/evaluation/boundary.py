@@ -1,26 +1,25 @@
-"""Boundaries of masks, for Boundary IoU (Cheng et al., Boundary IoU: Improving Object-Centric Image
-Segmentation Evaluation, CVPR 2021, §4).
+"""Boundary IoU (Cheng et al., Boundary IoU: Improving Object-Centric Image Segmentation Evaluation,
+CVPR 2021, §4): the IoU of only those pixels of two masks that are close to their contours.
 
-Mask IoU hardly notices a sloppy outline of a large object. Boundary IoU compares only the pixels of
-each mask within a small distance of its own outline.
+Mask IoU hardly notices a sloppy contour of a large object.
 """
 
 import cv2
 import numpy as np
 
 DILATION_RATIO = 0.02
-"""The distance, as a share of the image's diagonal."""
+"""The distance d of the paper, as a fraction of the image's diagonal."""
 
 
 def boundary_width(height: int, width: int) -> int:
-    """The distance in pixels, at least 1, in an image of this size."""
+    """The distance d in pixels, at least 1, in an image of this size."""
     return max(1, round(DILATION_RATIO * float(np.hypot(height, width))))
 
 
 def inner_boundary(mask: np.ndarray) -> np.ndarray:
-    """The pixels of a mask within `boundary_width` of its outline (chessboard distance).
+    """The pixels of a mask within ``boundary_width`` (chessboard distance) of its contour.
 
-    The image's border is outline, too.
+    The image's border counts as contour.
 
     Args:
         mask: (H, W) bool.
@@ -32,12 +31,13 @@ def inner_boundary(mask: np.ndarray) -> np.ndarray:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return boundary
+    # Nothing changes outside of the mask's bounding box.
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    width = boundary_width(*mask.shape)
+    # The boundary G_d ∩ G is the mask less its erosion by d pixels.
     interior = cv2.erode(
         mask[box].view(np.uint8),
         np.ones((3, 3), dtype=np.uint8),
-        iterations=width,
+        iterations=boundary_width(*mask.shape),
         borderType=cv2.BORDER_CONSTANT,
         borderValue=0,
     )

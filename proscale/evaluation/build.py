@@ -1,79 +1,59 @@
-"""Which evaluators a configuration and a data set call for."""
+"""Chooses the evaluators for a configuration and a data set."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils.file_io import PathManager
 
-from proscale.evaluation.cityscapes_instance import CityscapesInstanceEvaluator
-from proscale.evaluation.cityscapes_semantic import CityscapesSemanticEvaluator
+from proscale.errors import ConfigError
+from proscale.evaluation.cityscapes import CityscapesInstanceEvaluator, CityscapesSemanticEvaluator
 from proscale.evaluation.instance_evaluator import InstanceEvaluator
 from proscale.evaluation.panoptic_evaluator import CocoPanopticEvaluator
 from proscale.evaluation.semantic_evaluator import SemanticEvaluator
 
 logger = logging.getLogger(__name__)
 
-Builder = Callable[[CfgNode, str, str | None], DatasetEvaluator]
+_METRICS = {"PANOPTIC_ON": "PQ", "INSTANCE_ON": "AP", "SEMANTIC_ON": "mIoU"}
 
-
-def _panoptic(cfg: CfgNode, name: str, output_dir: str | None) -> DatasetEvaluator:
-    return CocoPanopticEvaluator(name, output_dir, save_predictions=cfg.TEST.SAVE_PREDICTIONS)
-
-
-def _instance(cfg: CfgNode, name: str, output_dir: str | None) -> DatasetEvaluator:
-    return InstanceEvaluator(
-        name,
-        output_dir,
-        boundary_iou=cfg.TEST.BOUNDARY_IOU,
-        save_predictions=cfg.TEST.SAVE_PREDICTIONS,
-    )
-
-
-def _semantic(cfg: CfgNode, name: str, output_dir: str | None) -> DatasetEvaluator:
-    return SemanticEvaluator(name, output_dir, boundary_iou=cfg.TEST.BOUNDARY_IOU)
-
-
-def _cityscapes_instance(cfg: CfgNode, name: str, output_dir: str | None) -> DatasetEvaluator:
-    return CityscapesInstanceEvaluator(name, output_dir)
-
-
-def _cityscapes_semantic(cfg: CfgNode, name: str, output_dir: str | None) -> DatasetEvaluator:
-    return CityscapesSemanticEvaluator(name, output_dir, boundary_iou=cfg.TEST.BOUNDARY_IOU)
-
-
-@dataclass(frozen=True)
-class Kinds:
-    """How each kind of result is evaluated; None where there is no truth for it."""
-
-    panoptic: Builder | None = None
-    instance: Builder | None = None
-    semantic: Builder | None = None
-
+_Evaluators = dict[str, type[DatasetEvaluator]]
+_PANOPTIC: _Evaluators = {"PANOPTIC_ON": CocoPanopticEvaluator}
+_INSTANCE: _Evaluators = {"INSTANCE_ON": InstanceEvaluator}
+_SEMANTIC: _Evaluators = {"SEMANTIC_ON": SemanticEvaluator}
+_CITYSCAPES_INSTANCE: _Evaluators = {"INSTANCE_ON": CityscapesInstanceEvaluator}
+_CITYSCAPES_SEMANTIC: _Evaluators = {"SEMANTIC_ON": CityscapesSemanticEvaluator}
 
 EVALUATORS = {
-    "coco": Kinds(instance=_instance),
-    "coco_panoptic_seg": Kinds(_panoptic, _instance, _semantic),
-    "ade20k_panoptic_seg": Kinds(_panoptic, _instance, _semantic),
-    "mapillary_vistas_panoptic_seg": Kinds(_panoptic, None, _semantic),
-    "cityscapes_panoptic_seg": Kinds(_panoptic, _cityscapes_instance, _cityscapes_semantic),
-    "cityscapes_instance": Kinds(instance=_cityscapes_instance),
-    "cityscapes_sem_seg": Kinds(semantic=_cityscapes_semantic),
-    "sem_seg": Kinds(semantic=_semantic),
+    "coco": _INSTANCE,
+    "coco_panoptic_seg": _PANOPTIC | _INSTANCE | _SEMANTIC,
+    "ade20k_panoptic_seg": _PANOPTIC | _INSTANCE | _SEMANTIC,
+    "mapillary_vistas_panoptic_seg": _PANOPTIC | _SEMANTIC,
+    "cityscapes_panoptic_seg": _PANOPTIC | _CITYSCAPES_INSTANCE | _CITYSCAPES_SEMANTIC,
+    "cityscapes_instance": _CITYSCAPES_INSTANCE,
+    "cityscapes_sem_seg": _CITYSCAPES_SEMANTIC,
+    "sem_seg": _SEMANTIC,
 }
-"""By a data set's `evaluator_type`, as Detectron2 and Mask2Former name them."""
+"""By ``evaluator_type``, as Detectron2 and Mask2Former name them, the evaluators by the key of
+``MODEL.MASK_FORMER.TEST`` that switches them on."""
+
+# The keys of TEST that an evaluator takes, in lower case, as options.
+_OPTIONS: dict[type[DatasetEvaluator], tuple[str, ...]] = {
+    CocoPanopticEvaluator: ("save_predictions",),
+    InstanceEvaluator: ("boundary_iou", "save_predictions"),
+    SemanticEvaluator: ("boundary_iou",),
+    CityscapesInstanceEvaluator: (),
+    CityscapesSemanticEvaluator: ("boundary_iou",),
+}
 
 
 def build_evaluator(
     cfg: CfgNode, dataset_name: str, output_dir: str | None = None
 ) -> DatasetEvaluators:
-    """Build the evaluators of the results that `cfg` switches on and that the data set has.
+    """Build the evaluators that ``cfg`` switches on and that the data set has annotations for.
 
-    `MODEL.MASK_FORMER.TEST.PANOPTIC_ON` gives PQ, `INSTANCE_ON` instance AP, `SEMANTIC_ON` mIoU.
-    What is switched on, but has no truth in the data set, is left out with a warning.
+    ``MODEL.MASK_FORMER.TEST.PANOPTIC_ON`` gives PQ, ``INSTANCE_ON`` instance AP, ``SEMANTIC_ON``
+    mIoU. One that is switched on without annotations is left out with a warning.
 
     Args:
         cfg: the configuration, with this project's keys.
@@ -81,54 +61,44 @@ def build_evaluator(
         output_dir: where the evaluators write their files; None writes nothing.
 
     Raises:
-        ValueError: the data set's `evaluator_type` is not one of `EVALUATORS`, or nothing is left
-            to evaluate.
+        ConfigError: the data set's ``evaluator_type`` is not one of ``EVALUATORS``, or nothing is
+            left to evaluate.
     """
-    metadata = MetadataCatalog.get(dataset_name)
-    evaluator_type = metadata.get("evaluator_type")
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type not in EVALUATORS:
-        raise ValueError(
+        raise ConfigError(
             f"data set {dataset_name!r} has evaluator_type {evaluator_type!r}: expected "
             f"{', '.join(EVALUATORS)}"
         )
-    kinds, test = EVALUATORS[evaluator_type], cfg.MODEL.MASK_FORMER.TEST
     evaluators: list[DatasetEvaluator] = []
-    for switch, figure, builder in (
-        ("PANOPTIC_ON", "PQ", kinds.panoptic),
-        ("INSTANCE_ON", "AP", kinds.instance),
-        ("SEMANTIC_ON", "mIoU", kinds.semantic),
-    ):
-        if not test[switch]:
+    for switch, metric in _METRICS.items():
+        if not cfg.MODEL.MASK_FORMER.TEST[switch]:
             continue
-        if builder is None:
+        kind = EVALUATORS[evaluator_type].get(switch)
+        if kind is None:
             obstacle = f"there is none for evaluator_type {evaluator_type!r} of {dataset_name!r}"
-        elif builder is _instance:
-            obstacle = _no_instances_json(dataset_name)
+        elif kind is InstanceEvaluator:
+            obstacle = _without_instances(dataset_name)
         else:
-            obstacle = None
-        if obstacle is None:
-            evaluators.append(builder(cfg, dataset_name, output_dir))
+            obstacle = ""
+        if kind is not None and not obstacle:
+            options = {name: cfg.TEST[name.upper()] for name in _OPTIONS[kind]}
+            evaluators.append(kind(dataset_name, output_dir, **options))
         else:
-            logger.warning(
-                "%s is not computed, although MODEL.MASK_FORMER.TEST.%s is True: %s",
-                figure,
-                switch,
-                obstacle,
-            )
+            message = "%s is not computed, although MODEL.MASK_FORMER.TEST.%s is True: %s"
+            logger.warning(message, metric, switch, obstacle)
     if not evaluators:
-        raise ValueError(
-            f"nothing to evaluate on data set {dataset_name!r}: set at least one of PANOPTIC_ON, "
-            "INSTANCE_ON (needs an instances' JSON) and SEMANTIC_ON in MODEL.MASK_FORMER.TEST that "
-            f"evaluator_type {evaluator_type!r} has truth for"
+        raise ConfigError(
+            f"nothing to evaluate on data set {dataset_name!r}: expected True for at least one of "
+            "PANOPTIC_ON, INSTANCE_ON (needs an instances' JSON) and SEMANTIC_ON in "
+            f"MODEL.MASK_FORMER.TEST that evaluator_type {evaluator_type!r} has annotations for"
         )
     return DatasetEvaluators(evaluators)
 
 
-def _no_instances_json(dataset_name: str) -> str | None:
-    """Why instance AP cannot be computed; None if it can."""
+def _without_instances(dataset_name: str) -> str:
+    """Why COCO's instance AP cannot be computed; empty if it can."""
     json_file = MetadataCatalog.get(dataset_name).get("json_file")
     if not json_file:
         return f"data set {dataset_name!r} has no instances' JSON (json_file)"
-    if not PathManager.isfile(json_file):
-        return f"{json_file} of data set {dataset_name!r} is no file"
-    return None
+    return "" if PathManager.isfile(json_file) else f"{json_file} of {dataset_name!r} is no file"

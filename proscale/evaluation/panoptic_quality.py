@@ -1,11 +1,10 @@
 """Panoptic quality, on arrays alone.
 
 PQ = (sum of IoU over matched pairs) / (TP + FP/2 + FN/2) (Kirillov et al., Panoptic Segmentation,
-CVPR 2019, §4), counted as the COCO panoptic evaluator counts it, void and crowd regions included,
-so that figures can be compared with published ones. Only sums per category are kept: counting an
-image costs one pass over its pixels, memory does not grow with the data set, and shards of a data
-set can be counted apart and merged. Sums are exact, so that the order of images and the cut into
-shards have no influence, not even on the last digit.
+CVPR 2019, §4), counted as the COCO panoptic evaluator counts it, void and crowd regions included.
+Only sums per category are kept: an image costs one pass over its pixels, memory does not grow with
+the data set, and shards can be counted apart and merged. Sums are exact, so that the order of
+images and the cut into shards have no influence, not even on the last digit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from proscale.data.formats.panoptic_png import VOID
+from proscale.errors import DataError
 
 # The IoU of a match is a float in (0.5, 1], a whole multiple of 2**-53. Sums of that multiple are
 # kept in two halves, which overflow after 2**31 matches.
@@ -24,7 +24,7 @@ _HALF = 32
 
 @dataclass(frozen=True)
 class CategoryQuality:
-    """Quality of one category. `pq`, `sq`, `rq` are percentages, nan where it never occurred."""
+    """Quality of one category. ``pq``, ``sq``, ``rq`` are percentages, nan if it never occurred."""
 
     id: int
     name: str
@@ -38,13 +38,13 @@ class CategoryQuality:
 
     @property
     def occurs(self) -> bool:
-        """Whether the truth or the predictions held a segment of this category that counts."""
+        """A segment of this category was counted, in the ground truth or in the predictions."""
         return self.tp + self.fp + self.fn > 0
 
 
 @dataclass(frozen=True)
 class MeanQuality:
-    """Percentages averaged over the `num_categories` that occur; nan when none does."""
+    """Percentages averaged over the ``num_categories`` that occur; nan if none does."""
 
     pq: float
     sq: float
@@ -54,7 +54,7 @@ class MeanQuality:
 
 @dataclass(frozen=True)
 class PanopticResults:
-    """What `PanopticQuality.results` returns: three means and one entry per category."""
+    """Three means and one entry per category."""
 
     all: MeanQuality
     things: MeanQuality
@@ -62,7 +62,7 @@ class PanopticResults:
     per_category: tuple[CategoryQuality, ...]
 
     def summary(self) -> dict[str, float]:
-        """The nine headline figures, percent: PQ, SQ, RQ, then `_th` of things, `_st` of stuff."""
+        """Nine percentages: PQ, SQ, RQ, then with ``_th`` of things, with ``_st`` of stuff."""
         return {
             name + suffix: getattr(mean, name.lower())
             for suffix, mean in (("", self.all), ("_th", self.things), ("_st", self.stuff))
@@ -73,20 +73,11 @@ class PanopticResults:
 class PanopticQuality:
     """Counts matched and unmatched segments per category, image by image.
 
-    A predicted and a true segment of one category match when their IoU exceeds 0.5, which at most
-    one pair per segment can. As in the COCO evaluator,
-
-    - predicted pixels on void truth do not enter the union;
-    - crowd segments match nothing and are never false negatives;
-    - an unmatched prediction is no false positive when more than half of it lies on void and on
-      the crowd segment of its category. An image should have at most one such crowd segment, as
-      COCO has; of several, the one listed last is used.
-
     Args:
-        categories: COCO category dicts with `id`, `name` and `isthing` (0 or 1).
+        categories: COCO category dicts with ``id``, ``name`` and ``isthing`` (0 or 1).
 
     Raises:
-        ValueError: two categories share an id.
+        DataError: two categories share an id.
     """
 
     def __init__(self, categories: Sequence[Mapping[str, Any]]) -> None:
@@ -95,12 +86,9 @@ class PanopticQuality:
         )
         self._index = {category_id: i for i, (category_id, _, _) in enumerate(self.categories)}
         if len(self._index) != len(self.categories):
-            raise ValueError("categories: every id may be given once only")
-        # (upper half, lower half) per category
-        self._iou_units = np.zeros((2, len(self.categories)), dtype=np.int64)
-        self._tp = np.zeros(len(self.categories), dtype=np.int64)
-        self._fp = np.zeros(len(self.categories), dtype=np.int64)
-        self._fn = np.zeros(len(self.categories), dtype=np.int64)
+            raise DataError("categories: expected every id once only")
+        # Rows: upper and lower half of the sum of IoU, TP, FP, FN.
+        self._counts = np.zeros((5, len(self.categories)), dtype=np.int64)
 
     def update(
         self,
@@ -111,33 +99,33 @@ class PanopticQuality:
         *,
         image: object = "<unnamed>",
     ) -> None:
-        """Add one image.
-
-        Nothing is added when an error is raised.
+        """Add one image. Nothing is added when an error is raised.
 
         Args:
             predicted_map: (H, W) integers, the predicted segment id of each pixel; 0 is void.
-            predicted_segments: COCO `segments_info` dicts: `id`, `category_id`. Every one of them
-                has at least one pixel.
+            predicted_segments: COCO ``segments_info`` dicts: ``id``, ``category_id``. Every one of
+                them has at least one pixel.
             true_map: (H, W) integers, the true segment ids; 0 is void.
-            true_segments: `segments_info` dicts: `id`, `category_id`, `iscrowd` (absent means 0).
-                One without any pixel is a false negative. Areas are counted in `true_map`.
+            true_segments: ``segments_info`` dicts: ``id``, ``category_id``, ``iscrowd`` (absent
+                means 0). One without any pixel is a false negative. Areas are counted in
+                ``true_map``.
             image: the image's name or id, for error messages.
 
         Raises:
-            ValueError: the maps are not integer arrays of one (H, W); a map has an id that its
+            DataError: the maps are not integer arrays of one (H, W); a map has an id that its
                 segments lack; a predicted segment has no pixel; a segment's id is 0 or given
                 twice; a category is unknown.
         """
         if predicted_map.shape != true_map.shape or true_map.ndim != 2:
-            raise ValueError(
+            raise DataError(
                 f"image {image}: the predicted map has shape {predicted_map.shape}, the true map "
-                f"{true_map.shape}; both must have the same (H, W)"
+                f"{true_map.shape}: expected the same (H, W)"
             )
         predicted_category = self._category_indices(predicted_segments, f"image {image}, predicted")
         true_category = self._category_indices(true_segments, f"image {image}, true")
         is_crowd = np.array([bool(s.get("iscrowd", 0)) for s in true_segments], dtype=bool)
 
+        # Pixels that each true and each predicted segment have in common, areas of both.
         overlap = _overlaps(
             true_map,
             [s["id"] for s in true_segments],
@@ -149,31 +137,38 @@ class PanopticQuality:
         true_area, predicted_area = overlap[1:].sum(axis=1), overlap[:, 1:].sum(axis=0)
         if not predicted_area.all():
             segment = predicted_segments[int(np.argmin(predicted_area))]["id"]
-            raise ValueError(
+            raise DataError(
                 f"image {image}, predicted segment {segment}: it has no pixel in the map"
             )
 
+        # Matching (§4.1): segments of one category whose IoU exceeds 0.5, which is at most one pair
+        # per segment. In integers, IoU > 0.5 is 2·intersection > union. Predicted pixels on void do
+        # not enter the union, and crowds match nothing.
         union = true_area[:, None] + (predicted_area - on_void)[None, :] - intersection
         same_category = true_category[:, None] == predicted_category[None, :]
-        # 2·intersection > union is IoU > 0.5 in integers.
         matched = same_category & ~is_crowd[:, None] & (2 * intersection > union)
+        # False negatives: unmatched true segments that are no crowds.
         missed = ~is_crowd & ~matched.any(axis=1)
-        excused = on_void + _overlap_with_crowd(
-            intersection, same_category, true_category, is_crowd
-        )
-        spurious = ~matched.any(axis=0) & (2 * excused <= predicted_area)
+        # False positives: unmatched predictions, unless more than half of one lies on void and on
+        # the crowd segment of its category. Images should have one such segment per category; of
+        # several COCO's evaluator takes the last.
+        last_crowd = {true_category[i]: i for i in np.flatnonzero(is_crowd)}
+        crowds = list(last_crowd.values())
+        on_crowd = (intersection[crowds] * same_category[crowds]).sum(axis=0)
+        spurious = ~matched.any(axis=0) & (2 * (on_void + on_crowd) <= predicted_area)
 
         rows, columns = np.nonzero(matched)
-        iou = intersection[rows, columns] / union[rows, columns]
-        units = (iou * _IOU_UNIT).astype(np.int64)
-        halves = np.stack([units >> _HALF, units & (1 << _HALF) - 1])
-        np.add.at(self._iou_units, (slice(None), true_category[rows]), halves)
-        np.add.at(self._tp, true_category[rows], 1)
-        np.add.at(self._fp, predicted_category[spurious], 1)
-        np.add.at(self._fn, true_category[missed], 1)
+        units = (intersection[rows, columns] / union[rows, columns] * _IOU_UNIT).astype(np.int64)
+        for counts, categories, amounts in zip(
+            self._counts,
+            (*[true_category[rows]] * 3, predicted_category[spurious], true_category[missed]),
+            (units >> _HALF, units & (1 << _HALF) - 1, 1, 1, 1),
+            strict=True,
+        ):
+            np.add.at(counts, categories, amounts)
 
     def merge(self, other: "PanopticQuality") -> None:
-        """Add the counts of `other`, as if its images had been counted here.
+        """Add the counts of ``other``, as if its images had been counted here.
 
         Raises:
             ValueError: the categories differ.
@@ -182,40 +177,30 @@ class PanopticQuality:
             raise ValueError(
                 "only counts over the same categories, in the same order, can be merged"
             )
-        self._iou_units += other._iou_units
-        self._tp += other._tp
-        self._fp += other._fp
-        self._fn += other._fn
+        self._counts += other._counts
 
     def results(self) -> PanopticResults:
-        """The quality over all images so far, in percent.
+        """PQ, SQ and RQ over all images so far, in percent.
 
         Means are taken over the categories with TP + FP + FN > 0.
         """
+        _, _, tp, fp, fn = self._counts
+        # Python's integers hold the sum exactly.
         iou_sum = np.array(
-            [((high << _HALF) + low) / _IOU_UNIT for high, low in self._iou_units.T.tolist()]
+            [((high << _HALF) + low) / _IOU_UNIT for high, low in self._counts[:2].T.tolist()]
         )
-        denominator = self._tp + 0.5 * self._fp + 0.5 * self._fn
+        denominator = tp + 0.5 * fp + 0.5 * fn
         with np.errstate(invalid="ignore"):
             pq = 100 * iou_sum / denominator
-            rq = 100 * self._tp / denominator
+            rq = 100 * tp / denominator
         # A category that occurs but never matches has SQ 0.
-        sq = 100 * iou_sum / np.maximum(self._tp, 1)
+        sq = 100 * iou_sum / np.maximum(tp, 1)
         sq[denominator == 0] = np.nan
 
+        columns = (values.tolist() for values in (pq, sq, rq, tp, fp, fn))
         per_category = tuple(
-            CategoryQuality(
-                id=category_id,
-                name=name,
-                isthing=isthing,
-                pq=float(pq[i]),
-                sq=float(sq[i]),
-                rq=float(rq[i]),
-                tp=int(self._tp[i]),
-                fp=int(self._fp[i]),
-                fn=int(self._fn[i]),
-            )
-            for i, (category_id, name, isthing) in enumerate(self.categories)
+            CategoryQuality(*category, *values)
+            for category, *values in zip(self.categories, *columns, strict=True)
         )
         return PanopticResults(
             all=_mean(per_category),
@@ -225,10 +210,10 @@ class PanopticQuality:
         )
 
     def _category_indices(self, segments: Sequence[Mapping[str, Any]], where: str) -> np.ndarray:
-        """(N,) positions in `self.categories` of the segments' categories."""
+        """(N,) positions in ``self.categories`` of the segments' categories."""
         for segment in segments:
             if segment["category_id"] not in self._index:
-                raise ValueError(
+                raise DataError(
                     f"{where} segment {segment['id']}: unknown category_id "
                     f"{segment['category_id']}; known are {sorted(self._index)}"
                 )
@@ -242,11 +227,9 @@ def _overlaps(
     predicted_ids: Sequence[int],
     image: object,
 ) -> np.ndarray:
-    """(1 + T, 1 + P) pixel counts of every pair of segments; row 0 and column 0 are void.
-
-    Segments are connected for the most part, so the pixels are first gathered into runs along the
-    rows in which neither map changes; what follows handles runs instead of pixels.
-    """
+    """(1 + T, 1 + P) pixel counts of every pair of segments; row 0 and column 0 are void."""
+    # Segments are mostly connected: runs along the rows in which neither map changes are far fewer
+    # than pixels, and are counted instead of them.
     true_map, predicted_map = true_map.ravel(), predicted_map.ravel()
     is_start = np.ones(true_map.size, dtype=bool)
     np.not_equal(true_map[1:], true_map[:-1], out=is_start[1:])
@@ -262,41 +245,25 @@ def _overlaps(
 
 
 def _positions(ids: np.ndarray, segment_ids: Sequence[int], where: str) -> np.ndarray:
-    """1 + the position in `segment_ids` of each of `ids` (N,); 0 for void."""
+    """1 + the position in ``segment_ids`` of each of ``ids`` (N,); 0 for void."""
     if not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"{where} map: its dtype is {ids.dtype}; segment ids must be integers")
+        raise DataError(f"{where} map: its dtype is {ids.dtype}: expected integer segment ids")
     known = np.array([VOID, *segment_ids], dtype=np.int64)
     order = np.argsort(known)
     in_order = known[order]
     repeated = in_order[1:][in_order[1:] == in_order[:-1]]
     if repeated.size:
         reason = "0 means void" if repeated[0] == VOID else "the id is given twice"
-        raise ValueError(f"{where} segment {repeated[0]}: {reason}")
+        raise DataError(f"{where} segment {repeated[0]}: {reason}")
     ids = ids.astype(np.int64)
     positions = order[np.minimum(np.searchsorted(in_order, ids), len(known) - 1)]
     unlisted = ids[known[positions] != ids]
     if unlisted.size:
-        raise ValueError(
-            f"{where} segment {unlisted[0]}: it is in the map but not in segments_info"
-        )
+        raise DataError(f"{where} segment {unlisted[0]}: it is in the map but not in segments_info")
     return positions
-
-
-def _overlap_with_crowd(
-    intersection: np.ndarray,
-    same_category: np.ndarray,
-    true_category: np.ndarray,
-    is_crowd: np.ndarray,
-) -> np.ndarray:
-    """(P,) pixels of each prediction on the crowd segment of its own category."""
-    last_crowd = {true_category[i]: i for i in np.flatnonzero(is_crowd)}
-    rows = list(last_crowd.values())
-    return (intersection[rows] * same_category[rows]).sum(axis=0)
 
 
 def _mean(categories: Sequence[CategoryQuality]) -> MeanQuality:
     occurring = [(c.pq, c.sq, c.rq) for c in categories if c.occurs]
-    if not occurring:
-        return MeanQuality(pq=np.nan, sq=np.nan, rq=np.nan, num_categories=0)
-    pq, sq, rq = np.mean(occurring, axis=0).tolist()
+    pq, sq, rq = np.mean(occurring, axis=0).tolist() if occurring else [float("nan")] * 3
     return MeanQuality(pq=pq, sq=sq, rq=rq, num_categories=len(occurring))

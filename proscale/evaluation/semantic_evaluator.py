@@ -1,7 +1,7 @@
 """Semantic segmentation metrics over a data set, as a Detectron2 evaluator.
 
-Unlike Detectron2's `SemSegEvaluator` it also takes its truth from panoptic annotations, and keeps
-a confusion matrix instead of the predictions.
+Unlike Detectron2's ``SemSegEvaluator`` it also reads panoptic annotations, and keeps a confusion
+matrix instead of the predictions.
 """
 
 import logging
@@ -17,11 +17,10 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from proscale.data.formats.label_image import read_label_image
-from proscale.data.formats.panoptic_png import read_panoptic_png
+from proscale.data.formats.panoptic_png import VOID, read_panoptic_png
 from proscale.errors import DataError
 from proscale.evaluation.boundary import inner_boundary
-from proscale.evaluation.figures import confusion_metrics, nan_mean, table
-from proscale.evaluation.results_file import write_results
+from proscale.evaluation.results import metrics_table, nan_mean, write_results
 
 RESULTS_FILE = "sem_seg.json"
 IMAGES_FILE = "sem_seg_images.json"
@@ -30,23 +29,52 @@ IGNORE = -1
 logger = logging.getLogger(__name__)
 
 
+def class_iou(confusion: np.ndarray) -> np.ndarray:
+    """(C,) TP / (TP + FP + FN) in percent from a (C, C) confusion matrix [true, predicted]."""
+    right = np.diag(confusion).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return 100 * right / (confusion.sum(axis=1) + confusion.sum(axis=0) - right)
+
+
+def confusion_metrics(
+    confusion: np.ndarray,
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Metrics of a (C, C) confusion matrix [true, predicted], in percent.
+
+    Returns:
+        mIoU, fwIoU, mACC and pACC; and ``IoU`` and ``ACC`` of the classes, (C,) each. Undefined
+        ones are nan.
+    """
+    right, true = np.diag(confusion).astype(np.float64), confusion.sum(axis=1)
+    iou = class_iou(confusion)
+    with np.errstate(invalid="ignore"):
+        accuracy = 100 * right / true
+        summary = {
+            "mIoU": nan_mean(iou),
+            "fwIoU": float(np.nansum(iou * true) / true.sum()),
+            "mACC": nan_mean(accuracy),
+            "pACC": float(100 * right.sum() / true.sum()),
+        }
+    return summary, {"IoU": iou, "ACC": accuracy}
+
+
 class SemanticEvaluator(DatasetEvaluator):
     """mIoU, fwIoU, mACC and pACC, in percent.
 
-    mIoU is the mean of TP / (TP + FP + FN) over the classes that occur in the truth or in the
-    predictions, mACC the mean of TP / (TP + FN) over those in the truth; fwIoU is the mean IoU
-    weighted by the classes' true pixels; pACC is the share of pixels that are right. Unlabelled
-    pixels count nowhere.
+    mIoU is the mean of TP / (TP + FP + FN) over the classes that occur in the ground truth or in
+    the predictions, mACC the mean of TP / (TP + FN) over those in the ground truth; fwIoU is the
+    mean IoU weighted by the classes' true pixels; pACC is the fraction of pixels that are right.
+    Unlabelled pixels count nowhere.
 
     Args:
-        dataset_name: a registered data set. Its metadata has `stuff_classes`, the names of all C
-            classes; its entries have either `sem_seg_file_name`, an image of class ids in which
-            the metadata's `ignore_label` means unlabelled, or `pan_seg_file_name` and
-            `segments_info` with contiguous category ids, in which void and crowd segments are
+        dataset_name: a registered data set. Its metadata has ``stuff_classes``, the names of all C
+            classes; its entries have either ``sem_seg_file_name``, an image of class ids in which
+            the metadata's ``ignore_label`` means unlabelled, or ``pan_seg_file_name`` and
+            ``segments_info`` with contiguous category ids, in which void and crowd segments are
             unlabelled.
-        output_dir: where to write `sem_seg.json` with the metrics and every class's IoU and
-            accuracy, and `sem_seg_images.json` with the mIoU of every image by itself; None writes
-            nothing.
+        output_dir: where to write ``sem_seg.json`` with the metrics and every class's IoU and
+            accuracy, and ``sem_seg_images.json`` with the mIoU of every image by itself; None
+            writes nothing.
         boundary_iou: also compute mBoundaryIoU, the mean over classes of the IoU of the boundaries
             of their masks (Cheng et al. 2021), summed over the data set like IoU.
     """
@@ -67,7 +95,7 @@ class SemanticEvaluator(DatasetEvaluator):
         self._images: list[dict[str, Any]] = []
 
     def _no_counts(self) -> dict[str, np.ndarray]:
-        """What is summed over images and over ranks, at zero."""
+        """Zero of the counts that are summed over images and over ranks."""
         num_classes = len(self._class_names)
         return {
             # Pixels of [true class, predicted class].
@@ -80,113 +108,109 @@ class SemanticEvaluator(DatasetEvaluator):
         """Count a batch.
 
         Args:
-            inputs: dicts with `file_name`.
-            outputs: dicts with `sem_seg`, in the size of the truth: the classes' scores, a tensor
-                (C, H, W), or the best class of every pixel, an integer tensor (H, W).
+            inputs: dicts with ``file_name``.
+            outputs: dicts with ``sem_seg``, in the size of the ground truth: the classes' scores, a
+                tensor (C, H, W), or the best class of every pixel, an integer tensor (H, W).
 
         Raises:
-            DataError: a prediction has another number of classes or another size than the truth;
-                the truth has a class id out of range; the data set gives no truth for the image.
+            DataError: a prediction has another number of classes or another size than the ground
+                truth; that has a class id out of range; the data set has none for the image.
         """
         for input_, output in zip(inputs, outputs, strict=True):
             name, predicted = input_["file_name"], output["sem_seg"]
-            truth = self._truth(name)
-            scores_shape = (len(self._class_names), *truth.shape)
-            if tuple(predicted.shape) not in (truth.shape, scores_shape):
+            labels = self._ground_truth(name)
+            scores_shape = (len(self._class_names), *labels.shape)
+            if tuple(predicted.shape) not in (labels.shape, scores_shape):
                 raise DataError(
-                    f"image {name}: sem_seg has shape {tuple(predicted.shape)}, expected from its "
-                    f"truth (C, H, W) = {scores_shape} or (H, W) = {truth.shape}"
+                    f"image {name}: sem_seg has shape {tuple(predicted.shape)}: expected from its "
+                    f"ground truth (C, H, W) = {scores_shape} or (H, W) = {labels.shape}"
                 )
             if predicted.ndim == 3:
                 predicted = predicted.argmax(dim=0)
-            self._count(name, predicted.cpu().numpy(), truth)
+            self._count(name, predicted.cpu().numpy(), labels)
 
-    def _count(self, file_name: str, predicted: np.ndarray, truth: np.ndarray) -> None:
-        """Count an image, from its class ids (H, W)."""
+    def _count(self, file_name: str, predicted: np.ndarray, labels: np.ndarray) -> None:
+        """Count an image, from its predicted and true class ids (H, W)."""
         num_classes = len(self._class_names)
         if predicted.min(initial=0) < 0 or predicted.max(initial=0) >= num_classes:
             raise ValueError(
                 f"image {file_name}: sem_seg has class ids {predicted.min()} to {predicted.max()}: "
                 f"expected 0 to {num_classes - 1}"
             )
-        labelled = truth != IGNORE
+        labelled = labels != IGNORE
         confusion = np.bincount(
-            truth[labelled] * num_classes + predicted[labelled], minlength=num_classes**2
+            labels[labelled] * num_classes + predicted[labelled], minlength=num_classes**2
         ).reshape(num_classes, num_classes)
         self._counts["confusion"] += confusion
         summary, _ = confusion_metrics(confusion)
         self._images.append({"file_name": file_name, "mIoU": summary["mIoU"]})
         if self._boundary_iou:
-            for class_ in np.union1d(truth[labelled], predicted[labelled]).tolist():
-                true = inner_boundary(truth == class_)
-                # What is predicted where nothing is labelled must not move the outline.
+            for class_ in np.union1d(labels[labelled], predicted[labelled]).tolist():
+                true = inner_boundary(labels == class_)
+                # Predictions on unlabelled pixels must not move the contour.
                 found = inner_boundary((predicted == class_) & labelled)
                 self._counts["boundaries"][:, class_] += (true & found).sum(), (true | found).sum()
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """Add up the ranks' counts; log a table and write the JSON file on rank 0.
+        """Add up the ranks' counts; log tables and write the JSON files on rank 0.
 
         Returns:
-            `{"sem_seg": {"mIoU": ..., "fwIoU": ..., "mACC": ..., "pACC": ...}}`, and `mBoundaryIoU`
-            if asked for, in percent (nan if no pixel was labelled) on rank 0, None on the others.
+            ``{"sem_seg": {"mIoU": ..., "fwIoU": ..., "mACC": ..., "pACC": ...}}``, and
+            ``mBoundaryIoU`` if asked for, in percent (nan if no pixel was labelled) on rank 0, None
+            on the others.
         """
         gathered = comm.gather((self._counts, self._images))
         if not comm.is_main_process():
             return None
         total = {name: sum(counts[name] for counts, _ in gathered) for name in self._counts}
-        summary, columns = self._figures(total)
-        columns = {"name": self._class_names} | {k: v.tolist() for k, v in columns.items()}
-        per_class = [
-            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        images = [metrics for _, of_rank in gathered for metrics in of_rank]
+        summary, per_class = self._metrics(total)
+        rows = [
+            {"name": name} | {key: float(values[class_]) for key, values in per_class.items()}
+            for class_, name in enumerate(self._class_names)
         ]
-        logger.info("Semantic segmentation on %s:\n%s", self._dataset_name, table([summary]))
-        logger.info("Semantic segmentation per class:\n%s", table(per_class))
-        if self._output_dir is not None:
-            write_results(
-                self._output_dir,
-                RESULTS_FILE,
-                {"dataset": self._dataset_name, "summary": summary, "per_class": per_class},
-            )
-            images = [figures for _, of_rank in gathered for figures in of_rank]
-            write_results(
-                self._output_dir, IMAGES_FILE, {"dataset": self._dataset_name, "images": images}
-            )
+        logger.info(
+            "Semantic segmentation on %s:\n%s", self._dataset_name, metrics_table([summary])
+        )
+        logger.info("Semantic segmentation per class:\n%s", metrics_table(rows))
+        dataset = {"dataset": self._dataset_name}
+        content = dataset | {"summary": summary, "per_class": rows}
+        write_results(self._output_dir, RESULTS_FILE, content)
+        write_results(self._output_dir, IMAGES_FILE, dataset | {"images": images})
         return OrderedDict(sem_seg=summary)
 
-    def _figures(
+    def _metrics(
         self, counts: Mapping[str, np.ndarray]
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """The summary, and (C,) figures of the classes; nan for what is not defined."""
+        """The summary, and (C,) metrics of the classes; undefined ones are nan."""
         summary, per_class = confusion_metrics(counts["confusion"])
         if self._boundary_iou:
+            intersection, union = counts["boundaries"]
             with np.errstate(invalid="ignore"):
-                iou = 100 * counts["boundaries"][0] / counts["boundaries"][1]
-            summary["mBoundaryIoU"] = nan_mean(iou)
-            per_class["BoundaryIoU"] = iou
+                per_class["BoundaryIoU"] = 100 * intersection / union
+            summary["mBoundaryIoU"] = nan_mean(per_class["BoundaryIoU"])
         return summary, per_class
 
     @cached_property
     def _entries(self) -> dict[str, Mapping[str, Any]]:
-        # Detectron2's mapper takes the truth out of what the model gets.
+        # Detectron2's mapper keeps annotations from the model's inputs, which come here.
         return {entry["file_name"]: entry for entry in DatasetCatalog.get(self._dataset_name)}
 
-    def _truth(self, file_name: str) -> np.ndarray:
-        """(H, W) int64 class ids, `IGNORE` where unlabelled."""
+    def _ground_truth(self, file_name: str) -> np.ndarray:
+        """(H, W) int64 class ids, ``IGNORE`` where unlabelled."""
         entry = self._entries.get(file_name)
         if entry is None:
-            raise ValueError(
-                f"image {file_name}: data set {self._dataset_name!r} has no such entry"
-            )
+            raise DataError(f"image {file_name}: data set {self._dataset_name!r} has no such entry")
         if "sem_seg_file_name" in entry:
-            return self._truth_from_labels(entry["sem_seg_file_name"])
+            return self._read_labels(entry["sem_seg_file_name"])
         if "pan_seg_file_name" in entry:
-            return self._truth_from_panoptic(entry)
-        raise ValueError(
+            return self._read_panoptic(entry["pan_seg_file_name"], entry["segments_info"])
+        raise DataError(
             f"image {file_name}: its entry in data set {self._dataset_name!r} has neither "
             "sem_seg_file_name nor pan_seg_file_name"
         )
 
-    def _truth_from_labels(self, path: str) -> np.ndarray:
+    def _read_labels(self, path: str) -> np.ndarray:
         labels = read_label_image(PathManager.get_local_path(path)).astype(np.int64)
         labels[labels == self._ignore_label] = IGNORE
         if labels.max(initial=IGNORE) >= len(self._class_names):
@@ -196,16 +220,14 @@ class SemanticEvaluator(DatasetEvaluator):
             )
         return labels
 
-    def _truth_from_panoptic(self, entry: Mapping[str, Any]) -> np.ndarray:
-        path = PathManager.get_local_path(entry["pan_seg_file_name"])
-        ids, index = np.unique(read_panoptic_png(path), return_inverse=True)
+    def _read_panoptic(self, path: str, segments: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        ids, index = np.unique(
+            read_panoptic_png(PathManager.get_local_path(path)), return_inverse=True
+        )
         class_of = {
-            s["id"]: IGNORE if s.get("iscrowd", 0) else s["category_id"]
-            for s in entry["segments_info"]
-        }
-        class_of[0] = IGNORE
-        unlisted = [i for i in ids.tolist() if i not in class_of]
+            s["id"]: IGNORE if s.get("iscrowd", 0) else s["category_id"] for s in segments
+        } | {VOID: IGNORE}
+        unlisted = [id_ for id_ in ids.tolist() if id_ not in class_of]
         if unlisted:
             raise DataError(f"{path}: segments {unlisted} are missing in its segments_info")
-        classes = np.array([class_of[i] for i in ids.tolist()], dtype=np.int64)
-        return classes[index]
+        return np.array([class_of[id_] for id_ in ids.tolist()], dtype=np.int64)[index]

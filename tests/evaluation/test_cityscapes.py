@@ -16,6 +16,7 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 from PIL import Image
 
+from proscale.errors import DataError
 from proscale.evaluation import CityscapesInstanceEvaluator, CityscapesSemanticEvaluator
 
 CLASSES = [c["name"] for c in CITYSCAPES_CATEGORIES]
@@ -271,7 +272,7 @@ def test_instances_nowhere_to_be_found_are_no_figure(toy):
 
 
 def test_faults_name_the_image_or_the_folder(toy, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no instance maps .*empty"):
+    with pytest.raises(DataError, match=r"no instance maps .*empty"):
         CityscapesInstanceEvaluator(register(tmp_path / "empty"))
     evaluator = CityscapesInstanceEvaluator(register(toy))
     with pytest.raises(ValueError, match=r"4 of the 4 images .*ulm/ulm_000000_000019"):
@@ -279,9 +280,9 @@ def test_faults_name_the_image_or_the_folder(toy, tmp_path):
     file_name, _, _ = next(frames(toy))
     small = Instances((2, 2))
     small.pred_masks = torch.zeros((0, 2, 2), dtype=torch.bool)
-    with pytest.raises(ValueError, match=r"ulm_000000_.*\(2, 2\), the truth is \(60, 90\)"):
+    with pytest.raises(ValueError, match=r"ulm_000000_.*\(2, 2\), the ground truth is \(60, 90\)"):
         evaluator.process([{"file_name": file_name}], [{"instances": small}])
-    with pytest.raises(ValueError, match=r"bonn_1\.png: there is no truth for bonn/bonn_1"):
+    with pytest.raises(ValueError, match=r"bonn_1\.png: no ground truth for bonn/bonn_1"):
         evaluator.process([{"file_name": "val/bonn/bonn_1.png"}], [{"instances": small}])
     name = register(toy)
     MetadataCatalog.get(name).__dict__["thing_classes"] = ["person", "llama"]

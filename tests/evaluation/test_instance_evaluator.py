@@ -131,7 +131,9 @@ def test_a_split_without_annotations_is_saved_only(with_instances, tmp_path):
         InstanceEvaluator(with_instances.name)
     evaluator = InstanceEvaluator(with_instances.name, str(tmp_path), save_predictions=True)
     assert run(evaluator, with_instances, (3, 5, 7)) == {}
-    with pytest.raises(ValueError, match=r"TEST\.SAVE_PREDICTIONS needs an output folder"):
+    with pytest.raises(
+        ValueError, match=r"TEST\.SAVE_PREDICTIONS is True: expected an output folder"
+    ):
         InstanceEvaluator(with_instances.name, save_predictions=True)
 
 

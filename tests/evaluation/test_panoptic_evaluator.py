@@ -217,7 +217,9 @@ def test_a_split_without_annotations_is_saved_only(toy_dataset, tmp_path):
     fill(evaluator, toy_dataset, (3, 5, 7))
     assert evaluator.evaluate() == {"panoptic_seg": {}}
     assert {p.name for p in (out / "panoptic_predictions").iterdir()} == {"3.png", "5.png", "7.png"}
-    with pytest.raises(ValueError, match=r"TEST\.SAVE_PREDICTIONS needs an output folder"):
+    with pytest.raises(
+        ValueError, match=r"TEST\.SAVE_PREDICTIONS is True: expected an output folder"
+    ):
         CocoPanopticEvaluator(toy_dataset.name, save_predictions=True)
 
 

@@ -181,7 +181,7 @@ def test_figures_equal_detectron2s(toy_dataset):
 def test_faults_name_the_file(toy_dataset):
     evaluator = SemanticEvaluator(toy_dataset.name)
     right = scores(toy_dataset.classes(5))
-    with pytest.raises(ValueError, match=r"5\.jpg.*\(4, 12, 19\), expected .*\(4, 12, 20\)"):
+    with pytest.raises(ValueError, match=r"5\.jpg.*\(4, 12, 19\): expected .*\(4, 12, 20\)"):
         evaluator.process([toy_dataset.inputs(5)], [{"sem_seg": right["sem_seg"][..., 1:]}])
     with pytest.raises(ValueError, match=r"5\.jpg.*\(3, 12, 20\)"):
         evaluator.process([toy_dataset.inputs(5)], [{"sem_seg": right["sem_seg"][1:]}])

@@ -143,6 +143,6 @@ def test_keys_reach_the_evaluators(with_instances, tmp_path):
     panoptic, instance, semantic = build_evaluator(
         cfg, with_instances.name, str(tmp_path / "out")
     )._evaluators
-    assert panoptic._save_predictions and instance._save_predictions
+    assert panoptic._prediction_dir and instance._prediction_dir
     assert "boundary" in instance.evaluate() and "mBoundaryIoU" in semantic.evaluate()["sem_seg"]
     assert (tmp_path / "out" / "coco_instances_results.json").is_file()

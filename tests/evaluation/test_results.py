@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from proscale.evaluation.results_file import write_results
+from proscale.evaluation.results import write_results
 
 
 def test_nan_becomes_null_at_any_depth(tmp_path):

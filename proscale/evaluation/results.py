@@ -1,0 +1,94 @@
+"""Shared by the evaluators: means over classes, tables, files of results, completeness."""
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import numpy as np
+from detectron2.utils.file_io import PathManager
+from tabulate import tabulate
+
+from proscale.errors import ConfigError, DataError
+
+
+def nan_mean(values: np.ndarray) -> float:
+    """The mean of the values that are not nan; nan if there are none."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else float("nan")
+
+
+def metrics_table(rows: Any, headers: Any = "keys") -> str:
+    """A table for the log: ``rows`` are dicts, or sequences under ``headers``."""
+    return tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".2f")
+
+
+def write_results(output_dir: str | None, file_name: str, results: dict[str, Any]) -> None:
+    """Write ``results`` to ``output_dir/file_name`` as JSON, nan as null; None writes nothing.
+
+    Raises:
+        ValueError: a number is infinite.
+    """
+    if output_dir is None:
+        return
+    text = json.dumps(_without_nan(results), indent=2, allow_nan=False)
+    PathManager.mkdirs(output_dir)
+    with PathManager.open(os.path.join(output_dir, file_name), "w") as file:
+        file.write(text + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    # JSON has no nan; readers in other languages stop at the one that Python would write.
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def prediction_dir(
+    output_dir: str | None, *, save_predictions: bool, is_annotated: bool, annotation_file: str
+) -> str | None:
+    """The folder for predictions; None if they are not saved.
+
+    Raises:
+        ConfigError: there is no ``output_dir`` to save to.
+        DataError: a split without annotations, which cannot be scored, is not saved either.
+    """
+    if save_predictions and output_dir is None:
+        raise ConfigError("TEST.SAVE_PREDICTIONS is True: expected an output folder for them")
+    if not is_annotated and not save_predictions:
+        raise DataError(
+            f"{annotation_file} has no annotations: expected some, or TEST.SAVE_PREDICTIONS True "
+            "to write predictions for a test server"
+        )
+    return output_dir if save_predictions else None
+
+
+def check_every_image_once(
+    expected: Collection[Any], scored: Iterable[Any], *, dataset_name: str
+) -> None:
+    """Make sure that the metrics are those of the whole data set.
+
+    Args:
+        expected: the data set's images, by an id or name.
+        scored: those that were scored, repetitions included.
+
+    Raises:
+        ValueError: some were never scored or more than once; names the first.
+    """
+    times = Counter(scored)
+    missing = [image for image in expected if image not in times]
+    repeated = [image for image, count in times.items() if count > 1]
+    for images, problem in (
+        (missing, "have no prediction"),
+        (repeated, "were predicted more than once"),
+    ):
+        if images:
+            raise ValueError(
+                f"{len(images)} of the {len(expected)} images of data set {dataset_name!r} "
+                f"{problem}, the first being image_id {', '.join(map(str, images[:5]))}: expected "
+                "one prediction for each"
+            )
