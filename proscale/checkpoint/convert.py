@@ -6,28 +6,22 @@ Mask2Former and PRO-SCALE, ``backbone.…`` and ``sem_seg_head.…``.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from proscale.checkpoint import (
-    huggingface,
-    huggingface_mask2former,
-    imagenet,
-    nvidia,
-    openmmlab,
-    timm,
-)
-from proscale.checkpoint.rules import Scheme
+from proscale.checkpoint import imagenet, mask2former, segformer, timm
+from proscale.checkpoint.rules import NamingScheme
 from proscale.errors import CheckpointError
 
 PROSCALE = "proscale"
-SCHEMES: dict[str, tuple[Scheme, ...]] = {
-    "openmmlab": (openmmlab.SCHEME,),
-    "nvidia": (nvidia.SCHEME,),
-    "huggingface": (huggingface.SCHEME, huggingface_mask2former.SCHEME),
-    "transformers": (huggingface.IN_MEMORY, huggingface_mask2former.IN_MEMORY),
+SCHEMES: dict[str, tuple[NamingScheme, ...]] = {
+    "openmmlab": (segformer.OPENMMLAB,),
+    "nvidia": (segformer.NVIDIA,),
+    "huggingface": (segformer.HUGGINGFACE, mask2former.HUGGINGFACE),
+    "transformers": (segformer.HUGGINGFACE_IN_MEMORY, mask2former.HUGGINGFACE_IN_MEMORY),
     "detectron2": (imagenet.DETECTRON2,),
     "torchvision": (imagenet.TORCHVISION,),
     "microsoft": (imagenet.MICROSOFT,),
@@ -110,17 +104,19 @@ def convert(state_dict: Mapping, *, to: str = PROSCALE, model: Collection[str] =
             f"names of no known scheme ({', '.join((PROSCALE, *SCHEMES))}): "
             f"{', '.join(list(state)[:3]) or 'none at all'}, …"
         )
-    unknown: list[str] = []
-    settings: Mapping[str, object] = {}
+    # All conversions go by this project's names.
+    unknown, settings = [], {}
     if scheme is not None:
-        state, unknown = _to_ours(state, scheme)
+        converted, unknown = scheme.to_ours(state)
+        state = converted | {name: state[name] for name in unknown}
         settings = scheme.settings
     if to == PROSCALE:
         return Conversion(state, source, unknown, settings)
 
-    whole = any(name.startswith(_HEAD) for name in state)
+    # Of the models that ``to`` has names for, the one that leaves least out.
+    is_whole = any(name.startswith(_HEAD) for name in state)
     converted, left = min(
-        (kind.from_ours(state, with_prefix=whole) for kind in SCHEMES[to]),
+        (kind.from_ours(state, with_prefix=is_whole) for kind in SCHEMES[to]),
         key=lambda result: len(result[1]),
     )
     ours = [name for name in left if name.startswith((_BACKBONE, _HEAD)) and name not in unknown]
@@ -132,12 +128,12 @@ def convert(state_dict: Mapping, *, to: str = PROSCALE, model: Collection[str] =
     return Conversion(converted, source, left, settings)
 
 
-def recognise(names: Collection[str]) -> tuple[str | None, Scheme | None]:
-    """The scheme of ``names``: its key in :data:`SCHEMES` and itself; or ``proscale`` or None, and
-    None."""
+def recognise(names: Collection[str]) -> tuple[str | None, NamingScheme | None]:
+    """The key of the scheme of ``names`` and the scheme; for this project's names ``proscale`` and
+    None, for others None and None."""
     for key, kinds in SCHEMES.items():
         for scheme in kinds:
-            if scheme.recognises(names):
+            if any(scheme.mark.fullmatch(name) for name in names):
                 return key, scheme
     return PROSCALE if any(name.startswith((_BACKBONE, _HEAD)) for name in names) else None, None
 
@@ -147,10 +143,10 @@ def is_timm_model(names: Collection[str]) -> bool:
     return any(name.startswith(timm.NETWORK) for name in names)
 
 
-def tensors_of(checkpoint: Mapping) -> dict[str, Tensor]:
+def tensors_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors by name in ``checkpoint``, out of their container and without ``module.``.
 
-    What is beside them and is neither a tensor nor an array is left out.
+    Values that are neither tensors nor arrays are left out.
     """
     for key in CONTAINERS:
         if isinstance(checkpoint.get(key), Mapping):
@@ -164,8 +160,3 @@ def tensors_of(checkpoint: Mapping) -> dict[str, Tensor]:
         for name, tensor in checkpoint.items()
         if isinstance(name, str) and isinstance(tensor, Tensor | np.ndarray | np.generic)
     }
-
-
-def _to_ours(state: Mapping[str, Tensor], scheme: Scheme) -> tuple[dict[str, Tensor], list[str]]:
-    converted, unknown = scheme.to_ours(state)
-    return {**converted, **{name: state[name] for name in unknown}}, unknown

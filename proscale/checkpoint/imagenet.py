@@ -1,7 +1,7 @@
 """Names of ImageNet classifiers whose networks are backbones here: ResNet and Swin Transformer.
 
-What a classifier has behind the backbone, and norms of outputs that only the backbone has, are
-nobody's counterpart.
+A classifier's layers behind the backbone, and norms of outputs that only the backbone has, have no
+counterpart.
 """
 
 from types import MappingProxyType
@@ -9,7 +9,15 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from proscale.checkpoint.rules import Implied, Rule, Scheme, rename
+from proscale.checkpoint.rules import (
+    Implied,
+    NamingScheme,
+    Rule,
+    Template,
+    matching,
+    rename,
+    rename_modules,
+)
 from proscale.modeling.backbones.swin import relative_position_index
 
 RGB = MappingProxyType(
@@ -21,82 +29,72 @@ RGB = MappingProxyType(
 )
 """How torchvision, Swin and Mask2Former normalise images."""
 
-_RESNET = "backbone.res{stage+2}.{block}."
-_SWIN = "backbone."
-SWIN_BLOCK = _SWIN + "layers.{stage}.blocks.{block}."
-_SWIN_BLOCK_NAMES = (
-    "norm1.{tensor}",
-    "attn.relative_position_bias_table",
-    "attn.qkv.{tensor}",
-    "attn.proj.{tensor}",
-    "norm2.{tensor}",
-    "mlp.fc1.{tensor}",
-    "mlp.fc2.{tensor}",
-)
+_BLOCK = "layers.{stage}.blocks.{block}."
+SWIN_BLOCK = "backbone." + _BLOCK
+_SWIN_MODULES = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"]
+_TABLE, _INDEX = "attn.relative_position_bias_table", "attn.relative_position_index"
 
 
 def resnet_rules(
     *, stem: str, stem_norm: str, conv: str, norm: str, shortcut: str, shortcut_norm: str
 ) -> tuple[Rule, ...]:
     """Rules of a ResNet from the templates of its modules; ``{conv}`` counts within a block."""
-    return (
-        rename("backbone.stem.conv1.{tensor}", stem + ".{tensor}"),
-        rename("backbone.stem.conv1.norm.{tensor}", stem_norm + ".{tensor}"),
-        rename(_RESNET + "conv{conv+1}.{tensor}", conv + ".{tensor}"),
-        rename(_RESNET + "conv{conv+1}.norm.{tensor}", norm + ".{tensor}"),
-        rename(_RESNET + "shortcut.{tensor}", shortcut + ".{tensor}"),
-        rename(_RESNET + "shortcut.norm.{tensor}", shortcut_norm + ".{tensor}"),
-    )
+    block = "res{stage+2}.{block}."
+    modules = {
+        "stem.conv1": stem,
+        "stem.conv1.norm": stem_norm,
+        block + "conv{conv+1}": conv,
+        block + "conv{conv+1}.norm": norm,
+        block + "shortcut": shortcut,
+        block + "shortcut.norm": shortcut_norm,
+    }
+    return rename_modules("backbone.", "", modules)
 
 
-def swin_rules(prefix: str, *, downsample: str = "{stage}") -> tuple[Rule, ...]:
+def _swin_rules(prefix: str, *, downsample: str = "{stage}") -> tuple[Rule, ...]:
     """Rules of a Swin Transformer with Microsoft's names.
 
     Args:
         prefix: before every name.
         downsample: number of the stage that has the merging behind our ``{stage}``.
     """
-    ours, theirs = _SWIN + "layers.{stage}.downsample.", f"{prefix}layers.{downsample}.downsample."
+    modules = {
+        **{name: name for name in ("patch_embed.proj", "patch_embed.norm")},
+        **{_BLOCK + name: _BLOCK + name for name in _SWIN_MODULES},
+        **{
+            f"layers.{{stage}}.downsample.{name}": f"layers.{downsample}.downsample.{name}"
+            for name in ("norm", "reduction")
+        },
+    }
     return (
-        rename(_SWIN + "patch_embed.proj.{tensor}", prefix + "patch_embed.proj.{tensor}"),
-        rename(_SWIN + "patch_embed.norm.{tensor}", prefix + "patch_embed.norm.{tensor}"),
-        *(
-            rename(SWIN_BLOCK + name, SWIN_BLOCK.replace(_SWIN, prefix) + name)
-            for name in _SWIN_BLOCK_NAMES
-        ),
-        rename(ours + "norm.{tensor}", theirs + "norm.{tensor}"),
-        rename(ours + "reduction.{tensor}", theirs + "reduction.{tensor}"),
+        *rename_modules("backbone.", prefix, modules),
+        rename(SWIN_BLOCK + _TABLE, prefix + _BLOCK + _TABLE),
     )
 
 
-def swin_index(table: Tensor) -> Tensor:
+def _swin_index(table: Tensor) -> Tensor:
     """The rows of a bias table ``((2·window - 1)², heads)`` that pairs of tokens look up."""
     side = round(len(table) ** 0.5)
     with torch.device(table.device):
         return relative_position_index((side + 1) // 2)
 
 
-SWIN_INDICES = Implied(
-    SWIN_BLOCK + "attn.relative_position_index",
-    SWIN_BLOCK + "attn.relative_position_bias_table",
-    swin_index,
-)
-"""For schemes in whose files the indices are not."""
+SWIN_INDICES = Implied(Template(SWIN_BLOCK + _INDEX), Template(SWIN_BLOCK + _TABLE), _swin_index)
+"""For schemes whose files do not have the indices."""
 
 
-def _microsoft(prefix: str) -> Scheme:
-    indices = "layers.{stage}.blocks.{block}.attn.relative_position_index"
-    return Scheme(
+def _microsoft(prefix: str) -> NamingScheme:
+    return NamingScheme(
         # In timm's models the first stage has none.
-        marks=(prefix + "layers.0.downsample.reduction.{tensor}",),
-        rules=(*swin_rules(prefix), rename(_SWIN + indices, prefix + indices)),
+        mark=matching(prefix + "layers.0.downsample.reduction.{tensor}"),
+        rules=(*_swin_rules(prefix), rename(SWIN_BLOCK + _INDEX, prefix + _BLOCK + _INDEX)),
         container="model",
         settings=RGB,
     )
 
 
-TORCHVISION = Scheme(
-    marks=("layer{stage+1}.{block}.bn{conv+1}.{tensor}",),
+TORCHVISION = NamingScheme(
+    mark=matching("layer{stage+1}.{block}.bn{conv+1}.{tensor}"),
     rules=resnet_rules(
         stem="conv1",
         stem_norm="bn1",
@@ -108,8 +106,8 @@ TORCHVISION = Scheme(
     settings={**RGB, "MODEL.RESNETS.STRIDE_IN_1X1": False},
 )
 
-DETECTRON2 = Scheme(
-    marks=("res{stage+2}.{block}.conv{conv+1}.norm.{tensor}",),
+DETECTRON2 = NamingScheme(
+    mark=matching("res{stage+2}.{block}.conv{conv+1}.norm.{tensor}"),
     rules=resnet_rules(
         stem="stem.conv1",
         stem_norm="stem.conv1.norm",
@@ -122,13 +120,13 @@ DETECTRON2 = Scheme(
 )
 
 MICROSOFT = _microsoft("")
-# Of its two networks the one that is trained by gradients.
+# Of MoBY's two networks the one that is trained by gradients.
 MOBY = _microsoft("encoder.")
 
-TIMM_SWIN = Scheme(
+TIMM_SWIN = NamingScheme(
     # The merging stands before a stage, where Microsoft's names have it behind the one before.
-    marks=("layers.3.downsample.reduction.{tensor}",),
-    rules=swin_rules("", downsample="{stage+1}"),
+    mark=matching("layers.3.downsample.reduction.{tensor}"),
+    rules=_swin_rules("", downsample="{stage+1}"),
     settings=RGB,
     implied_ours=(SWIN_INDICES,),
 )

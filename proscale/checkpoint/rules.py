@@ -5,11 +5,11 @@ Where one side keeps in one tensor what the other splits (queries, keys and valu
 several names on that side: their tensors are concatenated along the first dimension.
 
 Names are templates. ``{stage}`` and ``{block}`` stand for numbers from 0, ``{stage+1}`` and
-``{stage+2}`` for the same numbers counted from 1 and from 2, ``{tensor}`` for what a module calls
-its tensors. A prefix in brackets may be missing when names are read.
+``{stage+2}`` for the same numbers counted from 1 and from 2, ``{tensor}`` for a module's own name
+of a tensor, such as ``weight``. A prefix in brackets may be missing when names are read.
 
-A tensor that one side has and the other makes do without, because it follows from another one, is
-implied: made on the way to that side, left out on the way from it.
+A tensor that only one side has, because it follows from another one, is implied: made on the way to
+that side, left out on the way from it.
 """
 
 import re
@@ -24,55 +24,60 @@ _TENSORS = "weight|bias|running_mean|running_var|num_batches_tracked"
 _PLACEHOLDER = re.compile(r"\{(\w+)(?:\+(\d))?\}")
 _OPTIONAL = re.compile(r"^\[([^]]*)\]")
 
-State = Mapping[str, Tensor]
+Translation = tuple[dict[str, Tensor], list[str]]
+"""Tensors under their new names, and the names that no rule has."""
 
 
+@dataclass(frozen=True)
 class Template:
-    """The names of one kind of tensor."""
+    """The names of one kind of tensor.
 
-    def __init__(self, text: str):
-        self._text = text
-        optional = _OPTIONAL.match(text)
-        rest = text[optional.end() :] if optional else text
+    Attributes:
+        text: see the module.
+        units: length of its tensors in a concatenation, in units that all parts share.
+    """
+
+    text: str
+    units: int = 1
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Matches whole names; its groups are the placeholders, counted as the names count."""
+        optional = _OPTIONAL.match(self.text)
+        rest = self.text[optional.end() :] if optional else self.text
         pieces, end = [f"(?:{re.escape(optional[1])})?" if optional else ""], 0
         for placeholder in _PLACEHOLDER.finditer(rest):
-            pattern = _TENSORS if placeholder[1] == "tensor" else r"\d+"
-            pieces += [
-                re.escape(rest[end : placeholder.start()]),
-                f"(?P<{placeholder[1]}>{pattern})",
-            ]
+            values = _TENSORS if placeholder[1] == "tensor" else r"\d+"
+            pieces.append(re.escape(rest[end : placeholder.start()]))
+            pieces.append(f"(?P<{placeholder[1]}>{values})")
             end = placeholder.end()
-        self._pattern = re.compile("".join(pieces) + re.escape(rest[end:]))
-        self._first = {name: int(first) for name, first in _PLACEHOLDER.findall(rest) if first}
+        return re.compile("".join(pieces) + re.escape(rest[end:]))
+
+    @cached_property
+    def _first(self) -> dict[str, int]:
+        """The number that a placeholder's count starts from."""
+        return {name: int(first or 0) for name, first in _PLACEHOLDER.findall(self.text)}
 
     def match(self, name: str) -> dict[str, str] | None:
-        """What the placeholders stand for in ``name``; None if it is another kind of name."""
-        match = self._pattern.fullmatch(name)
+        """The placeholders' values in ``name``, from 0; None if it is another kind of name."""
+        match = self.pattern.fullmatch(name)
         if match is None:
             return None
         return {
-            key: str(int(value) - self._first[key]) if key in self._first else value
+            key: value if key == "tensor" else str(int(value) - self._first[key])
             for key, value in match.groupdict().items()
         }
 
-    def fill(self, values: Mapping[str, str], *, with_prefix: bool) -> str:
+    def fill(self, values: Mapping[str, str], *, with_prefix: bool = True) -> str:
         """The name with ``values`` for the placeholders."""
-        text = _OPTIONAL.sub(r"\1" if with_prefix else "", self._text)
+        text = _OPTIONAL.sub(r"\1" if with_prefix else "", self.text)
         return _PLACEHOLDER.sub(
             lambda key: str(int(values[key[1]]) + int(key[2])) if key[2] else values[key[1]], text
         )
 
 
-@dataclass(frozen=True)
-class Part:
-    """Tensors of one template, and how much of the concatenation they are."""
-
-    template: str
-    share: int = 1
-
-    @cached_property
-    def names(self) -> Template:
-        return Template(self.template)
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 @dataclass(frozen=True)
@@ -81,13 +86,13 @@ class Rule:
 
     Attributes:
         ours, theirs: the parts on either side, in the order of the concatenation.
-        to_ours, to_theirs: applied to the whole tensor, where shapes or orders differ.
+        to_ours, to_theirs: applied to the concatenation, where shapes or orders differ.
     """
 
-    ours: tuple[Part, ...]
-    theirs: tuple[Part, ...]
-    to_ours: Callable[[Tensor], Tensor] = lambda tensor: tensor
-    to_theirs: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    ours: tuple[Template, ...]
+    theirs: tuple[Template, ...]
+    to_ours: Callable[[Tensor], Tensor] = _unchanged
+    to_theirs: Callable[[Tensor], Tensor] = _unchanged
 
 
 @dataclass(frozen=True)
@@ -95,124 +100,116 @@ class Implied:
     """A tensor that follows from another one of the same side.
 
     Attributes:
-        template, source: its name and the other's, with the same placeholders.
+        template, source: its names and the other's, with the same placeholders.
         make: from the other tensor.
     """
 
-    template: str
-    source: str
+    template: Template
+    source: Template
     make: Callable[[Tensor], Tensor]
-
-    @cached_property
-    def names(self) -> Template:
-        return Template(self.template)
-
-    @cached_property
-    def sources(self) -> Template:
-        return Template(self.source)
 
 
 @dataclass(frozen=True)
-class Scheme:
+class NamingScheme:
     """A naming scheme.
 
     Attributes:
-        marks: templates; a name of one of them is in every checkpoint of the scheme and in no
-            other's.
+        mark: matches a name in every checkpoint of the scheme, and none in any other's.
         rules: in any order.
         container: the key of its ``.pth`` files below which the tensors are; None at the top.
         settings: configuration that models with such weights were trained with, by key.
         implied_ours, implied_theirs: tensors that only this project, or only the scheme, has.
     """
 
-    marks: tuple[str, ...]
+    mark: re.Pattern[str]
     rules: tuple[Rule, ...]
     container: str | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     implied_ours: tuple[Implied, ...] = ()
     implied_theirs: tuple[Implied, ...] = ()
 
-    def recognises(self, names: Iterable[str]) -> bool:
-        """Whether ``names`` are this scheme's."""
-        marks = [Template(mark) for mark in self.marks]
-        return any(mark.match(name) is not None for name in names for mark in marks)
-
-    def to_ours(self, state: State) -> tuple[dict[str, Tensor], list[str]]:
-        """``state`` under this project's names, and the names that no rule has."""
+    def to_ours(self, state: Mapping[str, Tensor]) -> Translation:
+        """``state`` under this project's names."""
         steps = [(rule.theirs, rule.ours, rule.to_ours) for rule in self.rules]
-        translated, left = _apply(state, steps, with_prefix=True)
-        _add(translated, self.implied_ours)
-        return translated, _without(left, self.implied_theirs)
+        translated, left = _translate(state, steps, with_prefix=True)
+        return _with_implied(translated, self.implied_ours), _without(left, self.implied_theirs)
 
-    def from_ours(self, state: State, *, with_prefix: bool) -> tuple[dict[str, Tensor], list[str]]:
+    def from_ours(self, state: Mapping[str, Tensor], *, with_prefix: bool) -> Translation:
         """The reverse; ``with_prefix`` writes the prefixes that may be missing."""
         steps = [(rule.ours, rule.theirs, rule.to_theirs) for rule in self.rules]
-        translated, left = _apply(state, steps, with_prefix=with_prefix)
-        _add(translated, self.implied_theirs)
-        return translated, _without(left, self.implied_ours)
+        translated, left = _translate(state, steps, with_prefix=with_prefix)
+        return _with_implied(translated, self.implied_theirs), _without(left, self.implied_ours)
+
+
+def matching(*templates: str) -> re.Pattern[str]:
+    """Matches the names of any of ``templates``."""
+    patterns = (Template(text).pattern.pattern for text in templates)
+    # Alternatives may not repeat names of groups.
+    return re.compile("|".join(re.sub(r"\?P<\w+>", "", pattern) for pattern in patterns))
 
 
 def rename(ours: str, theirs: str, **functions: Callable[[Tensor], Tensor]) -> Rule:
     """A rule of one name on each side."""
-    return Rule((Part(ours),), (Part(theirs),), **functions)
+    return Rule((Template(ours),), (Template(theirs),), **functions)
 
 
-def as_linear(tensor: Tensor) -> Tensor:
-    """The weight of a 1×1 convolution as that of a linear layer; others as they are."""
-    return tensor.flatten(1) if tensor.ndim == 4 else tensor
+def rename_modules(ours: str, theirs: str, modules: Mapping[str, str]) -> tuple[Rule, ...]:
+    """Rules of all tensors of ``modules``: ours to theirs, each below its side's prefix."""
+    return tuple(
+        rename(f"{ours}{our_name}.{{tensor}}", f"{theirs}{their_name}.{{tensor}}")
+        for our_name, their_name in modules.items()
+    )
 
 
-def as_convolution(tensor: Tensor) -> Tensor:
-    """The weight of a linear layer as that of a 1×1 convolution; others as they are."""
-    return tensor[..., None, None] if tensor.ndim == 2 else tensor
+def concatenate(ours: str, *theirs: str) -> Rule:
+    """A rule of one name here that holds several of theirs, in order."""
+    return Rule((Template(ours),), tuple(map(Template, theirs)))
 
 
-def reverse_stages(tensor: Tensor) -> Tensor:
-    """``(C, 4·C, 1, 1)``: the input's four blocks of channels in reverse."""
-    return torch.cat(tensor.chunk(4, dim=1)[::-1], dim=1)
-
-
-def _add(state: dict[str, Tensor], implied: tuple[Implied, ...]) -> None:
-    for kind in implied:
-        for name in list(state):
-            values = kind.sources.match(name)
-            if values is not None:
-                state[kind.names.fill(values, with_prefix=True)] = kind.make(state[name])
-
-
-def _without(names: list[str], implied: tuple[Implied, ...]) -> list[str]:
-    return [name for name in names if all(kind.names.match(name) is None for kind in implied)]
-
-
-def _apply(
-    state: State,
-    steps: list[tuple[tuple[Part, ...], tuple[Part, ...], Callable[[Tensor], Tensor]]],
+def _translate(
+    state: Mapping[str, Tensor],
+    steps: Iterable[tuple[tuple[Template, ...], tuple[Template, ...], Callable[[Tensor], Tensor]]],
     *,
     with_prefix: bool,
-) -> tuple[dict[str, Tensor], list[str]]:
+) -> Translation:
     translated: dict[str, Tensor] = {}
     used: set[str] = set()
     for sources, targets, function in steps:
-        found: dict[tuple, dict[int, str]] = {}
+        # The names of every part, by the values of the placeholders, which the parts share.
+        found: dict[tuple[tuple[str, str], ...], dict[int, str]] = {}
         for name in state:
-            for i, part in enumerate(sources):
-                values = part.names.match(name)
+            for i, source in enumerate(sources):
+                values = source.match(name)
                 if values is not None:
                     found.setdefault(tuple(sorted(values.items())), {})[i] = name
-        for values, names in found.items():
+        for key, names in found.items():
             if len(names) < len(sources):
                 continue
             used.update(names.values())
             tensors = [torch.as_tensor(state[names[i]]) for i in range(len(sources))]
             whole = function(torch.cat(tensors) if len(tensors) > 1 else tensors[0])
-            for part, tensor in zip(targets, _split(whole, targets), strict=True):
-                translated[part.names.fill(dict(values), with_prefix=with_prefix)] = tensor
+            for target, tensor in zip(targets, _split(whole, targets), strict=True):
+                translated[target.fill(dict(key), with_prefix=with_prefix)] = tensor
     return translated, [name for name in state if name not in used]
 
 
-def _split(tensor: Tensor, parts: tuple[Part, ...]) -> list[Tensor]:
+def _split(tensor: Tensor, parts: tuple[Template, ...]) -> list[Tensor]:
     if len(parts) == 1:
         return [tensor]
-    unit = len(tensor) // sum(part.share for part in parts)
+    unit = len(tensor) // sum(part.units for part in parts)
     # Copies, because files hold every tensor by itself.
-    return [piece.clone() for piece in tensor.split([unit * part.share for part in parts])]
+    return [piece.clone() for piece in tensor.split([unit * part.units for part in parts])]
+
+
+def _with_implied(state: dict[str, Tensor], implied: tuple[Implied, ...]) -> dict[str, Tensor]:
+    made = {
+        kind.template.fill(values): kind.make(tensor)
+        for kind in implied
+        for name, tensor in state.items()
+        if (values := kind.source.match(name)) is not None
+    }
+    return state | made
+
+
+def _without(names: list[str], implied: tuple[Implied, ...]) -> list[str]:
+    return [name for name in names if all(kind.template.match(name) is None for kind in implied)]

