@@ -2,26 +2,35 @@
 
 The ranges say what the code works with; ``requirements.lock`` has the versions it is tested with.
 Detectron2 is not on PyPI under its own name, so it cannot be declared here:
-`proscale.utils.dependencies` checks for it at import, and ``tools/install_detectron2.py`` installs
-it.
+``proscale.utils.dependencies`` checks for it at import, and ``tools/install_detectron2.py``
+installs it. The wheel carries ``configs/`` as ``proscale/configs``, where
+``proscale.config.find_config`` looks.
 """
+
+import re
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).parent
+(VERSION,) = re.findall(r'__version__ = "(.+)"', (ROOT / "proscale" / "__init__.py").read_text())
+
 setup(
     name="proscale",
-    version="0.1.0",
+    version=VERSION,
     description="PRO-SCALE and Mask2Former on Detectron2: efficient universal image segmentation",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=find_packages(include=["proscale", "proscale.*"]),
-    py_modules=["proscale_cli"],
+    packages=[*find_packages(include=["proscale", "proscale.*"]), "proscale.configs"],
+    package_dir={"proscale.configs": "configs"},
     package_data={
-        "proscale.predict": ["gallery.html"],
-        "proscale.report": ["report.html"],
-        "proscale.utils.web": ["*.css", "*.html", "*.js"],
+        "": ["*.css", "*.html", "*.js", "py.typed"],
+        "proscale.configs": ["**/*.yaml"],
     },
+    py_modules=["proscale_cli"],
     install_requires=[
         "fvcore>=0.1.5.post20221221,<0.1.6",
         "iopath>=0.1.9,<0.1.10",
@@ -72,5 +81,13 @@ setup(
         ],
         "docs": ["furo", "myst-parser>=4", "sphinx>=8"],
     },
+    classifiers=[
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     entry_points={"console_scripts": ["proscale = proscale_cli:main"]},
 )

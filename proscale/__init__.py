@@ -19,4 +19,6 @@ from proscale import data, modeling
 from proscale.config.keys import add_proscale_config
 from proscale.predict import Predictor
 
+__version__ = "0.2.0"
+
 __all__ = ["Predictor", "add_proscale_config", "data", "modeling"]
