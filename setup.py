@@ -27,8 +27,9 @@ setup(
     packages=[*find_packages(include=["proscale", "proscale.*"]), "proscale.configs"],
     package_dir={"proscale.configs": "configs"},
     package_data={
-        "": ["*.css", "*.html", "*.js", "py.typed"],
+        "": ["*.html", "py.typed"],
         "proscale.configs": ["**/*.yaml"],
+        "proscale.predict": ["web/*"],
     },
     py_modules=["proscale_cli"],
     install_requires=[

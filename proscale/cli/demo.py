@@ -27,7 +27,7 @@ from proscale.data import build_mapper
 from proscale.data.datasets.shapes import DEFAULT_ROOT, generate
 from proscale.data.formats.panoptic_png import read_panoptic_png
 from proscale.engine.trainer import Trainer
-from proscale.predict.visualization import draw_panoptic, side_by_side
+from proscale.predict.drawing import draw_panoptic, side_by_side
 
 CONFIG_FILE = "configs/demo/proscale_r18_111.yaml"
 NUM_PICTURES = 12

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from proscale.cli.arguments import positive, split_at_key
 from proscale.config import setup_cfg
-from proscale.errors import CheckpointError, ConfigError
+from proscale.errors import ConfigError
 from proscale.predict import TASKS, Predictor
-from proscale.predict.files import VIDEO_SAMPLES, predict_files
+from proscale.predict.files import VIDEO_SAMPLES, FilePredictor, find_sources
 from proscale.predict.outputs import OutputFolder
 from proscale.predict.predictor import choose_task
-from proscale.predict.sources import find_sources
 from proscale.utils.malloc import disable_malloc_trim
 
 INSTANCE_THRESHOLD = 0.5
@@ -38,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--score-threshold",
-        type=_share,
+        type=_fraction,
         metavar="SCORE",
         help="leave out what scores less, 0 to 1 (default: 0 for panoptic segments, which have "
         "passed MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD; "
@@ -71,14 +70,11 @@ def run(options: argparse.Namespace) -> None:
     """Run the command."""
     inputs, overrides = split_at_key([*options.inputs, *options.opts])
     disable_malloc_trim()
-    try:
-        sources = find_sources(inputs, leave_out=options.output)
-        cfg = setup_cfg(options.config_file, overrides)
-        task = choose_task(cfg, options.task)
-        threshold = _threshold(options.score_threshold, task)
-        predictor = Predictor(cfg, options.weights, task=task, score_threshold=threshold)
-    except (CheckpointError, ValueError, FileNotFoundError) as error:
-        raise ConfigError(str(error)) from error
+    sources = find_sources(inputs, leave_out=options.output)
+    cfg = setup_cfg(options.config_file, overrides)
+    task = choose_task(cfg, options.task)
+    threshold = _threshold(options.score_threshold, task)
+    predictor = Predictor(cfg, options.weights, task=task, score_threshold=threshold)
     output = OutputFolder(
         options.output,
         task=task,
@@ -86,15 +82,14 @@ def run(options: argparse.Namespace) -> None:
         dataset=cfg.DATASETS.TEST[0],
         title=f"Predictions of {Path(options.config_file).stem}",
     )
-    failures = predict_files(
-        predictor, sources, output, batch_size=options.batch_size, workers=options.workers
-    )
+    files = FilePredictor(predictor, output, batch_size=options.batch_size, workers=options.workers)
+    failures = files.predict(sources)
     print(f"{len(sources) - len(failures)} of {len(sources)} files: {output.page}")
     if failures:
         sys.exit(f"proscale: {len(failures)} of {len(sources)} files could not be read")
 
 
-def _share(text: str) -> float:
+def _fraction(text: str) -> float:
     try:
         value = float(text)
     except ValueError:

@@ -1,86 +1,159 @@
-"""Predicts files into a folder: reads ahead, keeps the model busy, and writes behind it."""
+"""Predicts files into a folder: finds them, reads ahead, keeps the model busy, writes behind it."""
 
+import glob
+import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from proscale.data.datasets.semantic_folders import IMAGE_SUFFIXES
+from proscale.errors import ConfigError, DataError
 from proscale.predict.drawing import Drawing
-from proscale.predict.image_input import read_rgb
-from proscale.predict.outputs import Failure, OutputFolder, Picture
-from proscale.predict.predictor import Predictor
+from proscale.predict.outputs import Failure, OutputFolder, Source, Written
+from proscale.predict.predictor import Predictor, read_rgb
 from proscale.predict.result import Prediction
-from proscale.predict.sources import Source, UniqueNames
-from proscale.predict.video import VideoWriter, count_frames, frame_rate, read_frames
+from proscale.predict.video import VideoWriter, probe_video, read_frames
 from proscale.utils.background import BackgroundWorkers
 from proscale.utils.whole_files import whole_file
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+"""Endings that tell videos from images, in lower or upper case."""
 
 VIDEO_SAMPLES = 8
 """Frames of a video, evenly spread, whose results are kept as those of images."""
 
-Handle = Callable[[list[Picture], list[Prediction]], None]
+_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 
 
-def predict_files(
-    predictor: Predictor,
-    sources: Sequence[Source],
-    output: OutputFolder,
-    *,
-    batch_size: int,
-    workers: int,
-) -> list[Failure]:
-    """Predict images and videos and write everything that ``output`` has.
+def find_sources(inputs: Sequence[str], *, leave_out: Path) -> list[Source]:
+    """The files that a user means, each once, those of a folder or pattern ordered by name.
 
-    A file that cannot be read is reported on the way and skipped.
+    An image whose name is a number, as COCO's, has that for its id; others are numbered on from the
+    highest. A second file ``street.png`` has the name ``street_2``, and so on.
+
+    Args:
+        inputs: images, videos, folders (everything below them with a suffix in ``IMAGE_SUFFIXES``
+            or ``VIDEO_SUFFIXES``), and patterns with ``*``, ``?``, ``[…]`` and ``**``.
+        leave_out: folder whose files are not taken from folders and patterns: where results go.
+
+    Raises:
+        ConfigError: an input names nothing.
+    """
+    paths = list(dict.fromkeys(path for text in inputs for path in _files(text, leave_out)))
+    taken: set[str] = set()
+    images = [path for path in paths if not _is_video(path)]
+    ids = dict(zip(images, _image_ids(images), strict=True))
+    return [Source(path, unique_name(path.stem, taken), ids.get(path)) for path in paths]
+
+
+def unique_name(name: str, taken: set[str]) -> str:
+    """``name``, or with ``_2``, ``_3``, … behind it, unlike those in ``taken``; joins them.
+
+    Names are compared in lower case: many file systems do not tell upper from lower.
+    """
+    candidate, number = name, 1
+    while candidate.casefold() in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    taken.add(candidate.casefold())
+    return candidate
+
+
+def _files(text: str, leave_out: Path) -> list[Path]:
+    path = Path(text).expanduser()
+    # A file that is named is read whatever its suffix; its reader says if it is no image.
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        matches = sorted(path.rglob("*"))
+    elif glob.has_magic(text):
+        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    else:
+        raise ConfigError(
+            f"INPUT is {text}: there is no such file: expected images, videos, folders and patterns"
+        )
+    results = leave_out.resolve()
+    found = [
+        match
+        for match in matches
+        if match.suffix.lower() in _SUFFIXES
+        and match.is_file()
+        and results not in match.resolve().parents
+    ]
+    if not found:
+        raise ConfigError(f"INPUT is {text}: no images or videos: expected {', '.join(_SUFFIXES)}")
+    return found
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _image_ids(images: Sequence[Path]) -> list[int]:
+    numbers = [int(path.stem) if path.stem.isdecimal() else None for path in images]
+    free = itertools.count(max((n for n in numbers if n is not None), default=0) + 1)
+    seen: set[int] = set()
+    ids = []
+    for number in numbers:
+        ids.append(next(free) if number is None or number in seen else number)
+        seen.add(ids[-1])
+    return ids
+
+
+class FilePredictor:
+    """Predicts images and videos and writes everything that ``output`` has.
 
     Args:
         predictor: the model.
-        sources: see ``find_sources``.
         output: where to.
         batch_size: images that are in the model together, 1 or more.
         workers: threads that read, and as many that draw and write, 1 or more.
-
-    Returns:
-        the files that were skipped.
     """
-    return _Run(predictor, output, batch_size, workers).predict(sources)
 
-
-class _Run:
     def __init__(
-        self, predictor: Predictor, output: OutputFolder, batch_size: int, workers: int
+        self, predictor: Predictor, output: OutputFolder, *, batch_size: int, workers: int
     ) -> None:
         self._predictor, self._output = predictor, output
         self._batch_size, self._workers = batch_size, workers
         self._failures: list[Failure] = []
         self._progress = tqdm(unit="image", disable=None)
+        self._total = 0
 
     def predict(self, sources: Sequence[Source]) -> list[Failure]:
-        images = [source for source in sources if not source.is_video]
-        self._progress.total = len(images)
+        """Predict the files, see ``find_sources``.
+
+        Returns:
+            the files that could not be read, which are reported on the way.
+        """
+        images = [source for source in sources if not _is_video(source.path)]
         self._predict_images(images)
-        self._names = UniqueNames(source.name for source in sources)
-        next_id = max((source.image_id for source in images), default=0) + 1
+        # Frames of videos have names and ids behind those of all images.
+        taken = {source.name.casefold() for source in sources}
+        ids = itertools.count(max((source.image_id or 0 for source in images), default=0) + 1)
         for source in sources:
-            if source.is_video:
-                next_id = self._predict_video(source, next_id)
+            if _is_video(source.path):
+                self._predict_video(source, taken, ids)
         self._progress.close()
         self._output.finish(self._failures)
         return self._failures
 
     def _predict_images(self, images: Sequence[Source]) -> None:
+        self._expect(len(images))
+        batches = _Batches(self._predictor, self._batch_size)
         writing = BackgroundWorkers(self._output.add, num_workers=self._workers)
-        batches = _Batches(self._predictor, self._batch_size, self._write_each(writing))
 
-        def receive(read: Picture | Failure) -> None:
-            if isinstance(read, Failure):
-                self._skip(read)
+        def receive(read: tuple[Source, np.ndarray | Failure]) -> None:
+            source, pixels = read
+            if isinstance(pixels, Failure):
+                self._skip(pixels)
             else:
-                batches.add(read)
+                batches.add(pixels, partial(self._write, writing, source, pixels))
 
+        # Threads read images; this one predicts them; others draw and write.
         reading = BackgroundWorkers(receive, num_workers=self._workers)
         for source in images:
             reading.submit(partial(_read, source))
@@ -88,57 +161,62 @@ class _Run:
         batches.finish()
         writing.finish()
 
-    def _write_each(self, writing: BackgroundWorkers) -> Handle:
-        def handle(pictures: list[Picture], predictions: list[Prediction]) -> None:
-            for picture, prediction in zip(pictures, predictions, strict=True):
-                writing.submit(partial(self._output.write, picture, prediction))
-                self._progress.update()
+    def _write(
+        self,
+        writing: BackgroundWorkers[Written],
+        source: Source,
+        pixels: np.ndarray,
+        prediction: Prediction,
+    ) -> None:
+        writing.submit(partial(self._output.write, source, pixels, prediction))
+        self._progress.update()
 
-        return handle
-
-    def _predict_video(self, source: Source, next_id: int) -> int:
-        """Predict every frame; returns the id after those of the frames that are kept."""
+    def _predict_video(self, source: Source, taken: set[str], ids: Iterator[int]) -> None:
+        """Predict every frame into a video; some frames have results like images."""
         try:
-            number = count_frames(source.path)
-        except ValueError as error:
-            self._progress.total += 1
-            self._skip(Failure(str(source.path), _reason(error, source.path)))
-            return next_id
-        self._progress.total += number
-        self._progress.refresh()
+            number, rate = probe_video(source.path)
+        except DataError as error:
+            self._expect(1)
+            self._skip(_failure(source, error))
+            return
+        self._expect(number)
         samples = {number * (2 * i + 1) // (2 * VIDEO_SAMPLES) for i in range(VIDEO_SAMPLES)}
-        ids = {frame: next_id + i for i, frame in enumerate(sorted(samples))}
-        names = {frame: self._names.add(f"{source.name}_{frame:06d}") for frame in ids}
+        kept = {
+            frame: Source(
+                Path(f"{source.path}#{frame}"),
+                unique_name(f"{source.name}_{frame:06d}", taken),
+                next(ids),
+            )
+            for frame in sorted(samples)
+        }
         with whole_file(self._output.video_path(source.name)) as path:
-            video = VideoWriter(path, frame_rate(source.path))
-            drawn = BackgroundWorkers(video.add, num_workers=self._workers)
-            kept = BackgroundWorkers(self._output.add, num_workers=self._workers)
+            video = VideoWriter(path, rate)
+            drawing = BackgroundWorkers(video.add, num_workers=self._workers)
+            writing = BackgroundWorkers(self._output.add, num_workers=self._workers)
+            batches = _Batches(self._predictor, self._batch_size)
 
-            def handle(pictures: list[Picture], predictions: list[Prediction]) -> None:
-                for picture, prediction in zip(pictures, predictions, strict=True):
-                    drawn.submit(partial(self._draw, picture.pixels, prediction))
-                    if picture.image_id is not None:
-                        kept.submit(partial(self._output.write, picture, prediction))
+            def receive(frame: int, pixels: np.ndarray, prediction: Prediction) -> None:
+                drawing.submit(partial(self._draw, pixels, prediction))
+                if frame in kept:
+                    self._write(writing, kept[frame], pixels, prediction)
+                else:
                     self._progress.update()
 
-            batches = _Batches(self._predictor, self._batch_size, handle)
             for frame, pixels in enumerate(read_frames(source.path)):
-                batches.add(
-                    Picture(
-                        file_name=f"{source.path}#{frame}",
-                        name=names.get(frame),
-                        image_id=ids.get(frame),
-                        pixels=pixels,
-                    )
-                )
+                batches.add(pixels, partial(receive, frame, pixels))
             batches.finish()
-            drawn.finish()
-            kept.finish()
+            drawing.finish()
+            writing.finish()
             video.close()
-        return next_id + len(ids)
 
     def _draw(self, pixels: np.ndarray, prediction: Prediction) -> np.ndarray:
         return Drawing.of(prediction, self._predictor.classes).over(pixels)
+
+    def _expect(self, number: int) -> None:
+        """Count this many images as work to do."""
+        self._total += number
+        self._progress.total = self._total
+        self._progress.refresh()
 
     def _skip(self, failure: Failure) -> None:
         self._failures.append(failure)
@@ -147,31 +225,32 @@ class _Run:
 
 
 class _Batches:
-    """Predicts pictures as soon as there are enough of them."""
+    """Predicts images as soon as there are enough of them, and hands each prediction on."""
 
-    def __init__(self, predictor: Predictor, size: int, handle: Handle) -> None:
-        self._predictor, self._size, self._handle = predictor, size, handle
-        self._waiting: list[Picture] = []
+    def __init__(self, predictor: Predictor, size: int) -> None:
+        self._predictor, self._size = predictor, size
+        self._waiting: list[tuple[np.ndarray, Callable[[Prediction], None]]] = []
 
-    def add(self, picture: Picture) -> None:
-        self._waiting.append(picture)
+    def add(self, pixels: np.ndarray, receive: Callable[[Prediction], None]) -> None:
+        self._waiting.append((pixels, receive))
         if len(self._waiting) == self._size:
             self.finish()
 
     def finish(self) -> None:
         """Predict those that are waiting, however few."""
-        pictures, self._waiting = self._waiting, []
-        self._handle(pictures, self._predictor([picture.pixels for picture in pictures]))
+        waiting, self._waiting = self._waiting, []
+        predictions = self._predictor([pixels for pixels, _ in waiting])
+        for (_, receive), prediction in zip(waiting, predictions, strict=True):
+            receive(prediction)
 
 
-def _read(source: Source) -> Picture | Failure:
-    file_name = str(source.path)
+def _read(source: Source) -> tuple[Source, np.ndarray | Failure]:
     try:
-        return Picture(file_name, source.name, source.image_id, read_rgb(source.path))
-    except (OSError, ValueError) as error:
-        return Failure(file_name, _reason(error, source.path))
+        return source, read_rgb(source.path)
+    except (OSError, DataError) as error:
+        return source, _failure(source, error)
 
 
-def _reason(error: Exception, path: Path) -> str:
-    """What the error says, without the file that is named beside it."""
-    return str(error).removeprefix(f"{path}: ")
+def _failure(source: Source, error: Exception) -> Failure:
+    # The reason stands beside the file's name wherever it is shown.
+    return Failure(str(source.path), str(error).removeprefix(f"{source.path}: "))

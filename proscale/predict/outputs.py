@@ -1,4 +1,4 @@
-"""The files that predictions become, and the COCO formats among them."""
+"""The folder of predictions: pictures, maps, JSON in COCO's formats, and the page."""
 
 import json
 from collections.abc import Sequence
@@ -10,41 +10,37 @@ import numpy as np
 from PIL import Image
 
 from proscale.data.formats.panoptic_png import write_panoptic_png
-from proscale.predict.classes import Classes
 from proscale.predict.drawing import Drawing
-from proscale.predict.gallery import Gallery, gallery_item
-from proscale.predict.result import Prediction, Segment
+from proscale.predict.page import Gallery, gallery_item
+from proscale.predict.result import ClassMetadata, Prediction, Segment
 from proscale.utils.whole_files import whole_file
 
-OVERLAYS, PANOPTIC, SEMANTIC, VIDEOS = "overlays", "panoptic", "semantic", "videos"
-"""Folders of the results: pictures, and the maps of the tasks."""
+OVERLAYS, VIDEOS = "overlays", "videos"
+"""Folders of the results; maps are in one named by the task, panoptic or semantic."""
 
-PREDICTIONS_FILE, PANOPTIC_FILE, INSTANCES_FILE = (
+PREDICTIONS_FILE, PANOPTIC_FILE, INSTANCES_FILE, PAGE = (
     "predictions.json",
     "panoptic.json",
     "instances.json",
+    "index.html",
 )
-
-PAGE = "index.html"
 
 _OVERLAY_QUALITY = 90
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image that was read.
+class Source:
+    """A file to predict, or a frame of a video.
 
     Attributes:
-        file_name: as the user gave it; of a frame, the video's with its number behind a ``#``.
-        name: of its results, without suffix; None for a frame that has none but in a video.
-        image_id: in JSON files; None for such a frame.
-        pixels: ``(H, W, 3)`` uint8 RGB.
+        path: as the user gave it; of a frame, the video's with its number behind a ``#``.
+        name: of its results, without suffix; no two sources share one.
+        image_id: in JSON files. Videos have none, their frames do.
     """
 
-    file_name: str
-    name: str | None
+    path: Path
+    name: str
     image_id: int | None
-    pixels: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Written:
-    """What remains to be written once the files of an image are there."""
+    """An image's part in the files that cover all images."""
 
     record: dict[str, Any]
     coco: list[dict[str, Any]]
@@ -79,11 +75,11 @@ class OutputFolder:
     """
 
     def __init__(
-        self, folder: Path, *, task: str, classes: Classes, dataset: str, title: str
+        self, folder: Path, *, task: str, classes: ClassMetadata, dataset: str, title: str
     ) -> None:
         self._folder, self._task, self._classes = folder, task, classes
         self._dataset = dataset
-        for name in (OVERLAYS, *({task} & {PANOPTIC, SEMANTIC})):
+        for name in (OVERLAYS, *([] if task == "instance" else [task])):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self._records: list[dict[str, Any]] = []
         self._coco: list[dict[str, Any]] = []
@@ -95,32 +91,29 @@ class OutputFolder:
         return self._folder / PAGE
 
     def video_path(self, name: str) -> Path:
-        """Where the video of this name belongs."""
+        """The file of the video of this name."""
         (self._folder / VIDEOS).mkdir(exist_ok=True)
         return self._folder / VIDEOS / f"{name}.mp4"
 
-    def write(self, picture: Picture, prediction: Prediction) -> Written:
-        """Write the files of an image; several threads may."""
+    def write(self, source: Source, pixels: np.ndarray, prediction: Prediction) -> Written:
+        """Write the files of an image, ``(H, W, 3)`` uint8 RGB; several threads may."""
         drawing = Drawing.of(prediction, self._classes)
-        overlay = Image.fromarray(drawing.over(picture.pixels))
-        with whole_file(self._folder / OVERLAYS / f"{picture.name}.jpg") as path:
+        overlay = Image.fromarray(drawing.over(pixels))
+        with whole_file(self._folder / OVERLAYS / f"{source.name}.jpg") as path:
             overlay.save(path, quality=_OVERLAY_QUALITY)
-        if self._task in (PANOPTIC, SEMANTIC):
-            with whole_file(self._folder / self._task / f"{picture.name}.png") as path:
-                self._write_map(path, prediction)
+        if prediction.id_map is not None:
+            with whole_file(self._folder / self._task / f"{source.name}.png") as path:
+                self._write_map(path, prediction.id_map)
         record = {
-            "id": picture.image_id,
-            "file_name": picture.file_name,
-            "name": picture.name,
+            "id": source.image_id,
+            "file_name": str(source.path),
+            "name": source.name,
             "height": prediction.height,
             "width": prediction.width,
             "segments": [asdict(segment) for segment in prediction.segments],
         }
-        coco = {"panoptic": _panoptic_annotations, "instance": _instance_results}
-        entries = coco[self._task](picture, prediction) if self._task in coco else []
-        return Written(
-            record, entries, gallery_item(picture.name, picture.pixels, prediction, drawing)
-        )
+        item = gallery_item(source.name, pixels, prediction, drawing)
+        return Written(record, _coco_entries(source, prediction), item)
 
     def add(self, written: Written) -> None:
         """Take what :meth:`write` returned, in the order of the page."""
@@ -129,89 +122,68 @@ class OutputFolder:
         self._gallery.add(written.item)
 
     def finish(self, failures: Sequence[Failure]) -> None:
-        """Write what covers all images."""
-        skipped = [asdict(failure) for failure in failures]
-        self._write_json(
-            PREDICTIONS_FILE,
-            {
-                "task": self._task,
-                "dataset": self._dataset,
-                "categories": self._categories(),
-                "images": self._records,
-                "skipped": skipped,
-            },
-        )
-        if self._task == "panoptic":
-            keys = ("id", "file_name", "height", "width")
-            images = [{key: record[key] for key in keys} for record in self._records]
-            self._write_json(
-                PANOPTIC_FILE,
-                {"images": images, "annotations": self._coco, "categories": self._categories()},
-            )
-        elif self._task == "instance":
-            self._write_json(INSTANCES_FILE, self._coco)
-        self._gallery.finish(
-            [f"{Path(failure.file_name).name}: {failure.reason}" for failure in failures]
-        )
-
-    def _write_map(self, path: Path, prediction: Prediction) -> None:
-        if self._task == PANOPTIC:
-            write_panoptic_png(path, prediction.id_map)
-        elif len(self._classes) <= 256:
-            labels = Image.fromarray(prediction.id_map.astype(np.uint8))
-            labels.putpalette([channel for color in self._classes.colors for channel in color])
-            labels.save(path)
-        else:
-            Image.fromarray(prediction.id_map.astype(np.uint16)).save(path)
-
-    def _categories(self) -> list[dict[str, Any]]:
-        columns = (
-            self._classes.category_ids,
-            self._classes.names,
-            self._classes.isthing,
-            self._classes.colors,
-        )
-        return [
+        """Write the files that cover all images."""
+        classes = self._classes
+        columns = (classes.category_ids, classes.names, classes.isthing, classes.colors)
+        categories = [
             {"id": id_, "name": name, "isthing": int(isthing), "color": list(color)}
             for id_, name, isthing, color in zip(*columns, strict=True)
         ]
+        predictions = {
+            "task": self._task,
+            "dataset": self._dataset,
+            "categories": categories,
+            "images": self._records,
+            "skipped": [asdict(failure) for failure in failures],
+        }
+        self._write_json(PREDICTIONS_FILE, predictions)
+        if self._task == "panoptic":
+            keys = ("id", "file_name", "height", "width")
+            images = [{key: record[key] for key in keys} for record in self._records]
+            panoptic = {"images": images, "annotations": self._coco, "categories": categories}
+            self._write_json(PANOPTIC_FILE, panoptic)
+        elif self._task == "instance":
+            self._write_json(INSTANCES_FILE, self._coco)
+        # Names of files without their folders: a page may be sent to others.
+        self._gallery.finish([f"{Path(one.file_name).name}: {one.reason}" for one in failures])
+
+    def _write_map(self, path: Path, id_map: np.ndarray) -> None:
+        if self._task == "panoptic":
+            write_panoptic_png(path, id_map)
+        elif len(self._classes) <= 256:
+            labels = Image.fromarray(id_map.astype(np.uint8))
+            labels.putpalette([channel for color in self._classes.colors for channel in color])
+            labels.save(path)
+        else:
+            # A palette has 256 colours; more classes are grey values of 16 bits.
+            Image.fromarray(id_map.astype(np.uint16)).save(path)
 
     def _write_json(self, name: str, content: Any) -> None:
         with whole_file(self._folder / name) as path:
             path.write_text(json.dumps(content) + "\n")
 
 
-def _panoptic_annotations(picture: Picture, prediction: Prediction) -> list[dict[str, Any]]:
-    """The image's annotation in COCO's panoptic format."""
-    segments = [
-        {
-            "id": segment.id,
-            "category_id": segment.category_id,
-            "area": segment.area,
-            "bbox": _coco_box(segment),
-            "iscrowd": 0,
-            "score": segment.score,
-        }
-        for segment in prediction.segments
-    ]
-    file_name = f"{picture.name}.png"
-    return [{"image_id": picture.image_id, "file_name": file_name, "segments_info": segments}]
-
-
-def _instance_results(picture: Picture, prediction: Prediction) -> list[dict[str, Any]]:
-    """The image's instances in COCO's results format."""
-    return [
-        {
-            "image_id": picture.image_id,
-            "category_id": segment.category_id,
-            "bbox": _coco_box(segment),
-            "score": segment.score,
-            "segmentation": {**code, "counts": code["counts"].decode("ascii")},
-        }
-        for segment, code in zip(prediction.segments, prediction.codes, strict=True)
-    ]
+def _coco_entries(source: Source, prediction: Prediction) -> list[dict[str, Any]]:
+    """The image's annotation in COCO's panoptic format, or its instances in COCO's results format;
+    COCO has none for semantic results."""
+    if prediction.task == "panoptic":
+        segments = [
+            {"id": s.id, "category_id": s.category_id, "area": s.area, "bbox": _coco_box(s)}
+            | {"iscrowd": 0, "score": s.score}
+            for s in prediction.segments
+        ]
+        file_name = f"{source.name}.png"
+        return [{"image_id": source.image_id, "file_name": file_name, "segments_info": segments}]
+    if prediction.task == "instance":
+        return [
+            {"image_id": source.image_id, "category_id": s.category_id, "bbox": _coco_box(s)}
+            | {"score": s.score, "segmentation": {**code, "counts": code["counts"].decode()}}
+            for s, code in zip(prediction.segments, prediction.codes, strict=True)
+        ]
+    return []
 
 
 def _coco_box(segment: Segment) -> list[int]:
+    # COCO's boxes are (x, y, width, height).
     left, top, right, bottom = segment.box
     return [left, top, right - left, bottom - top]

@@ -1,32 +1,42 @@
-"""A trained model as one call: pictures in, predictions out.
+"""A trained model as one call: images in, predictions out.
 
-Everything between is what evaluation does: how pictures are read and resized, sliding windows,
-views, number formats and thresholds follow from the same keys.
+Everything between is as in evaluation: reading and resizing of images, sliding windows, views,
+number formats and thresholds follow from the same keys.
 """
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import detection_utils as utils
+from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.modeling import build_model
 from PIL import Image
 
 from proscale.checkpoint import check_weights, load_weights
 from proscale.config import setup_cfg
-from proscale.data import build_mapper
+from proscale.data.formats.image_file import read_image, to_array
+from proscale.data.mappers import EvaluationMapper
+from proscale.errors import ConfigError
 from proscale.modeling import with_sliding_window
 from proscale.modeling.test_time_augmentation import with_test_time_augmentation
-from proscale.predict.classes import Classes
-from proscale.predict.image_input import ImageInput, read_rgb
-from proscale.predict.result import Prediction, from_instances, from_panoptic, from_semantic
+from proscale.predict.result import (
+    ClassMetadata,
+    Prediction,
+    from_instances,
+    from_panoptic,
+    from_semantic,
+)
 
 TASKS = ("panoptic", "instance", "semantic")
 """Kinds of predictions. A model that gives several gives the first of these unless told."""
+
+ImageInput = str | os.PathLike[str] | np.ndarray | Image.Image
+"""A file, RGB colours ``(H, W, 3)`` uint8, or a Pillow image of any mode."""
+
+_Input = TypeVar("_Input", bound=ImageInput)
 
 
 class Predictor:
@@ -39,7 +49,7 @@ class Predictor:
             print(segment.name, segment.score, segment.area, segment.box)
 
     Args:
-        config: a YAML file, or a configuration as ``proscale.engine.setup_cfg`` returns it, which
+        config: a YAML file, or a configuration as ``proscale.config.setup_cfg`` returns it, which
             is not changed. Names and colours of classes are those of its first ``DATASETS.TEST``.
         weights: checkpoint file; empty takes ``MODEL.WEIGHTS``.
         task: one of ``TASKS`` that the model gives; None takes the first.
@@ -52,10 +62,10 @@ class Predictor:
         classes: their names, numbers and colours.
 
     Raises:
-        ConfigError: the configuration is wrong or there are no weights.
+        ConfigError: the configuration is wrong, there are no weights, the model does not give
+            ``task``, or its classes are not those of the data set.
         CheckpointError: the weights do not fit the model.
-        ValueError: the model does not give ``task``, its classes are not those of the data set, or
-            a key or ``score_threshold`` has a value that is not accepted.
+        ValueError: ``score_threshold`` is out of range.
     """
 
     def __init__(
@@ -67,21 +77,22 @@ class Predictor:
         score_threshold: float = 0.0,
     ) -> None:
         if not 0 <= score_threshold <= 1:
-            raise ValueError(f"the score threshold is {score_threshold}: expected 0 to 1")
+            raise ValueError(f"score_threshold is {score_threshold}: expected 0 to 1")
         cfg = config.clone() if isinstance(config, CfgNode) else setup_cfg(os.fspath(config))
         cfg.defrost()
         cfg.MODEL.WEIGHTS = os.fspath(weights) or cfg.MODEL.WEIGHTS
         check_weights(cfg, resume=False, required=True)
         self.task = choose_task(cfg, task)
         self.score_threshold = score_threshold
-        self.classes = _classes(cfg, self.task)
+        self.classes = _find_classes(cfg, self.task)
         _leave_out_other_results(cfg, self.task)
         if cfg.TEST.AUG.ENABLED:
-            cfg.INPUT.MIN_SIZE_TEST = 0  # the views are made from the image as it is
+            cfg.INPUT.MIN_SIZE_TEST = 0  # The views are made from the image as it is.
         cfg.freeze()
         self.cfg = cfg
 
-        self._mapper = build_mapper(cfg, is_train=False)
+        # The model is put together as for evaluation.
+        self._mapper = EvaluationMapper(cfg)
         model = build_model(cfg).eval()
         load_weights(model, cfg)
         self._model = with_sliding_window(cfg, model)
@@ -92,18 +103,20 @@ class Predictor:
     def __call__(self, images: ImageInput) -> Prediction: ...
 
     @overload
-    def __call__(self, images: Sequence[ImageInput]) -> list[Prediction]: ...
+    def __call__(self, images: list[_Input] | tuple[_Input, ...]) -> list[Prediction]: ...
 
     @torch.no_grad()
-    def __call__(self, images: ImageInput | Sequence[ImageInput]) -> Prediction | list[Prediction]:
+    def __call__(
+        self, images: ImageInput | list[_Input] | tuple[_Input, ...]
+    ) -> Prediction | list[Prediction]:
         """The prediction for an image, or a list of them for a list or tuple.
 
-        Images of the same size are in the model together. A prediction does not depend on what else
-        is in the list.
+        Images of the same size are in the model together. A prediction does not depend on the
+        other images.
 
         Args:
             images: a path, colours ``(H, W, 3)`` uint8 in the order **RGB** (whatever
-                ``INPUT.FORMAT`` the model was trained with), a Pillow image, or a sequence.
+                ``INPUT.FORMAT`` the model was trained with), a Pillow image, or a list or tuple.
 
         Raises:
             FileNotFoundError, ValueError, TypeError: an image cannot be read, see ``read_rgb``.
@@ -120,13 +133,13 @@ class Predictor:
             predictions.update(zip(indices, map(self._prediction, outputs), strict=True))
         return [predictions[index] for index in range(len(samples))]
 
-    def _sample(self, rgb: np.ndarray) -> dict:
+    def _sample(self, rgb: np.ndarray) -> dict[str, Any]:
         """As the evaluation mapper makes it of a file."""
-        image = utils.convert_PIL_to_numpy(Image.fromarray(rgb), self.cfg.INPUT.FORMAT)
+        image = convert_PIL_to_numpy(Image.fromarray(rgb), self.cfg.INPUT.FORMAT)
         height, width = rgb.shape[:2]
         return {"image": self._mapper.resized(image), "height": height, "width": width}
 
-    def _prediction(self, output: dict) -> Prediction:
+    def _prediction(self, output: dict[str, Any]) -> Prediction:
         if self.task == "panoptic":
             return from_panoptic(output["panoptic_seg"], self.classes, self.score_threshold)
         if self.task == "instance":
@@ -134,11 +147,40 @@ class Predictor:
         return from_semantic(output["sem_seg"], self.classes)
 
 
+def read_rgb(image: ImageInput) -> np.ndarray:
+    """RGB colours ``(H, W, 3)`` uint8 of an image, read as evaluation reads it.
+
+    Files and Pillow images are turned as their EXIF data say; greyscale (of 8 or 16 bits), palette
+    and CMYK images are converted, transparency is left out; see
+    ``proscale.data.formats.image_file``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no readable image, or an array has another shape or type.
+        TypeError: it is none of ``ImageInput``.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(
+                f"the image is an array of shape {image.shape} and type {image.dtype}: expected "
+                "(H, W, 3) uint8 in the order RGB"
+            )
+        return image
+    if isinstance(image, Image.Image):
+        return to_array(image, "RGB", "the image")
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(image, "RGB")
+    raise TypeError(
+        f"the image is of type {type(image).__name__}: expected a path, an array (H, W, 3) uint8 "
+        "in the order RGB, a Pillow image, or a list of these"
+    )
+
+
 def choose_task(cfg: CfgNode, task: str | None) -> str:
     """``task`` if the model gives it; the first of ``TASKS`` that it gives for None.
 
     Raises:
-        ValueError: the model does not give it, or no prediction at all.
+        ConfigError: the model does not give it, or no prediction at all.
     """
     architecture, test = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.MASK_FORMER.TEST
     if architecture == "MaskFormer":
@@ -147,43 +189,41 @@ def choose_task(cfg: CfgNode, task: str | None) -> str:
     elif architecture == "SemanticSegmentor":
         given = ["semantic"]
     else:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.META_ARCHITECTURE is {architecture}: expected MaskFormer, SemanticSegmentor"
         )
     if not given:
-        raise ValueError(
-            "the model gives no results: set one of PANOPTIC_ON, INSTANCE_ON and SEMANTIC_ON in "
-            "MODEL.MASK_FORMER.TEST"
+        raise ConfigError(
+            "PANOPTIC_ON, INSTANCE_ON and SEMANTIC_ON in MODEL.MASK_FORMER.TEST are False: "
+            "expected True for one of them"
         )
     if task is not None and task not in given:
-        raise ValueError(
+        key = f"MODEL.MASK_FORMER.TEST.{task.upper()}_ON"
+        is_off = architecture == "MaskFormer" and task in TASKS
+        raise ConfigError(
             f"the task is {task}: expected {', '.join(given)} with this configuration"
-            + (
-                f" (MODEL.MASK_FORMER.TEST.{task.upper()}_ON is False)"
-                if architecture == "MaskFormer" and task in TASKS
-                else ""
-            )
+            + f" ({key} is False)" * is_off
         )
     return task or given[0]
 
 
-def _classes(cfg: CfgNode, task: str) -> Classes:
+def _find_classes(cfg: CfgNode, task: str) -> ClassMetadata:
     if not cfg.DATASETS.TEST:
-        raise ValueError(
-            "DATASETS.TEST is empty: names and colours of the classes come from its first data set"
+        raise ConfigError(
+            "DATASETS.TEST is empty: expected a data set, which gives names and colours of classes"
         )
     name, number = cfg.DATASETS.TEST[0], cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    classes = Classes.of_dataset(name, task)
+    classes = ClassMetadata.of_dataset(name, task)
     if len(classes) != number:
-        raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {number}, but DATASETS.TEST has {name} with "
-            f"{len(classes)} classes for {task} results: expected data sets with as many classes"
+        raise ConfigError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {number}: expected {len(classes)}, the classes "
+            f"for {task} results of {name} in DATASETS.TEST"
         )
     return classes
 
 
 def _leave_out_other_results(cfg: CfgNode, task: str) -> None:
-    """Switch off what is not asked for, as far as the task's results stay what they are."""
+    """Switch off the results of other tasks, as far as the task's stay the same."""
     test = cfg.MODEL.MASK_FORMER.TEST
     if task == "semantic":
         # Which masks are resized first follows from the other results.
@@ -192,6 +232,7 @@ def _leave_out_other_results(cfg: CfgNode, task: str) -> None:
         test.SEMANTIC_LABELS_ONLY = not cfg.TEST.SLIDING_WINDOW.ENABLED
         return
     test.SEMANTIC_ON = False
-    if task == "panoptic":  # instances of panoptic models are things only: both stay on for those
+    # Instances of panoptic models are things only: both stay on for those.
+    if task == "panoptic":
         test.INSTANCE_ON = False
         test.PANOPTIC_SCORES = True

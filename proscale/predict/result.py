@@ -1,4 +1,7 @@
-"""What is predicted for an image."""
+"""Predictions for an image, in the terms of a data set: classes, segments, masks.
+
+Each kind of model output has a function that makes a :class:`Prediction` of it.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -6,16 +9,96 @@ from typing import Any
 
 import numpy as np
 import pycocotools.mask
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
 from detectron2.structures import Instances
+from detectron2.utils.colormap import colormap
 from torch import Tensor
 
+from proscale.config.schema import nearest_names
 from proscale.data.formats.run_lengths import encode_segments
-from proscale.predict.classes import Classes
+from proscale.errors import ConfigError
+
+Color = tuple[int, int, int]
+"""Red, green, blue, each 0 to 255."""
+
+
+@dataclass(frozen=True)
+class ClassMetadata:
+    """The classes of a model, from a data set's metadata; each field has one entry per class.
+
+    Attributes:
+        names: for people.
+        category_ids: of the data set's annotation files; the positions in ``names`` if it has none.
+        isthing: whether objects of the class are counted.
+        colors: of the data set; chosen if it has none.
+    """
+
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    isthing: tuple[bool, ...]
+    colors: tuple[Color, ...]
+
+    @classmethod
+    def of_dataset(cls, name: str, task: str) -> "ClassMetadata":
+        """The classes of a registered data set.
+
+        Args:
+            name: of ``DATASETS.TEST``.
+            task: panoptic, instance or semantic.
+
+        Raises:
+            ConfigError: the data set is unknown, has no classes for the task, or keeps them in a
+                file that is not there.
+        """
+        if name not in MetadataCatalog.list():
+            raise ConfigError(
+                f"DATASETS.TEST is {name!r}: expected registered data sets; nearest are "
+                f"{nearest_names(name, DatasetCatalog.list())}"
+            )
+        metadata = MetadataCatalog.get(name)
+        if task == "instance" and metadata.get("thing_classes") is None:
+            try:
+                DatasetCatalog.get(name)  # Detectron2 learns the names when it loads such a set.
+            except OSError as error:
+                raise ConfigError(
+                    f"DATASETS.TEST is {name}: its files are expected: {error}"
+                ) from error
+        return cls.of_metadata(metadata, task)
+
+    @classmethod
+    def of_metadata(cls, metadata: Metadata, task: str) -> "ClassMetadata":
+        """The classes that ``metadata`` describes; see :meth:`of_dataset`."""
+        kind = "thing" if task == "instance" else "stuff"
+        names = metadata.get(f"{kind}_classes")
+        if not names:
+            raise ConfigError(
+                f"DATASETS.TEST is {metadata.name}: expected a data set with {kind}_classes, the "
+                f"names of the classes of {task} results"
+            )
+        things, stuff = (
+            {index: id_ for id_, index in (metadata.get(key) or {}).items()}
+            for key in ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
+        )
+        # Detectron2's data sets of stuff number it without the things, which they list as well.
+        ids = stuff | things if task == "instance" else things | stuff
+        palette = colormap(rgb=True).astype(int).tolist()
+        indices = range(len(names))
+        colors = metadata.get(f"{kind}_colors") or [palette[i % len(palette)] for i in indices]
+        return cls(
+            names=tuple(names),
+            category_ids=tuple(ids.get(i, i) for i in indices),
+            isthing=tuple(task == "instance" or (i in things and i not in stuff) for i in indices),
+            colors=tuple((red, green, blue) for red, green, blue in colors),
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A region of the image that belongs together.
+    """A region of the image: an object, or all stuff of a class.
 
     Attributes:
         id: unique in the image, and the value of its pixels in ``Prediction.id_map``: panoptic
@@ -27,7 +110,7 @@ class Segment:
             no numbers of their own.
         isthing: whether objects of the class are counted.
         score: class probability in [0, 1] of a panoptic segment, of an instance that times the mean
-            mask probability; None for semantic segments, which have none.
+            mask probability; None for semantic segments.
         area: pixels.
         box: (x0, y0, x1, y1) in pixels, tight, the far corner exclusive.
     """
@@ -84,11 +167,11 @@ class Prediction:
 
 
 def from_panoptic(
-    panoptic: tuple[Tensor, list[dict]], classes: Classes, score_threshold: float
+    panoptic: tuple[Tensor, list[dict]], classes: ClassMetadata, score_threshold: float
 ) -> Prediction:
     """From the model's ``panoptic_seg`` with scores; segments below the threshold are left out."""
     id_map = panoptic[0].cpu().numpy().astype(np.int32)
-    kept = [s for s in panoptic[1] if s["score"] >= score_threshold]
+    kept = [segment for segment in panoptic[1] if segment["score"] >= score_threshold]
     if len(kept) < len(panoptic[1]):
         id_map[~np.isin(id_map, [segment["id"] for segment in kept])] = 0
     codes = encode_segments(id_map)
@@ -96,7 +179,7 @@ def from_panoptic(
     return _prediction("panoptic", classes, found, id_map.shape, id_map)
 
 
-def from_semantic(semantic: Tensor, classes: Classes) -> Prediction:
+def from_semantic(semantic: Tensor, classes: ClassMetadata) -> Prediction:
     """From the model's ``sem_seg``, scores ``(K, H, W)`` or class ids ``(H, W)``."""
     labels = semantic.argmax(0) if semantic.ndim == 3 else semantic
     id_map = labels.cpu().numpy().astype(np.int32)
@@ -104,10 +187,13 @@ def from_semantic(semantic: Tensor, classes: Classes) -> Prediction:
     return _prediction("semantic", classes, found, id_map.shape, id_map)
 
 
-def from_instances(instances: Instances, classes: Classes, score_threshold: float) -> Prediction:
+def from_instances(
+    instances: Instances, classes: ClassMetadata, score_threshold: float
+) -> Prediction:
     """From the model's ``instances``; those without a pixel or below the threshold are left out."""
     scores = instances.scores.double().cpu().numpy()
     filled = instances.pred_masks.flatten(1).any(1).cpu().numpy()
+    # Stable: of equal scores the model's order remains.
     order = np.argsort(-scores, kind="stable")
     order = order[(filled & (scores >= score_threshold))[order]]
     labels = instances.pred_classes.cpu().numpy()
@@ -119,8 +205,8 @@ def from_instances(instances: Instances, classes: Classes, score_threshold: floa
     return _prediction("instance", classes, found, instances.image_size, None)
 
 
-def from_truth(
-    task: str, ids: np.ndarray, class_of: Mapping[int, int], classes: Classes
+def from_annotation(
+    task: str, ids: np.ndarray, class_of: Mapping[int, int], classes: ClassMetadata
 ) -> Prediction:
     """An annotation in the form of a prediction without scores, to be shown beside one.
 
@@ -136,12 +222,12 @@ def from_truth(
 
 def _prediction(
     task: str,
-    classes: Classes,
+    classes: ClassMetadata,
     found: Iterable[tuple[int, int, float | None, dict]],
-    size: tuple[int, int],
+    size: tuple[int, ...],
     id_map: np.ndarray | None,
 ) -> Prediction:
-    """From each segment's id, class, score and run lengths."""
+    """From each segment's id, class, score and run lengths, which give its area and box."""
     segments, codes = [], []
     for id_, label, score, code in found:
         left, top, width, height = (int(side) for side in pycocotools.mask.toBbox(code))
@@ -158,4 +244,5 @@ def _prediction(
             )
         )
         codes.append(code)
-    return Prediction(task, *size, tuple(segments), tuple(codes), id_map)
+    height, width = size
+    return Prediction(task, height, width, tuple(segments), tuple(codes), id_map)

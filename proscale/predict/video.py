@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from proscale.errors import DataError
+
 CODEC = "mp4v"
 """MPEG-4, which OpenCV's own FFmpeg writes everywhere."""
 
@@ -16,32 +18,34 @@ def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
     capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():
-            raise ValueError(f"{path}: not a readable video")
+            raise DataError(f"{path}: not a readable video")
         yield capture
     finally:
         capture.release()
 
 
-def count_frames(path: Path) -> int:
-    """The frames that can be read; what a video says of itself may be wrong.
+def probe_video(path: Path) -> tuple[int, float]:
+    """The frames that can be read, and frames per second (25 where the video does not say).
 
     Raises:
-        ValueError: it cannot be read, or has no frames.
+        DataError: it cannot be read, or has no frames.
     """
     with _opened(path) as capture:
+        # The number that a video states may be wrong.
         number = 0
         while capture.grab():
             number += 1
+        rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
     if not number:
-        raise ValueError(f"{path}: a video without a readable frame")
-    return number
+        raise DataError(f"{path}: a video without a readable frame")
+    return number, rate
 
 
 def read_frames(path: Path) -> Iterator[np.ndarray]:
     """The frames in turn, RGB ``(H, W, 3)`` uint8.
 
     Raises:
-        ValueError: it cannot be read.
+        DataError: it cannot be read.
     """
     with _opened(path) as capture:
         while True:
@@ -49,16 +53,6 @@ def read_frames(path: Path) -> Iterator[np.ndarray]:
             if not is_there:
                 return
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-
-
-def frame_rate(path: Path) -> float:
-    """Frames per second; 25 where the video does not say.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    with _opened(path) as capture:
-        return capture.get(cv2.CAP_PROP_FPS) or 25.0
 
 
 class VideoWriter:
@@ -80,9 +74,10 @@ class VideoWriter:
             OSError: the file cannot be written.
         """
         if self._writer is None:
-            size = frame.shape[1], frame.shape[0]
+            # OpenCV has to know the size; the first frame tells it.
+            height, width = frame.shape[:2]
             fourcc = cv2.VideoWriter.fourcc(*CODEC)
-            self._writer = cv2.VideoWriter(str(self._path), fourcc, self._rate, size)
+            self._writer = cv2.VideoWriter(str(self._path), fourcc, self._rate, (width, height))
             if not self._writer.isOpened():
                 raise OSError(f"{self._path}: OpenCV cannot write this video")
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))

@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from proscale.predict.page import script_data
 from proscale.report.metrics_file import Points
-from proscale.utils.web import script_data
 
 MAX_POINTS = 600
 """Of a line, at most."""

@@ -17,9 +17,9 @@ from proscale.data.mappers.truth import PanopticTruth, SemanticTruth
 from proscale.errors import CheckpointError, RenderError
 from proscale.predict import Prediction, Predictor
 from proscale.predict.drawing import Drawing
-from proscale.predict.gallery import gallery_item
-from proscale.predict.image_input import read_rgb
-from proscale.predict.result import from_truth
+from proscale.predict.page import gallery_item
+from proscale.predict.predictor import read_rgb
+from proscale.predict.result import from_annotation
 from proscale.report.evaluations import Evaluation, ImageFigure
 
 TASKS = {"panoptic_seg": "panoptic", "sem_seg": "semantic"}
@@ -94,12 +94,12 @@ class ImagePairs:
         if self._task == "semantic" and "sem_seg_file_name" in entry:
             ignored = MetadataCatalog.get(self._evaluation.dataset).ignore_label
             truth = SemanticTruth(num_classes=len(classes), ignore_label=ignored).read(entry, size)
-            return from_truth(self._task, truth.ids, truth.classes, classes)
+            return from_annotation(self._task, truth.ids, truth.classes, classes)
         if "pan_seg_file_name" not in entry:
             return None
         truth = PanopticTruth().read(entry, size)
         if self._task == "panoptic":
-            return from_truth(self._task, truth.ids, truth.classes, classes)
+            return from_annotation(self._task, truth.ids, truth.classes, classes)
         coded = {id_: truth.classes.get(id_, -1) + 1 for id_ in np.unique(truth.ids).tolist()}
         of_class = {label + 1: label for label in sorted(set(truth.classes.values()))}
-        return from_truth(self._task, relabel(truth.ids, coded, np.int32), of_class, classes)
+        return from_annotation(self._task, relabel(truth.ids, coded, np.int32), of_class, classes)

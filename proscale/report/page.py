@@ -10,6 +10,7 @@ from pathlib import Path
 from string import Template
 
 from proscale.errors import RenderError
+from proscale.predict.page import now, shared_parts
 from proscale.report.cost import cost_html
 from proscale.report.curves import curve_charts
 from proscale.report.evaluations import Evaluation
@@ -18,7 +19,6 @@ from proscale.report.run_folder import CONFIG_FILE, Run, read_run
 from proscale.report.settings import changed_keys
 from proscale.report.summary import summary_html
 from proscale.report.tables import evaluation_html, plain
-from proscale.utils.web import now, shared_pieces
 from proscale.utils.whole_files import whole_file
 
 
@@ -57,7 +57,7 @@ def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
             f'<section id="{name}"><h2>{title}</h2>{content}</section>'
             for name, title, content in shown
         ),
-        **shared_pieces(),
+        **shared_parts(),
     }
     template = files("proscale.report").joinpath("report.html").read_text("utf-8")
     with whole_file(output) as part:

@@ -119,7 +119,7 @@ def test_overrides_stand_anywhere(command, images, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["missing.jpg"], "INPUT missing.jpg: there is no such file"),
+        (["missing.jpg"], "INPUT is missing.jpg: there is no such file"),
         (["{}", "--task", "semantic", "--score-threshold", "0.5"], "semantic ones have no scores"),
         (["{}", "MODEL.NOTHING", "1"], "there is no config key MODEL.NOTHING"),
         (["{}", "MODEL.MASK_FORMER.TEST.SEMANTIC_ON", "False", "--task", "semantic"], "expected"),

@@ -7,8 +7,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from proscale.predict import Predictor
-from proscale.predict.classes import Classes
-from proscale.predict.result import from_panoptic
+from proscale.predict.result import ClassMetadata, from_panoptic
 
 
 @pytest.fixture
@@ -62,7 +61,7 @@ def pixels():
 @pytest.fixture
 def classes():
     """Three classes, the last of them stuff, with names that HTML must not take for its own."""
-    return Classes(
+    return ClassMetadata(
         names=("cat", "<b>dog</b>", "grass & </script>"),
         category_ids=(17, 18, 193),
         isthing=(True, True, False),

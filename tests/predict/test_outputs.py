@@ -1,6 +1,7 @@
 """Files of predictions, read back by what else reads such files."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,16 +14,15 @@ from proscale.data import register_coco_panoptic
 from proscale.data.formats.label_image import read_label_image, read_palette
 from proscale.data.formats.panoptic_png import read_panoptic_png
 from proscale.evaluation import CocoPanopticEvaluator
-from proscale.predict.classes import Classes
-from proscale.predict.outputs import Failure, OutputFolder, Picture
-from proscale.predict.result import Prediction, from_semantic
+from proscale.predict.outputs import Failure, OutputFolder, Source
+from proscale.predict.result import ClassMetadata, Prediction, from_semantic
 
 
 @pytest.fixture
 def write(tmp_path, pixels):
     """Returns a function: predictions and classes → the folder with their files."""
 
-    def run(predictions: list[Prediction], classes: Classes, failures=()):
+    def run(predictions: list[Prediction], classes: ClassMetadata, failures=()):
         output = OutputFolder(
             tmp_path / "out",
             task=predictions[0].task,
@@ -31,13 +31,9 @@ def write(tmp_path, pixels):
             title="Animals",
         )
         for number, prediction in enumerate(predictions, 1):
-            picture = Picture(
-                file_name=f"zoo/{number}.jpg",
-                name=f"image_{number}",
-                image_id=number,
-                pixels=pixels(prediction.height, prediction.width),
-            )
-            output.add(output.write(picture, prediction))
+            source = Source(Path(f"zoo/{number}.jpg"), f"image_{number}", number)
+            image = pixels(prediction.height, prediction.width)
+            output.add(output.write(source, image, prediction))
         output.finish(failures)
         return tmp_path / "out"
 
@@ -88,7 +84,7 @@ def test_instances_are_coco_results(write, panoptic, classes, tmp_path):
 
 @pytest.mark.parametrize("number", [3, 300])
 def test_semantic_labels(write, classes, number):
-    some = Classes(
+    some = ClassMetadata(
         names=tuple(f"class {i}" for i in range(number)),
         category_ids=tuple(range(number)),
         isthing=(False,) * number,

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from proscale.predict.video import VideoWriter, count_frames, frame_rate, read_frames
+from proscale.errors import DataError
+from proscale.predict.video import VideoWriter, probe_video, read_frames
 
 
 def test_round_trip(tmp_path):
@@ -12,8 +13,9 @@ def test_round_trip(tmp_path):
         video.add(np.full((48, 64, 3), (grey, 0, 0), np.uint8))
     video.close()
     frames = list(read_frames(tmp_path / "clip.mp4"))
-    assert count_frames(tmp_path / "clip.mp4") == len(frames) == 3
-    assert frame_rate(tmp_path / "clip.mp4") == pytest.approx(10.0)
+    number, rate = probe_video(tmp_path / "clip.mp4")
+    assert number == len(frames) == 3
+    assert rate == pytest.approx(10.0)
     assert [frame.shape for frame in frames] == [(48, 64, 3)] * 3
     reds = [frame[..., 0].mean() for frame in frames]
     assert reds == pytest.approx([40, 120, 200], abs=12)
@@ -22,8 +24,8 @@ def test_round_trip(tmp_path):
 
 def test_no_video(tmp_path):
     (tmp_path / "clip.mp4").write_text("no video")
-    with pytest.raises(ValueError, match=r"clip\.mp4: not a readable video"):
-        count_frames(tmp_path / "clip.mp4")
+    with pytest.raises(DataError, match=r"clip\.mp4: not a readable video"):
+        probe_video(tmp_path / "clip.mp4")
 
 
 def test_cannot_write(tmp_path):

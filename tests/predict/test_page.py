@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from proscale.predict import gallery
+from proscale.predict import page as page_module
 from proscale.predict.drawing import Drawing
-from proscale.predict.gallery import Gallery, gallery_item
+from proscale.predict.page import Gallery, gallery_item
 
 EVIL = "<img src=x onerror=alert(1)>\"'&.jpg"
 
@@ -120,7 +120,7 @@ def test_skipped_files_are_told(build):
 
 
 def test_sizes_are_bounded(build, monkeypatch):
-    monkeypatch.setattr(gallery, "IMAGE_SIDE", 32)
+    monkeypatch.setattr(page_module, "IMAGE_SIDE", 32)
     (data,) = Page(build(["one"])).data
     assert decoded(data["image"])[1].shape == (24, 32, 3)
     assert decoded(data["fill"])[1].shape == (24, 32, 4)
@@ -128,7 +128,7 @@ def test_sizes_are_bounded(build, monkeypatch):
 
 
 def test_number_is_bounded_and_the_page_says_so(build, monkeypatch):
-    monkeypatch.setattr(gallery, "MAX_IMAGES", 2)
+    monkeypatch.setattr(page_module, "MAX_IMAGES", 2)
     text = build(["one", "two", "three"])
     assert len(Page(text).data) == 2
     assert "the first 2 of 3 images" in text

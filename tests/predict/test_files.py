@@ -2,7 +2,8 @@
 
 import pytest
 
-from proscale.predict.sources import UniqueNames, find_sources
+from proscale.errors import ConfigError
+from proscale.predict.files import find_sources, unique_name
 
 
 @pytest.fixture
@@ -61,11 +62,11 @@ def test_numbers_that_are_names_are_ids(tree):
     ],
 )
 def test_nothing_there(tree, text, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         found(tree, text)
 
 
 def test_unique_names_on_file_systems_without_case():
-    names = UniqueNames(["C"])
-    added = [names.add(name) for name in ("a", "A", "a_2", "b", "a", "c")]
+    taken = {"c"}
+    added = [unique_name(name, taken) for name in ("a", "A", "a_2", "b", "a", "c")]
     assert added == ["a", "A_2", "a_2_2", "b", "a_3", "c_2"]

@@ -1,15 +1,18 @@
-"""The page that shows predictions: one HTML file that needs no server and no network.
+"""Pages that show images with their segments: one HTML file each, without server and network.
 
-Pictures are in it as JPEG data of a bounded size; what is drawn over them as transparent PNG data,
-so that the page can show either or both. Those of an image are in a script of data that the page
-reads when the image is opened, so that hundreds of images are no burden before.
+Pictures are in a page as JPEG data of a bounded size; what is drawn over them as transparent PNG
+data, so that the viewer can show either or both. The data of an image are in a script that the page
+reads when the image is opened: hundreds of images are no burden before. The viewer, colours and
+type are shared with reports.
 """
 
 import base64
 import html
 import io
+import json
 import shutil
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -20,17 +23,16 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from proscale.predict.drawing import Drawing
-from proscale.predict.result import Prediction
-from proscale.predict.visualization import (
+from proscale.predict.drawing import (
     OPACITY,
+    Drawing,
     label_places,
     outlines,
-    painted,
     text_color,
     tinted,
 )
-from proscale.utils.web import now, script_data, shared_pieces
+from proscale.predict.result import Prediction
+from proscale.utils.types import Size
 from proscale.utils.whole_files import whole_file
 
 MAX_IMAGES = 500
@@ -41,8 +43,17 @@ IMAGE_SIDE = 1024
 
 _THUMBNAIL_SIDE = 360
 _IMAGE_QUALITY, _THUMBNAIL_QUALITY = 82, 75
+
+_WEB = files("proscale.predict") / "web"
+_SHARED = ("head.html", "page.css", "viewer.css", "viewer.html", "viewer.js")
 # Where the template is divided.
 _ITEMS = "<!-- items -->"
+_ITEM = Template(
+    '<article class="card" data-search="$search"><button type="button">'
+    '<img alt="" src="$thumbnail"><span class="file">$file</span>'
+    '<span class="names">$names</span></button>'
+    '<script type="application/json">$content</script></article>\n'
+)
 
 
 class Gallery:
@@ -66,25 +77,19 @@ class Gallery:
         if self._number <= MAX_IMAGES:
             self._items.write(item)
 
-    def finish(self, faults: Sequence[str]) -> None:
+    def finish(self, skipped: Sequence[str]) -> None:
         """Write the page.
 
         Args:
-            faults: a line for each file that was skipped, plain text.
+            skipped: a line for each file that was skipped, plain text.
         """
         count = f"{self._number} image" + "s" * (self._number != 1)
         if self._number > MAX_IMAGES:
             count = f"the first {MAX_IMAGES} of {count}; all have their files beside this page"
-        words = {
-            **self._words,
-            "count": count,
-            "date": now(),
-        }
-        words = {key: html.escape(word) for key, word in words.items()} | {
-            "faults": _faults(faults),
-            **shared_pieces(),
-        }
-        template = files("proscale.predict").joinpath("gallery.html").read_text("utf-8")
+        words = {**self._words, "count": count, "date": now()}
+        words = {key: html.escape(word) for key, word in words.items()}
+        words |= shared_parts() | {"faults": _details(skipped)}
+        template = (_WEB / "gallery.html").read_text("utf-8")
         head, tail = (Template(part).substitute(words) for part in template.split(_ITEMS))
         with (
             self._items as items,
@@ -106,13 +111,15 @@ def gallery_item(name: str, pixels: np.ndarray, prediction: Prediction, drawing:
         prediction: for the image.
         drawing: of it.
     """
-    size = _bounded(pixels.shape[:2], IMAGE_SIDE)
+    height, width = pixels.shape[:2]
+    size = _bounded((height, width), IMAGE_SIDE)
     image = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA)
+    # The nearest neighbours; OpenCV has none for maps of 64 bits.
     rows, columns = (
-        np.arange(new) * old // new for new, old in zip(size, pixels.shape[:2], strict=True)
+        np.arange(new) * old // new for new, old in zip(size, (height, width), strict=True)
     )
-    index_map = drawing.index_map[rows[:, None], columns]
-    paint = painted(index_map, drawing.colors)
+    drawing = Drawing(drawing.index_map[rows[:, None], columns], drawing.colors, drawing.captions)
+    index_map, paint = drawing.index_map, drawing.painted()
     content = {
         "file": name,
         "width": prediction.width,
@@ -120,11 +127,12 @@ def gallery_item(name: str, pixels: np.ndarray, prediction: Prediction, drawing:
         "image": _jpeg(image, _IMAGE_QUALITY),
         "fill": _png(paint, (index_map > 0) * round(255 * OPACITY)),
         "edges": _png(paint, outlines(index_map) * 255),
-        "segments": _segments(prediction, drawing, index_map),
+        "segments": _legend(prediction, drawing),
     }
-    small = _bounded(size, _THUMBNAIL_SIDE)
     thumbnail = cv2.resize(
-        tinted(image, paint, index_map), small[::-1], interpolation=cv2.INTER_AREA
+        tinted(image, paint, index_map),
+        _bounded(size, _THUMBNAIL_SIDE)[::-1],
+        interpolation=cv2.INTER_AREA,
     )
     names = list(dict.fromkeys(segment.name for segment in prediction.segments))
     return _ITEM.substitute(
@@ -136,24 +144,29 @@ def gallery_item(name: str, pixels: np.ndarray, prediction: Prediction, drawing:
     )
 
 
-_ITEM = Template(
-    '<article class="card" data-search="$search"><button type="button">'
-    '<img alt="" src="$thumbnail"><span class="file">$file</span>'
-    '<span class="names">$names</span></button>'
-    '<script type="application/json">$content</script></article>\n'
-)
+def shared_parts() -> dict[str, str]:
+    """The parts of all pages, by their names in templates, such as ``viewer_css``."""
+    return {name.replace(".", "_"): (_WEB / name).read_text("utf-8") for name in _SHARED}
 
 
-def _segments(
-    prediction: Prediction, drawing: Drawing, index_map: np.ndarray
-) -> list[dict[str, Any]]:
-    """Of each segment what the legend shows; lengths and areas in percent of the image's."""
-    height, width = index_map.shape
-    places = label_places(index_map)
+def now() -> str:
+    """Date and time of this machine, for people."""
+    return datetime.now(timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def script_data(content: Any) -> str:
+    """JSON for a ``<script type="application/json">``, whatever texts are in it."""
+    # Within a script only "<" could end it.
+    return json.dumps(content).replace("<", "\\u003c")
+
+
+def _legend(prediction: Prediction, drawing: Drawing) -> list[dict[str, Any]]:
+    """The legend's entry of each segment; lengths and areas in percent of the image's."""
+    height, width = drawing.index_map.shape
+    places = label_places(drawing.index_map)
     entries = []
-    for number, (segment, color) in enumerate(
-        zip(prediction.segments, drawing.colors, strict=True), 1
-    ):
+    pairs = zip(prediction.segments, drawing.colors, strict=True)
+    for number, (segment, color) in enumerate(pairs, 1):
         left, top, right, bottom = segment.box
         entry = {
             "name": segment.name,
@@ -176,7 +189,7 @@ def _segments(
     return entries
 
 
-def _bounded(size: tuple[int, int], side: int) -> tuple[int, int]:
+def _bounded(size: Size, side: int) -> Size:
     """(height, width), made smaller in proportion so that no side is longer than ``side``."""
     factor = min(1, side / max(size))
     height, width = (max(1, round(length * factor)) for length in size)
@@ -184,21 +197,25 @@ def _bounded(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 
 def _jpeg(rgb: np.ndarray, quality: int) -> str:
-    file = io.BytesIO()
-    Image.fromarray(rgb).save(file, "JPEG", quality=quality, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    return _data_url(rgb, "JPEG", quality=quality)
 
 
 def _png(rgb: np.ndarray, alpha: np.ndarray) -> str:
-    file = io.BytesIO()
+    # Transparent pixels are black: long runs of one value compress best.
     rgba = np.dstack([np.where(alpha[..., None] > 0, rgb, 0), alpha]).astype(np.uint8)
-    Image.fromarray(rgba).save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    return _data_url(rgba, "PNG")
 
 
-def _faults(faults: Sequence[str]) -> str:
-    if not faults:
+def _data_url(pixels: np.ndarray, format: str, **options: int) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format, optimize=True, **options)
+    data = base64.b64encode(file.getvalue()).decode("ascii")
+    return f"data:image/{format.lower()};base64,{data}"
+
+
+def _details(skipped: Sequence[str]) -> str:
+    if not skipped:
         return ""
-    lines = "".join(f"<li>{html.escape(fault)}</li>" for fault in faults)
-    summary = f"<summary>{len(faults)} skipped</summary>"
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in skipped)
+    summary = f"<summary>{len(skipped)} skipped</summary>"
     return f'<details class="faults">{summary}<ul>{lines}</ul></details>'

@@ -5,10 +5,9 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 
-from proscale.predict.classes import Classes
-from proscale.predict.visualization import (
+from proscale.predict.drawing import (
+    Drawing,
     draw_panoptic,
-    draw_segments,
     indices_of,
     label_places,
     outlines,
@@ -16,6 +15,9 @@ from proscale.predict.visualization import (
     side_by_side,
     text_color,
 )
+from proscale.predict.result import ClassMetadata
+
+COLORS = [(200, 0, 0), (0, 0, 200)]
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def index_map():
 
 def test_segments_are_tinted_and_the_rest_is_left(index_map):
     image = np.full((40, 60, 3), 100, np.uint8)
-    picture = draw_segments(image, index_map, [(200, 0, 0), (0, 0, 200)], ["", ""])
+    picture = Drawing(index_map, COLORS, ["", ""]).over(image)
     assert picture.shape == image.shape and picture.dtype == np.uint8
     assert (picture[index_map == 0] == 100).all()
     assert picture[13, 10].tolist() == [150, 50, 50]
@@ -38,8 +40,8 @@ def test_segments_are_tinted_and_the_rest_is_left(index_map):
 
 def test_captions_are_drawn(index_map):
     image = np.zeros((40, 60, 3), np.uint8)
-    without = draw_segments(image, index_map, [(200, 0, 0), (0, 0, 200)], ["", ""])
-    with_text = draw_segments(image, index_map, [(200, 0, 0), (0, 0, 200)], ["Tür", "Bär"])
+    without = Drawing(index_map, COLORS, ["", ""]).over(image)
+    with_text = Drawing(index_map, COLORS, ["Tür", "Bär"]).over(image)
     assert (without != with_text).any(-1)[15:25].any()
 
 
@@ -65,7 +67,7 @@ def test_ids_become_indices():
 
 
 def test_objects_of_a_class_differ_in_shade():
-    classes = Classes(("cat", "sky"), (1, 2), (True, False), ((200, 40, 40), (40, 40, 200)))
+    classes = ClassMetadata(("cat", "sky"), (1, 2), (True, False), ((200, 40, 40), (40, 40, 200)))
     colors = segment_colors(classes, [0, 1, 0, 1, 0])
     assert colors[0] == (200, 40, 40)
     assert colors[1] == colors[3] == (40, 40, 200)

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from proscale.predict.drawing import Drawing
-from proscale.predict.gallery import Gallery, gallery_item
+from proscale.predict.page import Gallery, gallery_item
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 SWITCHES = (
