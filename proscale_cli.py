@@ -7,6 +7,8 @@ seconds, which ``--help``, ``--version`` and a mistyped name have no need of.
 import argparse
 import logging
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
 
@@ -37,29 +39,38 @@ def main(arguments: list[str] | None = None) -> None:
         command = commands.add_parser(name, help=summary)
         if name in words[:1]:
             _fill(command, f"proscale.cli.{name.replace('-', '_')}")
+    options = parse(parser, words)
+    # Warnings of libraries go to the log, not between a command's lines.
+    logging.captureWarnings(True)
+    with errors_in_one_sentence("proscale"):
+        options.run(options)
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str] | None) -> argparse.Namespace:
+    """The options of a command, with KEY VALUE pairs anywhere among the words."""
     options, rest = parser.parse_known_args(words)
-    # argparse takes words that are no options in one row only, but KEY VALUE may stand anywhere.
+    # argparse takes words that are no options in one row only.
     if rest and ("opts" not in options or any(word.startswith("--") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.opts = [*options.opts, *rest]
-    # Warnings of libraries go to the log, not between a command's lines.
-    logging.captureWarnings(True)
-    _run(options)
+    return options
+
+
+@contextmanager
+def errors_in_one_sentence(program: str) -> Iterator[None]:
+    """End the program with the message alone of an error that the user can repair."""
+    from proscale.errors import UserError
+
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"{program}: {error}")
 
 
 def _fill(parser: argparse.ArgumentParser, module_name: str) -> None:
     """Import a command, and give its parser the arguments and the function to call."""
     module = import_module(module_name)
-    parser.description = module.__doc__.split("\n\n", 1)[1]
+    parser.description = (module.__doc__ or "").split("\n\n", 1)[1]
     parser.set_defaults(run=module.run)
     module.add_arguments(parser)
-
-
-def _run(options: argparse.Namespace) -> None:
-    from proscale.errors import UserError
-
-    try:
-        options.run(options)
-    except UserError as error:
-        sys.exit(f"proscale: {error}")

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -57,13 +57,18 @@ def restored_catalogs() -> Iterator[None]:
         catalog.data = content
 
 
-@pytest.fixture(scope="session")
-def fill():
-    """The module `golden/fill.py`: weights and inputs that the golden numbers were made with."""
-    spec = importlib.util.spec_from_file_location("golden_fill", GOLDEN / "fill.py")
+def load_script(path: Path) -> ModuleType:
+    """A file outside of the package as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def fill():
+    """The module `golden/fill.py`: weights and inputs that the golden numbers were made with."""
+    return load_script(GOLDEN / "fill.py")
 
 
 @pytest.fixture(scope="session")
@@ -200,8 +205,6 @@ def small_segformer_cfg(cfg) -> CfgNode:
 
 
 @pytest.fixture(scope="session")
-def plain():
-    """The straightforward computation of results, an oracle."""
-    from proscale.benchmark import plain as plain_path
-
-    return plain_path
+def reference():
+    """The reference implementation of results, an oracle."""
+    return load_script(GOLDEN.parents[1] / "benchmarks" / "reference_implementation.py")

@@ -4,6 +4,7 @@ Where a command is printed for a big machine, the slow test runs it smaller.
 """
 
 import argparse
+import importlib
 import os
 import re
 import shlex
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "benchmarks" / "README.md",
     ROOT / "datasets" / "README.md",
 )
 #: Programs of others, whose arguments are not for us to check.
@@ -97,7 +99,8 @@ def test_commands_are_found():
 
 @pytest.mark.parametrize("command", OURS, ids=name)
 def test_arguments_are_accepted(command, monkeypatch, restored_catalogs):
-    if command.program not in ("proscale", "train_net.py"):
+    is_benchmark = (ROOT / "benchmarks" / command.program).is_file()
+    if command.program not in ("proscale", "train_net.py") and not is_benchmark:
         assert list(ROOT.glob(f"*/{command.program}")), f"there is no {command.program}"
         return
     options = _parse(command, monkeypatch)
@@ -117,6 +120,12 @@ def _parse(command: Command, monkeypatch: pytest.MonkeyPatch) -> argparse.Namesp
     """Its options, if it is accepted."""
     if command.program == "train_net.py":
         return default_argument_parser().parse_args(command.words())
+    if command.program != "proscale":
+        monkeypatch.syspath_prepend(ROOT / "benchmarks")
+        script, options = importlib.import_module(Path(command.program).stem), []
+        monkeypatch.setattr(script, "run", options.append)
+        script.main(command.words())
+        return options[0]
     parse, parsed = argparse.ArgumentParser.parse_known_args, []
 
     def parse_only(parser, *arguments):
@@ -147,7 +156,7 @@ SMALL_TRAINING = (
 def workplace(sample_coco, tmp_path_factory) -> Path:
     """A folder to call the commands in: the repository and the sample data, linked."""
     folder = tmp_path_factory.mktemp("workplace")
-    for entry in ("configs", "train_net.py", "tools", "docs", "tests"):
+    for entry in ("configs", "train_net.py", "tools", "docs", "tests", "benchmarks"):
         (folder / entry).symlink_to(ROOT / entry)
     data, sample = folder / "data", sample_coco.parent
     for file in (file for file in sample.rglob("*") if file.is_file()):
@@ -182,8 +191,11 @@ def _smaller(command: Command) -> str:
     if command.program == "train_net.py":
         weights = "" if "MODEL.WEIGHTS" in text else 'MODEL.WEIGHTS ""'
         return f"{text} {weights} {SMALL_TRAINING}"
-    if "proscale benchmark" in text:
-        return f"{text} --repeats 1".replace("640x960", "64x96")
+    if "proscale benchmark" in text or "benchmarks/" in text:
+        smaller = {"640x960": "64x96", "1024x2048": "64x128", "--images 500": "--images 4"}
+        for size, small in smaller.items():
+            text = text.replace(size, small)
+        return f"{text} --repeats 1"
     return text
 
 

@@ -1,7 +1,7 @@
 """Latency of several callables measured in turns, as medians with quartiles.
 
-Every round calls each of them once, so that whatever else the machine does meanwhile touches all
-alike and their ratios hold on a busy machine, too.
+Every round calls each of them once, so that other load of the machine touches all alike, and their
+ratios hold on a busy machine, too.
 """
 
 import time
@@ -51,7 +51,7 @@ class Timing:
 
 
 class Stopwatch:
-    """Splits the time from its making into consecutive parts, so that they add up to the whole."""
+    """Splits the time from its making into consecutive parts, which add up to the whole."""
 
     def __init__(self, clock: Clock):
         self.parts: dict[str, float] = {}  #: seconds by part
@@ -64,6 +64,10 @@ class Stopwatch:
         self.parts[part] = self.parts.get(part, 0.0) + now - self._last
         self._last = now
 
+    def hook(self, part: str) -> Callable[..., None]:
+        """A hook for modules that laps ``part``."""
+        return lambda *_: self.lap(part)
+
 
 def device_clock(device: torch.device) -> Clock:
     """A clock in seconds that first waits until ``device`` has done all it was given."""
@@ -71,6 +75,7 @@ def device_clock(device: torch.device) -> Clock:
         return time.perf_counter
 
     def clock() -> float:
+        # Kernels are queued: without this, a call's time would be that of its launches.
         torch.cuda.synchronize(device)
         return time.perf_counter()
 
@@ -87,7 +92,7 @@ def measure(
     """Time whole calls.
 
     Args:
-        callables: what to time, by any key.
+        callables: the functions, by any key.
         repeats: rounds that count.
         warmup: rounds before them that do not.
         clock: seconds; see :func:`device_clock`.
@@ -100,12 +105,8 @@ def measure(
 
         return call
 
-    times = measure_parts(
-        {key: timed(function) for key, function in callables.items()},
-        repeats=repeats,
-        warmup=warmup,
-        clock=clock,
-    )
+    by_part = {key: timed(function) for key, function in callables.items()}
+    times = measure_parts(by_part, repeats=repeats, warmup=warmup, clock=clock)
     return {key: parts[TOTAL] for key, parts in times.items()}
 
 
@@ -129,6 +130,7 @@ def measure_parts(
         the times of all parts in their order and, as the last one, :data:`TOTAL`, their sum.
     """
     samples: dict[Key, dict[str, list[float]]] = {key: defaultdict(list) for key in callables}
+    # In turns: a round calls every function once.
     for turn in range(-warmup, repeats):
         for key, function in callables.items():
             before(key)

@@ -1,13 +1,12 @@
-"""Command-line arguments that several commands have, and how benchmarks introduce themselves."""
+"""Command-line arguments that several commands have."""
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from proscale.benchmark.machine import describe_machine
 from proscale.errors import ConfigError
 
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
@@ -30,7 +29,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def split_overrides(options: argparse.Namespace) -> None:
-    """Move what follows the files of --config-file, KEY VALUE pairs, to ``options.opts``."""
+    """Move KEY VALUE pairs behind the files of --config-file to ``options.opts``."""
     options.config_file, overrides = split_at_key(options.config_file)
     options.opts = [*overrides, *options.opts]
 
@@ -44,11 +43,13 @@ def split_at_key(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """KEY VALUE pairs, as ``opts``."""
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration overrides")
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """--config-file with several models."""
     parser.add_argument(
-        "opts",
-        nargs="*",
-        metavar="KEY VALUE",
-        help="configuration overrides for all models",
+        "--config-file", nargs="+", required=True, metavar="FILE", help="the models"
     )
 
 
@@ -64,6 +65,41 @@ def short_names(files: Sequence[str]) -> dict[str, str]:
     return dict(zip(stems if len(set(stems)) == len(stems) else files, files, strict=True))
 
 
+def add_report_arguments(parser: argparse.ArgumentParser, *, plot: str, against: str) -> None:
+    """--markdown, and --plot with the --results that it draws ``against`` cost."""
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables, too")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help=f"draw {plot}: .svg, .pdf or .png"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help='JSON of quality by model, such as {"proscale_r50_333": {"PQ": 51.4}}: --plot draws '
+        f"it against {against}",
+    )
+
+
+def check_report_arguments(options: argparse.Namespace) -> tuple[str, dict[str, float]] | None:
+    """The metric of --results and its values by model, read before the work begins.
+
+    Raises:
+        ConfigError: --plot or --results cannot be used.
+    """
+    from proscale.cost.plots import check_format, read_results
+
+    if options.results and options.plot is None:
+        raise ConfigError("--results needs --plot, where quality is drawn")
+    if options.plot:
+        check_format(options.plot)
+    return read_results(options.results) if options.results else None
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """--json."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers, too")
+
+
 def add_benchmark_arguments(parser: argparse.ArgumentParser, *, repeats: int) -> None:
     """--device, --repeats (``repeats`` by default) and --json."""
     parser.add_argument(
@@ -73,7 +109,7 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser, *, repeats: int) ->
         help="where to run",
     )
     parser.add_argument("--repeats", type=positive, default=repeats, help="calls that count")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, too")
+    add_json(parser)
 
 
 def find_device(name: str) -> torch.device:
@@ -85,17 +121,3 @@ def find_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device is cuda, but CUDA is not available: expected cpu")
     return torch.device(name)
-
-
-def describe_run(
-    device: torch.device, settings: Mapping[str, str | int]
-) -> dict[str, dict[str, str | int]]:
-    """Machine and settings, for the head of a benchmark's report and for JSON."""
-    return {"machine": describe_machine(device), "settings": dict(settings)}
-
-
-def print_header(header: Mapping[str, Mapping[str, str | int]]) -> None:
-    """Print what :func:`describe_run` made, a line each."""
-    for group in header.values():
-        print("; ".join(f"{name}: {value}" for name, value in group.items()))
-    print(flush=True)

@@ -1,139 +1,163 @@
-"""``proscale benchmark``: how fast models, the operator and token merging are on this machine.
+"""``proscale benchmark``: latency by part, throughput and memory of whole models.
 
-Everything that is compared is called in turns in one process; figures are medians with quartiles.
-Without a SUBJECT, models are timed: ``proscale benchmark --config-file F [F …]``.
+Times models with random weights (MODEL.WEIGHTS is not loaded) from image tensor to results, part by
+part. All models are called in turns in one process; numbers are medians with quartiles, and the
+first model is what the others are compared with.
 """
 
 import argparse
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Mapping
 
-from proscale.benchmark.benchmark_report import operator_table
-from proscale.benchmark.operator_benchmark import (
-    BASELINE,
-    NEAR_CELLS,
-    OperatorSettings,
-    benchmark_operator,
+from proscale.benchmark.latency import TOTAL
+from proscale.benchmark.machine import fp32_peak, print_header
+from proscale.benchmark.models import (
+    DTYPES,
+    QUERIES_PER_CONFIDENT,
+    TARGETS_PER_IMAGE,
+    ModelRun,
+    ModelSettings,
+    ModelTimes,
+    benchmark_models,
 )
-from proscale.cli import benchmark_evaluation, benchmark_merging, benchmark_model
+from proscale.benchmark.tables import latency_table, speed_table, times_as_dict
 from proscale.cli.arguments import (
     add_benchmark_arguments,
-    describe_run,
+    add_models,
+    add_overrides,
+    add_report_arguments,
+    check_report_arguments,
     find_device,
     parse_size,
     positive,
-    print_header,
+    short_names,
+    split_overrides,
 )
-from proscale.cost.tables import write_json
+from proscale.config import setup_cfg
+from proscale.cost.parts import NETWORK
+from proscale.cost.plots import bars, draw, points, quality_points
+from proscale.cost.tables import write_json, write_markdown
 from proscale.errors import ConfigError
-from proscale.ops import available_backends
+from proscale.utils.malloc import disable_malloc_trim
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    subjects = parser.add_subparsers(title="what to time", required=True, metavar="SUBJECT")
-    benchmark_model.add_parser(subjects)
-    _add_operator_parser(subjects)
-    benchmark_merging.add_parser(subjects)
-    benchmark_evaluation.add_parser(subjects)
-    parser.parse_known_args = _with_default(parser.parse_known_args, subjects.choices)
-
-
-def _with_default(parse: Callable, subjects: Collection[str]) -> Callable:
-    """Has arguments that name no subject mean the model benchmark."""
-
-    def parse_known_args(
-        arguments: Sequence[str], namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        first = next(iter(arguments), "--help")
-        if first not in (*subjects, "-h", "--help"):
-            arguments = [benchmark_model.SUBJECT, *arguments]
-        return parse(arguments, namespace)
-
-    return parse_known_args
-
-
-def _add_operator_parser(subjects: argparse._SubParsersAction) -> None:
-    parser = subjects.add_parser(
-        "operator",
-        help="deformable attention, every backend against the reference",
-        description="Time deformable attention: forward, and forward with all gradients.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    add_models(parser)
     parser.add_argument(
-        "--sizes",
-        type=_parse_sizes,
-        default="20x30,40x60,80x120",
-        metavar="HxW,…",
-        help="levels; every cell is a query",
+        "--size", type=parse_size, default="640x960", metavar="HxW", help="of the images, pixels"
     )
-    parser.add_argument("--heads", type=positive, default=8, help="attention heads")
-    parser.add_argument("--width", type=positive, default=32, help="channels of a head")
-    parser.add_argument("--points", type=positive, default=4, help="points per head and level")
+    parser.add_argument("--batch", type=positive, default=1, help="images per call")
     parser.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        default="float32",
-        help="of the values; locations and weights are float32",
+        nargs="+",
+        choices=tuple(DTYPES),
+        default=["fp32"],
+        help="one or several side by side; all but fp32 are automatic mixed precision",
     )
     parser.add_argument(
-        "--spread",
-        choices=("near", "far"),
-        default="near",
-        help=f"points {NEAR_CELLS:g} cells (standard deviation) from their query, as in a trained "
-        "model, or anywhere",
+        "--train",
+        action="store_true",
+        help="forward and backward pass of a training step instead of inference",
     )
-    parser.add_argument(
-        "--backends",
-        type=lambda names: names.split(","),
-        default=",".join(available_backends()),
-        metavar="NAME,…",
-        help=f"what to compare with {BASELINE}",
-    )
-    add_benchmark_arguments(parser, repeats=15)
-    parser.set_defaults(run=run)
+    parser.add_argument("--compile", action="store_true", help="by torch.compile, part by part")
+    add_report_arguments(parser, plot="latency by part, and against GFLOPs", against="latency")
+    add_benchmark_arguments(parser, repeats=5)
+    add_overrides(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run ``proscale benchmark operator``."""
-    unknown = set(options.backends) - set(available_backends())
-    if unknown:
-        raise ConfigError(
-            f"--backends has {', '.join(sorted(unknown))}: expected "
-            f"{', '.join(available_backends())}"
-        )
+    """Run the command."""
+    split_overrides(options)
     device = find_device(options.device)
-    settings = OperatorSettings(
-        spatial_shapes=options.sizes,
-        heads=options.heads,
-        width=options.width,
-        points=options.points,
-        dtype=options.dtype,
-        near=options.spread == "near",
-        device=device,
+    quality = check_report_arguments(options)
+    # As ``proscale predict`` and ``train_net.py`` do; only the CPU's memory is meant.
+    kept = disable_malloc_trim()
+    runs = build_runs(options)
+    header = print_header(
+        device, {**describe_settings(options), "freed memory": "kept" if kept else "given back"}
     )
-    levels = ", ".join(f"{height}x{width}" for height, width in options.sizes)
-    header = describe_run(
-        device,
-        {
-            "levels": levels,
-            "heads": options.heads,
-            "width": options.width,
-            "points": options.points,
-            "spread": options.spread,
-            "dtype": options.dtype,
-            "repeats": options.repeats,
-        },
-    )
-    print_header(header)
+    times = benchmark_models(runs, repeats=options.repeats)
+    peak = fp32_peak(device)
+    report = "\n\n".join(list_tables(times, options.batch, peak))
+    print(report)
+    models = {name: times_as_dict(found, options.batch, peak) for name, found in times.items()}
+    write_json(options.json, {**header, "fp32_peak_flops": peak, "models": models})
+    write_markdown(options.markdown, report)
+    if options.plot:
+        draw_times(times, quality, options)
 
-    times = benchmark_operator(settings, options.backends, repeats=options.repeats)
-    print(operator_table(times))
-    backends = {
-        name: {mode: timing.as_dict() for mode, timing in modes.items()}
-        for name, modes in times.by_backend.items()
+
+def build_runs(options: argparse.Namespace) -> dict[str, ModelRun]:
+    """The models in every number format, by their names in the tables."""
+    runs = {}
+    for dtype in options.dtype:
+        suffix = f", {dtype}" if len(options.dtype) > 1 else ""
+        settings = ModelSettings(
+            size=options.size,
+            batch=options.batch,
+            dtype=dtype,
+            train=options.train,
+            compiled=options.compile,
+        )
+        for name, file in short_names(options.config_file).items():
+            cfg = setup_cfg(file, [*options.opts, "MODEL.DEVICE", options.device])
+            try:
+                runs[name + suffix] = ModelRun(cfg, settings)
+            except ValueError as error:
+                raise ConfigError(f"{file}: {error}") from error
+    return runs
+
+
+def describe_settings(options: argparse.Namespace) -> dict[str, str | int]:
+    """The settings of the runs, for the head of the report."""
+    return {
+        "mode": f"training step, {TARGETS_PER_IMAGE} targets an image, without optimiser"
+        if options.train
+        else f"inference, one query in {QUERIES_PER_CONFIDENT} sure of a class",
+        "weights": "random, MODEL.WEIGHTS is not loaded",
+        "size": "{}x{}".format(*options.size),
+        "batch": options.batch,
+        "dtype": " ".join(options.dtype),
+        "compiled": "yes" if options.compile else "no",
+        "repeats": options.repeats,
+        "overrides": " ".join(options.opts) or "none",
     }
-    write_json(options.json, {**header, "backends": backends, "refused": times.refused})
 
 
-def _parse_sizes(text: str) -> list[tuple[int, int]]:
-    return [parse_size(size) for size in text.split(",")]
+def list_tables(times: Mapping[str, ModelTimes], batch: int, peak: float) -> list[str]:
+    """Latency, the machine's peak, and speed where multiply-adds were counted."""
+    tables = [latency_table(times, batch)]
+    tables.append(f"fp32 peak (matrix products, measured in this run): {peak / 1e9:.0f} GFLOP/s")
+    if any(found.multiply_adds for found in times.values()):
+        tables.append(speed_table(times, batch, peak))
+    return tables
+
+
+def draw_times(
+    times: Mapping[str, ModelTimes],
+    quality: tuple[str, Mapping[str, float]] | None,
+    options: argparse.Namespace,
+) -> None:
+    """Bars of latency by part; latency against GFLOPs; and quality against latency."""
+    milliseconds = {
+        name: {part: 1e3 * timing.median for part, timing in found.times.items()}
+        for name, found in times.items()
+    }
+    parts = {
+        name: {part: value for part, value in values.items() if part not in (NETWORK, TOTAL)}
+        for name, values in milliseconds.items()
+    }
+    total = {name: values[TOTAL] for name, values in milliseconds.items()}
+    label = "latency, ms"
+    panels = [bars(parts, label)]
+    counted = {
+        name: (options.batch * found.multiply_adds[NETWORK] / 1e9, total[name])
+        for name, found in times.items()
+        if found.multiply_adds
+    }
+    if counted:
+        panels.append(points(counted, ("GFLOPs (multiply-adds) of the network", label)))
+    if quality:
+        panels.append(quality_points(quality, total, label))
+    draw(panels, options.plot)

@@ -11,27 +11,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 from detectron2.data.detection_utils import convert_image_to_rgb
 
 from proscale.benchmark.latency import TOTAL
 from proscale.benchmark.machine import describe_machine
-from proscale.benchmark.merged_tokens import draw_merged_tokens, merged_maps
-from proscale.benchmark.merging_comparison import (
-    BACKBONE,
+from proscale.benchmark.merging import (
     DOWNSAMPLE,
     VARIANTS,
     MergedModel,
     MergingResult,
     compare_merging,
+    draw_merged_tokens,
+    merged_maps,
 )
 from proscale.checkpoint import check_weights, load_weights
-from proscale.cli.arguments import positive
+from proscale.cli.arguments import add_json, add_overrides, positive
 from proscale.config import setup_cfg
 from proscale.cost.flops import padded_size
+from proscale.cost.parts import BACKBONE
 from proscale.cost.tables import markdown_table, write_json
 from proscale.engine.trainer import Trainer
-from proscale.errors import CheckpointError, ConfigError
+from proscale.errors import ConfigError
 from proscale.modeling.backbones.token_merging_config import NO_MERGING
 
 PICTURES = (".png", ".jpg", ".pdf", ".svg")
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=5,
         help="calls that count, of each kind (default: %(default)s)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, too")
+    add_json(parser)
     parser.add_argument(
         "--picture",
         type=Path,
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="draw on white, for data sets whose images may not be passed on",
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration overrides")
+    add_overrides(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -74,87 +74,42 @@ def run(options: argparse.Namespace) -> None:
         merged = MergedModel(cfg, lambda model: load_weights(model, cfg))
         loader = Trainer.build_test_loader(cfg, dataset)
         results = compare_merging(merged, loader, dataset, repeats=options.repeats)
-    except (CheckpointError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"{options.config_file}: {error}") from error
     print(f"{dataset}\n\n{_table(results)}")
-    write_json(options.json, _document(merged.model.device, dataset, options, results))
+    settings = {
+        "config": options.config_file,
+        "weights": options.weights,
+        "overrides": options.opts,
+        "dataset": dataset,
+        "repeats": options.repeats,
+    }
+    merging = {name: result.as_dict() for name, result in results.items()}
+    machine = describe_machine(merged.device)
+    write_json(options.json, {"machine": machine, "settings": settings, "merging": merging})
     if options.picture is not None:
-        sample = next(iter(loader))[0]["image"]
-        photo = convert_image_to_rgb(sample.permute(1, 2, 0), cfg.INPUT.FORMAT)
-        ground = np.full_like(photo, 255) if options.without_photo else photo
-        _draw(merged, sample, ground, options.picture)
+        image = next(iter(loader))[0]["image"]
+        photo = convert_image_to_rgb(image.permute(1, 2, 0), cfg.INPUT.FORMAT)
+        drawn = [name for name in VARIANTS if name not in (NO_MERGING, DOWNSAMPLE)]
+        draw_merged_tokens(
+            options.picture,
+            np.full_like(photo, 255) if options.without_photo else photo,
+            {name: merged_maps(merged.variant(name), image) for name in drawn},
+            padded_size=padded_size(merged.model, image.shape[-2:]),
+        )
         print(f"\nMerged tokens: {options.picture}")
 
 
 def _table(results: Mapping[str, MergingResult]) -> str:
-    plain = results[NO_MERGING]
+    unmerged = results[NO_MERGING]
     rows = []
     for name, result in results.items():
-        speed = [
-            f"{plain.times[part].median / result.times[part].median:.2f}×"
-            for part in (BACKBONE, TOTAL)
-        ]
-        rows.append(
-            [
-                name,
-                f"{result.metrics['mIoU']:.2f}",
-                f"{result.agreement:.2f} %",
-                f"{result.multiply_adds / 1e9:.2f}",
-                f"{1000 * result.times[BACKBONE].median:.0f}",
-                speed[0],
-                f"{1000 * result.times[TOTAL].median:.0f}",
-                speed[1],
-            ]
-        )
-    headers = [
-        "merging",
-        "mIoU",
-        "as unmerged",
-        "GFLOPs",
-        "backbone, ms",
-        "backbone's speed",
-        "image, ms",
-        "image's speed",
-    ]
+        row = [name, f"{result.metrics['mIoU']:.2f}", f"{result.agreement:.2f} %"]
+        row.append(f"{result.multiply_adds / 1e9:.2f}")
+        for part in (BACKBONE, TOTAL):
+            seconds = result.times[part].median
+            row += [f"{1000 * seconds:.0f}", f"{unmerged.times[part].median / seconds:.2f}×"]
+        rows.append(row)
+    headers = ["merging", "mIoU", "as unmerged", "GFLOPs"]
+    headers += ["backbone, ms", "backbone's speed", "image, ms", "image's speed"]
     return markdown_table(rows, headers, text=("merging",))
-
-
-def _document(
-    device: torch.device,
-    dataset: str,
-    options: argparse.Namespace,
-    results: Mapping[str, MergingResult],
-) -> dict:
-    return {
-        "machine": describe_machine(device),
-        "settings": {
-            "config": options.config_file,
-            "weights": options.weights,
-            "overrides": options.opts,
-            "dataset": dataset,
-            "repeats": options.repeats,
-        },
-        "merging": {
-            name: {
-                "metrics": dict(result.metrics),
-                "agreement": result.agreement,
-                "multiply_adds": result.multiply_adds,
-                "seconds": {part: timing.as_dict() for part, timing in result.times.items()},
-            }
-            for name, result in results.items()
-        },
-    }
-
-
-def _draw(merged: MergedModel, image: torch.Tensor, ground: np.ndarray, path: Path) -> None:
-    maps = {
-        name: merged_maps(merged.variant(name), image)
-        for name in VARIANTS
-        if name not in (NO_MERGING, DOWNSAMPLE)
-    }
-    draw_merged_tokens(
-        path,
-        ground,
-        maps,
-        padded_size=padded_size(merged.model, tuple(image.shape[-2:])),
-    )

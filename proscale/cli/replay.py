@@ -1,13 +1,14 @@
 """``proscale replay``: a training step that was recorded because something was not finite, again.
 
 Rebuilds the model of FILE (fault_*.pth in OUTPUT_DIR) with its weights, runs forward and backward
-pass on the recorded batch with the random numbers of that step, and tells the losses and the first
-module whose output is not finite. It sees what the one process saw that wrote the file: losses are
-normalised by its targets alone.
+pass on the recorded batch with the random numbers of that step, and prints the losses or the first
+module whose output is not finite. Only the batch of the rank that wrote the file is known: losses
+are normalised by its targets alone.
 """
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,6 @@ from proscale.config import setup_cfg
 from proscale.engine.precision import resolve_amp_dtype
 from proscale.engine.recorded_step import RecordedStep
 from proscale.engine.train_loop import TrainLoop
-from proscale.errors import CheckpointError, ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,10 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
-    try:
-        step = RecordedStep.read(options.file)
-    except CheckpointError as error:
-        raise ConfigError(str(error)) from error
+    step = RecordedStep.read(options.file)
     cfg = _config(step, options.opts)
     model = build_model(cfg)
     model.load_state_dict(step.weights)
@@ -50,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
         accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
     )
     loop.seed, loop.iter, loop.rank = step.seed, step.iteration, step.rank
-    outputs = _FiniteOutputs(model)
+    outputs = _OutputWatch(model)
     with EventStorage(step.iteration) as storage:
         try:
             loop.run_step()
@@ -71,21 +68,18 @@ def _config(step: RecordedStep, overrides: list[str]) -> CfgNode:
         return setup_cfg(str(file), overrides)
 
 
-class _FiniteOutputs:
+class _OutputWatch:
     """Watches the outputs of all modules for the first that is not finite."""
 
     def __init__(self, model: nn.Module):
         self._first = ""
         for name, module in model.named_modules():
             if name:
-                module.register_forward_hook(self._watch(name))
+                module.register_forward_hook(partial(self._look, name))
 
-    def _watch(self, name: str):
-        def look(module: nn.Module, inputs: object, output: object) -> None:
-            if not self._first and not all(map(_is_finite, _tensors(output))):
-                self._first = f"{name} ({type(module).__name__})"
-
-        return look
+    def _look(self, name: str, module: nn.Module, inputs: object, output: object) -> None:
+        if not self._first and not all(map(_is_finite, _tensors(output))):
+            self._first = f"{name} ({type(module).__name__})"
 
     def describe(self) -> str:
         """One line."""

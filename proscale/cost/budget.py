@@ -1,9 +1,9 @@
-"""Which PRO-SCALE encoders fit a budget, by the closed form of their cost.
+"""PRO-SCALE encoders that fit a budget, by the closed form of their cost.
 
-What layers buy is depth at each scale: the tokens of the coarsest level pass p1 + p2 + p3 layers,
-those of the next p2 + p3, the finest p3. Every layer costs something, so that all configurations
-together are one Pareto front; within a budget those count that no other affordable one matches at
-every scale.
+Layers buy depth at each scale: the tokens of the coarsest level pass p1 + p2 + p3 layers, those of
+the next p2 + p3, the finest p3. Every layer costs something, so that all configurations together
+are one Pareto front; within a budget those count that no other affordable one matches at every
+scale.
 """
 
 import os
@@ -18,13 +18,14 @@ from proscale.cost.encoder_cost import EncoderDesign, mask2former_cost, proscale
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """An encoder that can be afforded.
+class AffordableEncoder:
+    """An encoder within the budget.
 
     Attributes:
         layers: (p1, p2, p3).
         multiply_adds: of its pixel decoder, one image.
-        share: of Mask2Former's pixel decoder, in (0, 1] and above.
+        share: that is this fraction of those of Mask2Former's pixel decoder; 1 and more are
+            possible.
     """
 
     layers: tuple[int, ...]
@@ -34,15 +35,16 @@ class Candidate:
     @property
     def depths(self) -> tuple[int, ...]:
         """Layers that the tokens of each level pass, coarse to fine."""
+        # Level l takes part from stage l on: sums from the last stage back.
         return tuple(reversed(list(accumulate(reversed(self.layers)))))
 
 
-def affordable(design: EncoderDesign, budget: float, *, max_layers: int) -> list[Candidate]:
+def affordable(design: EncoderDesign, budget: float, *, max_layers: int) -> list[AffordableEncoder]:
     """All encoders with at least one layer that cost at most the budget, the cheapest first.
 
     Args:
         design: everything but the layers.
-        budget: share of the cost of Mask2Former's pixel decoder, e.g. 0.55.
+        budget: fraction of the cost of Mask2Former's pixel decoder, e.g. 0.55.
         max_layers: of a stage.
     """
     whole = mask2former_cost(design)
@@ -50,11 +52,11 @@ def affordable(design: EncoderDesign, budget: float, *, max_layers: int) -> list
     for layers in product(range(max_layers + 1), repeat=len(design.levels)):
         cost = proscale_cost(design, layers)
         if any(layers) and cost <= budget * whole:
-            found.append(Candidate(layers, cost, cost / whole))
+            found.append(AffordableEncoder(layers, cost, cost / whole))
     return sorted(found, key=lambda candidate: (candidate.multiply_adds, candidate.layers))
 
 
-def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
+def pareto_front(candidates: Sequence[AffordableEncoder]) -> list[AffordableEncoder]:
     """Those whose depths no other candidate matches or exceeds at every scale."""
     return [
         candidate

@@ -1,4 +1,4 @@
-"""What a pixel decoder costs, in closed form: for planning before any model is built.
+"""Cost of a pixel decoder in closed form, for planning before any model is built.
 
 With tokens S_l of level l (coarse to fine), width C, M heads, P points, feed-forward width F, one
 deformable layer over the first L levels, T = S_1 + … + S_L tokens, costs
@@ -43,7 +43,7 @@ class Level:
 
 @dataclass(frozen=True)
 class EncoderDesign:
-    """What the cost of a pixel decoder depends on, besides its layers.
+    """All that the cost of a pixel decoder depends on, besides its layers.
 
     Attributes:
         levels: that the deformable encoder sees, coarse to fine.
@@ -114,9 +114,13 @@ def layer_cost(design: EncoderDesign, num_levels: int) -> int:
     """Multiply-adds of one deformable layer over the ``num_levels`` coarsest levels."""
     tokens = sum(level.cells for level in design.levels[:num_levels])
     width, samples = design.width, num_levels * design.points
+    # Values and output; offsets (two a point) and weights (one) of all heads.
     projections = 2 * width**2 + 3 * samples * design.heads * width
-    perceptron = 2 * width * design.d_ffn
-    return tokens * (projections + 4 * samples * width + perceptron + 2 * _AFFINE_NORM * width)
+    # Bilinear: four cells a point, each head in its own channels.
+    sampling = 4 * samples * width
+    feed_forward = 2 * width * design.d_ffn
+    norms = 2 * _AFFINE_NORM * width
+    return tokens * (projections + sampling + feed_forward + norms)
 
 
 def proscale_cost(design: EncoderDesign, layers: Sequence[int]) -> int:
@@ -134,13 +138,14 @@ def proscale_cost(design: EncoderDesign, layers: Sequence[int]) -> int:
             f"layers is {tuple(layers)}: expected one number for each of the encoder's "
             f"{len(design.levels)} levels"
         )
+    # Stage s has p_s layers over the s coarsest levels.
     staged = sum(count * layer_cost(design, stage) for stage, count in enumerate(layers, start=1))
-    return staged + _recalibration_cost(design) + _frame_cost(design, light=design.light)
+    return staged + _recalibration_cost(design) + _pyramid_cost(design, light=design.light)
 
 
 def mask2former_cost(design: EncoderDesign, num_layers: int = MASK2FORMER_LAYERS) -> int:
     """Multiply-adds of Mask2Former's pixel decoder for one image."""
-    return num_layers * layer_cost(design, len(design.levels)) + _frame_cost(design, light=False)
+    return num_layers * layer_cost(design, len(design.levels)) + _pyramid_cost(design, light=False)
 
 
 def _recalibration_cost(design: EncoderDesign) -> int:
@@ -150,11 +155,12 @@ def _recalibration_cost(design: EncoderDesign) -> int:
     return sum(level.cells * (4 + 1) * design.width for level in design.levels[:-1])
 
 
-def _frame_cost(design: EncoderDesign, *, light: bool) -> int:
-    """Input projections with norm, the pyramid, and the mask features; without up-sampling in the
-    pyramid, which is counted with the head."""
+def _pyramid_cost(design: EncoderDesign, *, light: bool) -> int:
+    """All around the layers: input projections with norm, the pyramid, and the mask features;
+    without up-sampling in the pyramid, which is counted with the head."""
     width, norm = design.width, _NORMS[design.norm]
     inputs = sum(level.cells * width * (level.channels + _AFFINE_NORM) for level in design.levels)
+    # Light-Pixel Embedding has a max-pool, which only compares, in place of the 3x3 convolution.
     convolution = 0 if light else 9 * width
     pyramid = sum(
         level.cells * width * (level.channels + norm + convolution + norm)

@@ -1,35 +1,105 @@
 """Multiply-adds, activations and parameters of a network by module, counted with fvcore on a trace
 in which nothing is computed.
 
-Counted as the network: everything from the normalised image to classes and masks (or the logits of
-a semantic head). Results computed from these, which are no part of the network, are counted apart,
-as their definitions read: masks resized to the image, and classes weighted by them.
+The network is everything from the normalised image to classes and masks (or the logits of a
+semantic head). Results computed from these are counted apart, as their definitions read: masks
+resized to the image, and classes weighted by them.
+
+fvcore counts multiply-adds: products of matrices and convolutions as they are, norms by five (four
+without weights) and bilinear resizing by four for each number. In the same spirit a number that is
+added to a mean or a norm counts one. Element-wise arithmetic, comparisons and copies are free, as
+in the papers; they are listed so that an operator without a count is noticed.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
-from proscale.cost.operators import (
-    ACTIVATION_SOURCES,
-    ATTENTION,
-    DEFORMABLE_ATTENTION,
-    FREE,
-    HANDLES,
-    Handle,
-    shape,
-)
 from proscale.cost.shape_tracing import traced_shapes, without_memory
 from proscale.modeling import MaskFormer, MaskFormerHead
+from proscale.ops.deformable_attention import multiply_adds
 from proscale.utils.types import Size
 
 # What the papers call the encoder: input projections, deformable layers, mask features.
 ENCODER = "sem_seg_head.pixel_decoder"
+
+Handle = Callable[[list[Any], list[Any]], int | Counter]
+
+ATTENTION = "aten::scaled_dot_product_attention"
+DEFORMABLE_ATTENTION = "proscale::deformable_attention"
+
+
+def shape(value: Any) -> tuple[int, ...]:
+    """Of a tensor in a trace."""
+    return tuple(value.type().sizes())
+
+
+def _attention(inputs: list, outputs: list) -> int:
+    """Products of queries with keys, and of the weights with values."""
+    query, key, value = map(shape, inputs[:3])
+    return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _deformable(inputs: list, outputs: list) -> int:
+    value, _, locations, *_ = inputs
+    return multiply_adds(shape(value), shape(locations))
+
+
+def _each_input(inputs: list, outputs: list) -> int:
+    return prod(shape(inputs[0]))
+
+
+def _each_scattered(inputs: list, outputs: list) -> int:
+    _, _, _, source, *_ = inputs
+    return prod(shape(source))
+
+
+#: Beyond fvcore's own; by operator.
+HANDLES: dict[str, Handle] = {
+    ATTENTION: _attention,
+    DEFORMABLE_ATTENTION: _deformable,
+    # Token merging: lengths of tokens, and averages.
+    "aten::linalg_vector_norm": _each_input,
+    "aten::avg_pool2d": _each_input,
+    "aten::scatter_reduce": _each_scattered,
+}
+
+#: Operators whose outputs are activations (Dollár et al., Fast and Accurate Model Scaling, CVPR
+#: 2021, §3: outputs of products).
+ACTIVATION_SOURCES = frozenset(
+    {
+        "aten::_convolution",
+        "aten::addmm",
+        "aten::bmm",
+        "aten::einsum",
+        "aten::linear",
+        "aten::matmul",
+        "aten::mm",
+        ATTENTION,
+        DEFORMABLE_ATTENTION,
+    }
+)
+
+_ARITHMETIC = "add sub rsub mul div neg reciprocal pow sqrt rsqrt exp log sin cos sum mean ceil"
+_ACTIVATIONS = "gelu sigmoid softmax silu hardsigmoid hardswish hardtanh"
+_COMPARISONS = "clamp_min clamp_max maximum minimum lt le ne any all __or__ logical_not where isinf"
+_SELECTION = "max_pool2d topk sort argsort argmax amax"
+_COPIES = "index_select scatter masked_fill fill pad repeat clone unflatten"
+_VIEWS = "expand_as mT mH movedim swapaxes unfold"
+
+#: Counted nowhere, beyond what fvcore ignores; also in their in-place forms.
+FREE = tuple(
+    f"aten::{name}{form}"
+    for group in (_ARITHMETIC, _ACTIVATIONS, _COMPARISONS, _SELECTION, _COPIES, _VIEWS)
+    for name in group.split()
+    for form in ("", "_")
+)
 
 
 @dataclass(frozen=True)
@@ -85,22 +155,28 @@ def count_flops(model: nn.Module, size: Size) -> FlopCount:
         model: the model; it is left as it is.
         size: (height, width) of the image, pixels, before padding.
     """
-    padded = padded_size(model, size)
     network, mode = without_memory(_Network(model))
     with mode:
-        image = torch.empty(1, 3, *padded)
+        image = torch.empty(1, 3, *padded_size(model, size))
     analysis = _Analysis(network.eval(), image)
     with traced_shapes():
         counts = analysis.by_module_and_operator()
+
+    def by_module(wanted: str) -> dict[str, int]:
+        return {
+            name: sum(number for (kind, _), number in counts[name].items() if kind == wanted)
+            for name in counts
+        }
+
     return FlopCount(
         size=size,
-        by_module={name: _sum(counts[name], "multiply-adds") for name in counts},
+        by_module=by_module("multiply-adds"),
         by_operator={
             operator: number
             for (kind, operator), number in counts[""].items()
             if kind == "multiply-adds"
         },
-        activations={name: _sum(counts[name], "activations") for name in counts},
+        activations=by_module("activations"),
         parameters={
             name: sum(parameter.numel() for parameter in module.parameters())
             for name, module in network.named_modules()
@@ -113,19 +189,15 @@ def count_flops(model: nn.Module, size: Size) -> FlopCount:
 
 def count_results(model: nn.Module, size: Size, result_size: Size) -> int:
     """Multiply-adds from masks to results of a :class:`~proscale.modeling.MaskFormer`; other models
-    end in their logits.
-
-    All masks are resized to the padded image and, cropped, to the result, four multiply-adds a
-    pixel each; for semantic results all classes are weighted by them. Panoptic and instance results
-    only compare and copy.
-    """
+    end in their logits."""
     if not isinstance(model, MaskFormer):
         return 0
-    queries, classes = (
-        model.sem_seg_head.predictor.query_feat.num_embeddings,
-        model.sem_seg_head.num_classes,
-    )
+    head = model.sem_seg_head
+    queries, classes = head.predictor.query_feat.num_embeddings, head.num_classes
     pixels = prod(result_size)
+    # All masks are resized to the padded image and, cropped, to the result, four multiply-adds a
+    # pixel each; semantic results weight all classes by them. Panoptic and instance results only
+    # compare and copy.
     resized = 4 * (prod(padded_size(model, size)) + pixels)
     return queries * (resized + classes * pixels * model.semantic_on)
 
@@ -133,8 +205,8 @@ def count_results(model: nn.Module, size: Size, result_size: Size) -> int:
 def padded_size(model: nn.Module, size: Size) -> Size:
     """The size that an image is padded to."""
     # SemanticSegmentor takes the backbone's.
-    step = getattr(model, "size_divisibility", model.backbone.size_divisibility)
-    step = max(step, 1)
+    owner: Any = model if hasattr(model, "size_divisibility") else model.backbone
+    step = max(owner.size_divisibility, 1)
     height, width = (-(-length // step) * step for length in size)
     return height, width
 
@@ -144,7 +216,8 @@ class _Network(nn.Module):
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.backbone, self.sem_seg_head = model.backbone, model.sem_seg_head
+        self.backbone = model.get_submodule("backbone")
+        self.sem_seg_head = model.get_submodule("sem_seg_head")
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         features = self.backbone(image)
@@ -157,13 +230,14 @@ class _Network(nn.Module):
 
 
 class _Analysis(FlopCountAnalysis):
-    """Counts multiply-adds and activations in one trace, and notes who attends."""
+    """Counts multiply-adds and activations in one trace, and notes the tokens that attend."""
 
-    def __init__(self, network: nn.Module, inputs: Tensor | tuple[Tensor, ...]):
-        super().__init__(network, inputs)
+    def __init__(self, network: nn.Module, image: Tensor):
+        super().__init__(network, image)
         self.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         self.tracer_warnings("none")
         self._queries: dict[str, dict[str, int]] = {ATTENTION: {}, DEFORMABLE_ATTENTION: {}}
+        # Every handle, fvcore's too, also counts activations.
         handles: dict[str, Handle] = {**self._op_handles, **HANDLES}
         self.set_op_handle(**{name: self._handle(name, handles[name]) for name in handles})
         self.set_op_handle(**dict.fromkeys(FREE))
@@ -172,25 +246,24 @@ class _Analysis(FlopCountAnalysis):
         """See :class:`FlopCount`."""
         return self._queries[DEFORMABLE_ATTENTION] or self._queries[ATTENTION]
 
-    def _handle(self, operator: str, handle: Handle) -> Handle:
+    def _handle(self, operator: str, handle: Handle) -> Callable[[list, list], Counter]:
         short = operator.partition("::")[2].lstrip("_")
 
         def count(inputs: list, outputs: list) -> Counter:
             number = handle(inputs, outputs)
             if isinstance(number, Counter):
                 number = sum(number.values())
+            # fvcore adds counters up by module, with any keys.
             kinds = Counter({("multiply-adds", short): int(number)})
             if operator in ACTIVATION_SOURCES:
                 kinds["activations", short] = prod(shape(outputs[0]))
             if operator in self._queries:
                 module = outputs[0].node().scopeName().split("/")[-1]
+                # Scaled dot products: (…, tokens, channels) of the queries. Deformable attention:
+                # (B, N, M, L, P, 2) of the locations.
                 attending = inputs[0 if operator == ATTENTION else 2]
                 axis = -2 if operator == ATTENTION else 1
                 self._queries[operator][module] = shape(attending)[axis]
             return kinds
 
         return count
-
-
-def _sum(counts: Mapping[tuple[str, str], int], wanted: str) -> int:
-    return sum(number for (kind, _), number in counts.items() if kind == wanted)

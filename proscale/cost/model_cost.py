@@ -1,20 +1,25 @@
-"""What a model costs for an image of one size, or on average over the images of a data set."""
+"""Cost of a model for an image of one size, or on average over the images of a data set, which are
+resized as in evaluation. No pixel is read."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.data.transforms import ResizeShortestEdge
+from PIL import Image
 
-from proscale.cost.flops import FlopCount, Size, count_flops, padded_size
-from proscale.cost.image_sizes import resize_for_test
-from proscale.cost.parts import Part, list_parts
+from proscale.cost.flops import count_flops, padded_size
+from proscale.cost.parts import ModelPart, list_parts
 from proscale.cost.shape_tracing import build_without_weights
+from proscale.errors import ConfigError
+from proscale.utils.types import Size
 
 
 @dataclass(frozen=True)
-class Figure:
+class MeanStd:
     """Mean and (population) standard deviation over images."""
 
     mean: float
@@ -23,18 +28,18 @@ class Figure:
 
 @dataclass(frozen=True)
 class PartCost:
-    """A :class:`~proscale.cost.parts.Part` over images, on which parameters do not depend."""
+    """A :class:`~proscale.cost.parts.ModelPart` over images, on which parameters do not depend."""
 
     name: str
     within: str
-    multiply_adds: Figure
-    activations: Figure
+    multiply_adds: MeanStd
+    activations: MeanStd
     parameters: int
 
 
 @dataclass(frozen=True)
 class ModelCost:
-    """What a model costs.
+    """Cost of a model.
 
     Attributes:
         parts: see :func:`~proscale.cost.parts.list_parts`.
@@ -44,14 +49,21 @@ class ModelCost:
     """
 
     parts: list[PartCost]
-    operators: dict[str, Figure]
-    queries: dict[str, Figure]
+    operators: dict[str, MeanStd]
+    queries: dict[str, MeanStd]
     uncounted: dict[str, int]
 
-    def part(self, name: str) -> PartCost | None:
-        """The part of the network with this name, None where the model has no such part."""
-        found = (part for part in self.parts if part.name == name and not part.within)
-        return next(found, None)
+    def has(self, name: str) -> bool:
+        """Whether the network has a part of this name."""
+        return any(part.name == name and not part.within for part in self.parts)
+
+    def part(self, name: str) -> PartCost:
+        """The part of the network with this name.
+
+        Raises:
+            KeyError: the model has no such part.
+        """
+        return {part.name: part for part in self.parts if not part.within}[name]
 
 
 def cost_at_size(cfg: CfgNode, size: Size) -> ModelCost:
@@ -69,42 +81,74 @@ def cost_over_images(cfg: CfgNode, sizes: Sequence[Size]) -> ModelCost:
     return _average(cfg, [(resize_for_test(size, cfg), size) for size in sizes])
 
 
+def dataset_sizes(name: str, limit: int) -> list[Size]:
+    """(height, width) of the first ``limit`` images of a data set, pixels.
+
+    Raises:
+        ConfigError: there is no such data set, or its files are not where it says.
+    """
+    if name not in DatasetCatalog:
+        raise ConfigError(
+            f"--dataset is {name}: expected registered ones: {', '.join(DatasetCatalog.list())}"
+        )
+    try:
+        return [_size(entry) for entry in DatasetCatalog.get(name)[:limit]]
+    except OSError as error:
+        raise ConfigError(
+            f"--dataset {name}: {error}; $DETECTRON2_DATASETS names the folder of the data sets"
+        ) from error
+
+
+def resize_for_test(size: Size, cfg: CfgNode) -> Size:
+    """The size to which ``INPUT.MIN_SIZE_TEST`` and ``INPUT.MAX_SIZE_TEST`` resize an image; 0 for
+    the first leaves it."""
+    if not cfg.INPUT.MIN_SIZE_TEST:
+        return size
+    height, width = ResizeShortestEdge.get_output_shape(
+        *size, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    )
+    return height, width
+
+
+def _size(entry: Mapping) -> Size:
+    if "height" in entry and "width" in entry:
+        return entry["height"], entry["width"]
+    with Image.open(entry["file_name"]) as image:  # reads the header
+        return image.height, image.width
+
+
 def _average(cfg: CfgNode, sizes: Sequence[tuple[Size, Size]]) -> ModelCost:
+    """Over pairs of image and result sizes."""
     model = build_without_weights(cfg)
-    # Nothing but the results depends on more than the padded size.
+    # Only results depend on more than the padded size: each padded size is traced once.
     groups = Counter((padded_size(model, image), result) for image, result in sizes)
-    counts: dict[tuple[Size, Size], FlopCount] = {}
-    networks: dict[Size, FlopCount] = {}
-    for padded, result in groups:
-        networks[padded] = networks.get(padded) or count_flops(model, padded)
-        counts[padded, result] = networks[padded].with_result(model, result)
-    weights = [groups[key] for key in counts]
+    networks = {padded: count_flops(model, padded) for padded in {padded for padded, _ in groups}}
+    counts = [networks[padded].with_result(model, result) for padded, result in groups]
+    weights = list(groups.values())
 
-    def figure(values: Sequence[int]) -> Figure:
-        mean = np.average(values, weights=weights)
-        return Figure(float(mean), float(np.average((values - mean) ** 2, weights=weights) ** 0.5))
+    def mean_std(values: Iterable[int]) -> MeanStd:
+        numbers = np.array(list(values))
+        mean = np.average(numbers, weights=weights)
+        variance = np.average((numbers - mean) ** 2, weights=weights)
+        return MeanStd(float(mean), float(variance**0.5))
 
-    parts = zip(*(list_parts(model, count) for count in counts.values()), strict=True)
-    first = next(iter(counts.values()))
+    def part_cost(same: Sequence[ModelPart]) -> PartCost:
+        return PartCost(
+            name=same[0].name,
+            within=same[0].within,
+            multiply_adds=mean_std(part.multiply_adds for part in same),
+            activations=mean_std(part.activations for part in same),
+            parameters=same[0].parameters,
+        )
+
+    first = counts[0]
+    parts = zip(*(list_parts(model, count) for count in counts), strict=True)
     return ModelCost(
-        parts=[_part(same, figure) for same in parts],
+        parts=list(map(part_cost, parts)),
         operators={
-            name: figure([count.by_operator[name] for count in counts.values()])
+            name: mean_std(count.by_operator[name] for count in counts)
             for name in first.by_operator
         },
-        queries={
-            name: figure([count.queries[name] for count in counts.values()])
-            for name in first.queries
-        },
+        queries={name: mean_std(count.queries[name] for count in counts) for name in first.queries},
         uncounted=first.uncounted,
-    )
-
-
-def _part(same: Sequence[Part], figure) -> PartCost:
-    return PartCost(
-        name=same[0].name,
-        within=same[0].within,
-        multiply_adds=figure([part.multiply_adds for part in same]),
-        activations=figure([part.activations for part in same]),
-        parameters=same[0].parameters,
     )

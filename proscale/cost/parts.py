@@ -17,7 +17,7 @@ NETWORK, RESULTS, EVERYTHING = "network", "results", "network and results"
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelPart:
     """Cost of a part for one image.
 
     Attributes:
@@ -33,7 +33,7 @@ class Part:
     parameters: int
 
 
-def list_parts(model: nn.Module, count: FlopCount) -> list[Part]:
+def list_parts(model: nn.Module, count: FlopCount) -> list[ModelPart]:
     """Parts in the order of the data, each followed by its pieces; then :data:`NETWORK`, what has
     no parameters of its own (:data:`RESULTS`), and both together.
 
@@ -41,28 +41,39 @@ def list_parts(model: nn.Module, count: FlopCount) -> list[Part]:
         model: that was counted.
         count: of :func:`~proscale.cost.flops.count_flops`.
     """
-    head = model.sem_seg_head
-    decoder = getattr(head, "pixel_decoder", None)
+    backbone = model.get_submodule("backbone")
     parts = [_part(count, BACKBONE, ["backbone"])]
-    parts += _pieces(count, BACKBONE, "backbone", _children(model.backbone))
+    parts += _pieces(count, BACKBONE, "backbone", _children(backbone))
+    head = _part(count, HEAD, ["sem_seg_head"])
+    decoder = getattr(model.sem_seg_head, "pixel_decoder", None)
     if isinstance(decoder, PixelDecoder):
-        parts.append(_part(count, ENCODER_PART, [ENCODER]))
-        parts += _pieces(count, ENCODER_PART, ENCODER, _encoder_groups(decoder))
-        parts.append(_part(count, TRANSFORMER_DECODER, ["sem_seg_head.predictor"]))
-        rest = _minus(REST, "", _part(count, HEAD, ["sem_seg_head"]), parts[1:])
+        # Mask2Former's head: pixel decoder (the papers' encoder) and transformer decoder.
+        encoder = _part(count, ENCODER_PART, [ENCODER])
+        transformer = _part(count, TRANSFORMER_DECODER, ["sem_seg_head.predictor"])
+        pieces = _pieces(count, ENCODER_PART, ENCODER, _encoder_groups(decoder))
+        parts += [encoder, *pieces, transformer]
+        # Between them: up-sampling in the pyramid.
+        rest = ModelPart(
+            REST,
+            "",
+            head.multiply_adds - encoder.multiply_adds - transformer.multiply_adds,
+            head.activations - encoder.activations - transformer.activations,
+            head.parameters - encoder.parameters - transformer.parameters,
+        )
         if rest.multiply_adds:
             parts.append(rest)
     else:
-        parts.append(_part(count, HEAD, ["sem_seg_head"]))
+        parts.append(head)
     whole = _part(count, NETWORK, [""])
-    results = Part(RESULTS, "", count.results, 0, 0)
-    both = Part(EVERYTHING, "", count.total + count.results, whole.activations, whole.parameters)
-    return [*parts, whole, results, both]
+    results = ModelPart(RESULTS, "", count.results, 0, 0)
+    both = count.total + count.results
+    everything = ModelPart(EVERYTHING, "", both, whole.activations, whole.parameters)
+    return [*parts, whole, results, everything]
 
 
 def _children(module: nn.Module) -> Mapping[str, list[str]]:
     """Stages: children, and the members of lists among them."""
-    groups = {}
+    groups: dict[str, list[str]] = {}
     for name, child in module.named_children():
         if isinstance(child, nn.ModuleList):
             groups |= {f"{name} {number}": [f"{name}.{number}"] for number in range(len(child))}
@@ -99,31 +110,14 @@ def _encoder_groups(decoder: PixelDecoder) -> Mapping[str, list[str]]:
 
 def _pieces(
     count: FlopCount, within: str, prefix: str, groups: Mapping[str, Sequence[str]]
-) -> Iterator[Part]:
+) -> Iterator[ModelPart]:
     for name, modules in groups.items():
         piece = _part(count, name, [f"{prefix}.{module}" for module in modules], within)
         if piece.multiply_adds:
             yield piece
 
 
-def _part(count: FlopCount, name: str, modules: Sequence[str], within: str = "") -> Part:
-    return Part(
-        name,
-        within,
-        *(
-            sum(numbers[module] for module in modules)
-            for numbers in (count.by_module, count.activations, count.parameters)
-        ),
-    )
-
-
-def _minus(name: str, within: str, whole: Part, parts: Sequence[Part]) -> Part:
-    """What is left of the whole without its parts."""
-    parts = [part for part in parts if part.within == within]
-    return Part(
-        name,
-        within,
-        whole.multiply_adds - sum(part.multiply_adds for part in parts),
-        whole.activations - sum(part.activations for part in parts),
-        whole.parameters - sum(part.parameters for part in parts),
-    )
+def _part(count: FlopCount, name: str, modules: Sequence[str], within: str = "") -> ModelPart:
+    kinds = (count.by_module, count.activations, count.parameters)
+    numbers = (sum(kind[module] for module in modules) for kind in kinds)
+    return ModelPart(name, within, *numbers)

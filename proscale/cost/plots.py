@@ -1,4 +1,4 @@
-"""Pictures of cost for papers: stacked bars by part, and points of one figure against another.
+"""Pictures of cost for papers: stacked bars by part, and points of one number against another.
 
 A picture is a column of panels; its format goes by the file's suffix.
 """
@@ -6,6 +6,7 @@ A picture is a column of panels; its format goes by the file's suffix.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ FORMATS = (".svg", ".pdf", ".png")
 # Okabe and Ito's colours, which the colour-blind can tell apart, too.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 _MARKERS = "osD^vP*X"
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "font.size": 9,
@@ -30,13 +31,13 @@ _BAR = 0.26  # inches a bar
 _LABEL_GAP = 11  # points between labels that would touch
 
 Panel = tuple[float, Callable[[Axes], None]]
-"""Height (inches), and what draws it."""
+"""Height (inches), and the function that draws it."""
 
 
 def check_format(file: Path) -> None:
     """Raise :class:`ConfigError` unless pictures can be written under this name."""
     if file.suffix not in FORMATS:
-        raise ConfigError(f"--plot {file}: expected names that end in {', '.join(FORMATS)}")
+        raise ConfigError(f"--plot is {file}: expected a name that ends in {', '.join(FORMATS)}")
 
 
 def read_results(file: Path) -> tuple[str, dict[str, float]]:
@@ -51,12 +52,12 @@ def read_results(file: Path) -> tuple[str, dict[str, float]]:
         ((metric, *more),) = {tuple(scores) for scores in document.values()}
         values = {model: float(scores[metric]) for model, scores in document.items()}
     except OSError as error:
-        raise ConfigError(f"--results {file}: {error.strerror}") from error
+        raise ConfigError(f"--results is {file}: {error.strerror}") from error
     except (ValueError, AttributeError, TypeError) as error:
         more = [str(error)]
     if more:
         raise ConfigError(
-            f"--results {file}: expected one metric, the same for all models, such as "
+            f"--results is {file}: expected one metric, the same for all models, such as "
             '{"proscale_r50_333": {"PQ": 51.4}}'
         )
     return metric, values
@@ -129,6 +130,21 @@ def points(places: Mapping[str, tuple[float, float]], labels: tuple[str, str]) -
     return max(3.2, 1.0 + 0.17 * len(places)), draw
 
 
+def quality_points(
+    quality: tuple[str, Mapping[str, float]], costs: Mapping[str, float], label: str
+) -> Panel:
+    """The metric of :func:`read_results` against the cost of each model.
+
+    Raises:
+        ConfigError: it has none of the models.
+    """
+    metric, values = quality
+    places = {name: (costs[name], values[name]) for name in costs if name in values}
+    if not places:
+        raise ConfigError(f"--results has {', '.join(values)}: expected {', '.join(costs)}")
+    return points(places, (label, metric))
+
+
 def draw(panels: Sequence[Panel], file: Path) -> None:
     """Draw panels below each other and write the picture."""
     heights = [height for height, _ in panels]
@@ -145,15 +161,17 @@ def draw(panels: Sequence[Panel], file: Path) -> None:
 
 def _label_points(axes: Axes, places: Mapping[str, tuple[float, float]]) -> None:
     """Names in a column on the right, each tied to its point, so that none hides another."""
-    axes.figure.draw_without_rendering()
-    to_pixels, points_a_pixel = axes.transData, 72 / axes.figure.dpi
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # settles the layout, which places depend on
+    to_pixels, points_a_pixel = axes.transData, 72 / figure.dpi
     box = axes.get_window_extent()
     order = sorted(places, key=lambda model: places[model][1], reverse=True)
     heights: list[float] = []
     for model in order:
         height = (to_pixels.transform(places[model])[1] - box.y0) * points_a_pixel
         heights.append(min(height, heights[-1] - _LABEL_GAP) if heights else height)
-    # What was pushed below the axes is lifted again.
+    # Labels that were pushed below the axes are lifted again.
     floor = 0.0
     for index in reversed(range(len(heights))):
         heights[index] = max(heights[index], floor)

@@ -2,9 +2,8 @@
 
 fvcore counts on a trace by ``torch.jit``. A traced forward pass of a large model takes a minute on
 a CPU, and its numbers are of no interest. Here parameters and inputs are PyTorch's fake tensors,
-which have shapes and a device but no memory, so that a trace takes a second or two and neither
-weights nor their memory are needed. Two things that tracing expects of real tensors are made up for
-by :class:`_TracedShapes`.
+which have shapes and a device but no memory: a trace takes a second or two. :class:`_TracedShapes`
+makes up for two things that tracing expects of real tensors.
 """
 
 import copy
@@ -19,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _CPU = torch.device("cpu")
-_TRACER = torch._C._parse_dispatch_key("Tracer")
+_TRACER = "Tracer"  # the dispatch key
 
 
 def build_without_weights(cfg: CfgNode) -> nn.Module:
@@ -80,10 +79,16 @@ class _TracedShapes(TorchDispatchMode):
         torch._C._dispatch_tls_set_dispatch_key_excluded(_TRACER, False)
         try:
             if func is torch.ops.aten.convolution.default:
+                # Recorded, because the tracer sees the calls made here.
                 with self:
                     return torch.ops.aten._convolution(*args, False, False, False, False)
-            torch._C._set_tracing_state(None)
+            # Everything else is recorded already: work out its shape unseen.
+            _set_tracing_state(None)
             return func(*args, **kwargs)
         finally:
-            torch._C._set_tracing_state(state)
+            _set_tracing_state(state)
             torch._C._dispatch_tls_set_dispatch_key_excluded(_TRACER, excluded)
+
+
+def _set_tracing_state(state: object) -> None:
+    torch._C._set_tracing_state(state)  # type: ignore[attr-defined]  # missing in PyTorch's stubs

@@ -4,11 +4,11 @@ import html
 
 from detectron2.config import CfgNode
 
-from proscale.cost.flops_report import CONVENTION, parts_rows
-from proscale.cost.image_sizes import Size, dataset_sizes, resize_for_test
-from proscale.cost.model_cost import cost_at_size
+from proscale.cost.model_cost import cost_at_size, dataset_sizes, resize_for_test
 from proscale.cost.parts import EVERYTHING, NETWORK
+from proscale.cost.tables import CONVENTION, parts_rows
 from proscale.report.tables import plain
+from proscale.utils.types import Size
 
 USUAL_SIZE = (800, 1280)
 """Of an image where the test set is not there."""

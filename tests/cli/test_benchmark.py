@@ -1,10 +1,9 @@
-"""The command, on an operator and models that take milliseconds."""
+"""The command, on models that take milliseconds."""
 
 import json
 
 import pytest
 
-from proscale.ops import available_backends
 from proscale_cli import main
 
 
@@ -29,53 +28,24 @@ def run(tmp_path, capsys, monkeypatch):
 
     Peak memory takes a process of its own, for seconds, and is tested elsewhere.
     """
-    monkeypatch.setattr("proscale.benchmark.model_benchmark.WARMUP", 0)
-    monkeypatch.setattr("proscale.benchmark.model_benchmark.can_measure_resident", lambda: True)
-    monkeypatch.setattr(
-        "proscale.benchmark.model_benchmark.in_fresh_process", lambda *_: 300 * 2**20
-    )
-    monkeypatch.setattr("proscale.cli.benchmark_model.fp32_peak", lambda device: 4e11)
+    monkeypatch.setattr("proscale.benchmark.models.WARMUP", 0)
+    monkeypatch.setattr("proscale.benchmark.models.can_measure_resident", lambda: True)
+    monkeypatch.setattr("proscale.benchmark.models.in_fresh_process", lambda *_: 300 * 2**20)
+    monkeypatch.setattr("proscale.cli.benchmark.fp32_peak", lambda device: 4e11)
 
     def run(*arguments):
         file = tmp_path / "figures" / "benchmark.json"
-        subject, *rest = arguments
-        main(["benchmark", *subject.split(), "--device", "cpu", "--json", str(file), *rest])
+        main(["benchmark", "--device", "cpu", "--json", str(file), *arguments])
         return capsys.readouterr().out, json.loads(file.read_text())
 
     return run
-
-
-def test_operator(run):
-    printed, document = run("operator", "--sizes", "2x3,4x6", "--repeats", "3", "--heads", "2")
-    assert "levels: 2x3, 4x6; heads: 2; width: 32; points: 4; spread: near" in printed
-    assert "speed-up" in printed
-    assert document["settings"]["repeats"] == 3
-    assert document["machine"]["threads"] > 0
-    assert set(document["backends"]) | set(document["refused"]) == set(available_backends())
-    for modes in document["backends"].values():
-        for mode in ("forward", "forward + backward"):
-            lower, upper = modes[mode]["quartiles"]
-            assert lower <= modes[mode]["median"] <= upper
-            assert len(modes[mode]["samples"]) == 3
-
-
-def test_operator_with_other_settings(run):
-    printed, document = run(
-        *("operator", "--sizes", "2x3", "--spread", "far", "--dtype", "bfloat16", "--repeats", "1"),
-        *("--width", "8", "--points", "2", "--backends", "reference"),
-    )
-    assert "spread: far; dtype: bfloat16" in printed
-    assert list(document["backends"]) == ["reference"]
-    assert document["refused"] == {}
-    settings = document["settings"]
-    assert (settings["width"], settings["points"]) == (8, 2)
 
 
 def test_models_in_turns(run, config_file):
     first = config_file("first.yaml")
     second = config_file("second.yaml", "MODEL.PROSCALE.PROSCALE_NUM_LAYERS", [2, 2, 2])
     printed, document = run(
-        *("model", "--config-file", first, second, "--size", "50x70", "--batch", "2"),
+        *("--config-file", first, second, "--size", "50x70", "--batch", "2"),
         *("--repeats", "2", "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "12"),
     )
     assert "weights: random, MODEL.WEIGHTS is not loaded; size: 50x70; batch: 2" in printed
@@ -107,7 +77,7 @@ def test_models_in_turns(run, config_file):
 
 def test_training_step(run, config_file):
     printed, document = run(
-        *("model", "--config-file", config_file("small.yaml"), "--size", "64x64"),
+        *("--config-file", config_file("small.yaml"), "--size", "64x64"),
         *("--repeats", "1", "--train", "--dtype", "bf16"),
     )
     assert "training step" in printed
@@ -119,75 +89,41 @@ def test_training_step(run, config_file):
     assert model["speed"] == {}
 
 
-def test_without_a_subject_models_are_timed(run, config_file):
-    # Options come first, as `--config-file` would take what follows.
-    file = config_file("small.yaml")
-    _, document = run("", "--size", "32x32", "--repeats", "1", "--config-file", file)
-    assert list(document["models"]) == ["small"]
-
-
-def test_dtypes_side_by_side_against_the_plain_path(run, config_file, tmp_path):
+def test_dtypes_side_by_side(run, config_file, tmp_path):
     picture, tables = tmp_path / "out" / "latency.svg", tmp_path / "tables.md"
     quality = tmp_path / "quality.json"
     quality.write_text('{"small, bf16": {"PQ": 40.0}}')
-    printed, document = run(
-        *("model", "--dtype", "fp32", "bf16", "--plain", "--size", "32x64", "--repeats", "1"),
+    _, document = run(
+        *("--dtype", "fp32", "bf16", "--size", "32x64", "--repeats", "1"),
         *("--plot", str(picture), "--markdown", str(tables), "--results", str(quality)),
         *("--config-file", config_file("small.yaml")),
     )
-    names = ["small, fp32", "small, fp32 (plain)", "small, bf16", "small, bf16 (plain)"]
-    assert list(document["models"]) == names
-    assert document["differences"]["small, fp32"]["semantic"] < 1e-4
+    assert list(document["models"]) == ["small, fp32", "small, bf16"]
     assert "| small, bf16 |" in tables.read_text()
-    assert all(name in picture.read_text() for name in (*names, "PQ", "latency, ms"))
-    assert "speed-up" in printed
+    drawn = picture.read_text()
+    assert all(name in drawn for name in ("small, fp32", "small, bf16", "PQ", "latency, ms"))
 
 
-def test_results_that_differ_from_the_plain_paths_are_an_error(run, config_file, monkeypatch):
-    monkeypatch.setattr(
-        "proscale.cli.benchmark_model.compare_with_plain", lambda run: {"panoptic": 0.2}
-    )
-    with pytest.raises(SystemExit, match=r"plain path's by more than 0.001: small: panoptic by 2"):
-        run(
-            *("model", "--plain", "--size", "32x32", "--repeats", "1"),
-            *("--config-file", config_file("small.yaml")),
-        )
-
-
-@pytest.mark.parametrize(
-    ("can", "wanted", "told"),
-    [(True, [], "ours"), (True, ["--keep-freed-memory", "all"], "all"), (False, [], "none")],
-)
-def test_who_keeps_freed_memory_is_told(run, config_file, monkeypatch, can, wanted, told):
-    monkeypatch.setattr("proscale.cli.benchmark_model.can_disable_malloc_trim", lambda: can)
-    kept = []
-    monkeypatch.setattr(
-        "proscale.benchmark.model_benchmark.disable_malloc_trim", lambda: kept.append(True)
-    )
-    monkeypatch.setattr(
-        "proscale.benchmark.model_benchmark.enable_malloc_trim", lambda: kept.append(False)
-    )
-    _, document = run(
-        *("model", *wanted, "--plain", "--size", "32x32", "--repeats", "1"),
-        *("--config-file", config_file("small.yaml")),
-    )
-    assert document["settings"]["freed memory kept by"] == told
-    assert kept == {"ours": [True, False], "all": [True], "none": []}[told]  # one turn
+@pytest.mark.parametrize(("kept", "told"), [(True, "kept"), (False, "given back")])
+def test_freed_memory_is_told(run, config_file, monkeypatch, kept, told):
+    monkeypatch.setattr("proscale.cli.benchmark.disable_malloc_trim", lambda: kept)
+    arguments = ("--size", "32x32", "--repeats", "1", "--config-file", config_file("small.yaml"))
+    _, document = run(*arguments)
+    assert document["settings"]["freed memory"] == told
 
 
 def test_files_of_the_same_name_keep_their_folders(run, config_file):
     files = [config_file("a/small.yaml"), config_file("b/small.yaml")]
-    _, document = run("model", "--config-file", *files, "--size", "32x32", "--repeats", "1")
+    _, document = run("--config-file", *files, "--size", "32x32", "--repeats", "1")
     assert list(document["models"]) == files
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["operator", "--backends", "reference,warp"], "--backends has warp: expected ref"),
-        (["model", "--config-file", "no.yaml"], "there is no configuration file no.yaml"),
-        (["model", "--config-file", "a.yaml", "a.yaml"], "--config-file has a file twice"),
-        (["--config-file", "a.yaml", "--plot", "a.gif"], r"--plot a.gif: expected .* \.svg"),
+        (["--config-file", "no.yaml"], "there is no configuration file no.yaml"),
+        (["--config-file", "a.yaml", "a.yaml"], "--config-file has a file twice"),
+        (["--config-file", "a.yaml", "--plot", "a.gif"], r"--plot is a.gif: expected .* \.svg"),
         (["--config-file", "a.yaml", "--results", "a.json"], "--results needs --plot"),
     ],
 )
@@ -199,13 +135,13 @@ def test_what_cannot_run_is_told_in_a_sentence(arguments, message):
 def test_models_that_cannot_be_built_are_told_in_a_sentence(config_file):
     file = config_file("small.yaml", "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FPN")
     with pytest.raises(SystemExit, match=r"small\.yaml: MODEL.*DECODER_NAME is"):
-        main(["benchmark", "model", "--config-file", file])
+        main(["benchmark", "--config-file", file])
 
 
 def test_missing_cuda_is_told_in_a_sentence(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit, match="--device is cuda, but CUDA is not available"):
-        main(["benchmark", "operator", "--device", "cuda"])
+        main(["benchmark", "--device", "cuda", "--config-file", "any.yaml"])
 
 
 @pytest.mark.parametrize(
@@ -214,5 +150,5 @@ def test_missing_cuda_is_told_in_a_sentence(monkeypatch):
 )
 def test_wrong_numbers_are_refused_by_option(option, value, config_file, capsys):
     with pytest.raises(SystemExit):
-        main(["benchmark", "model", "--config-file", "any.yaml", f"{option}={value}"])
+        main(["benchmark", "--config-file", "any.yaml", f"{option}={value}"])
     assert f"argument {option}: '{value.split('x')[0]}" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 
-from proscale.benchmark.merging_comparison import VARIANTS
+from proscale.benchmark.merging import VARIANTS
 from proscale.config import setup_cfg
 from proscale_cli import main
 
@@ -65,10 +65,10 @@ def test_table_figures_and_picture(arguments, tmp_path, capsys):
     document = json.loads(figures.read_text())
     assert document["settings"]["dataset"] == DATASET
     assert list(document["merging"]) == list(VARIANTS)
-    plain = document["merging"]["none"]
-    assert plain["agreement"] == 100
-    assert f"{plain['metrics']['mIoU']:.2f}" == rows[2][1].strip()
-    assert f"{plain['multiply_adds'] / 1e9:.2f}" == rows[2][3].strip()
+    unmerged = document["merging"]["none"]
+    assert unmerged["agreement"] == 100
+    assert f"{unmerged['metrics']['mIoU']:.2f}" == rows[2][1].strip()
+    assert f"{unmerged['multiply_adds'] / 1e9:.2f}" == rows[2][3].strip()
     assert picture.is_file()
 
 

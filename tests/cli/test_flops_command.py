@@ -102,13 +102,13 @@ def test_planning_writes_what_builds(run, config_file, tmp_path):
     [
         (["--choose", "1,1,1"], "--choose and --write go together"),
         (["--choose", "1,1,1", "--write", "a.yaml"], "--choose needs --budget"),
-        (["--budget", "1%"], "--budget 1%: even one layer"),
+        (["--budget", "1%"], "--budget is 1%: even one layer"),
         (
             ["--budget", "50%", "--choose", "6,6,6", "--write", "a.yaml"],
-            "--choose 6,6,6 is not within --budget 50% and --max-layers 6",
+            "--choose is 6,6,6: expected layers within --budget 50% and --max-layers 6",
         ),
         (["--dataset", "nowhere"], "--dataset is nowhere: expected registered ones"),
-        (["--plot", "a.gif"], r"--plot a.gif: expected names that end in \.svg"),
+        (["--plot", "a.gif"], r"--plot is a.gif: expected a name that ends in \.svg"),
         (["--results", "a.json"], "--results needs --plot"),
     ],
 )

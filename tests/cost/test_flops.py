@@ -10,8 +10,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from proscale.config import setup_cfg
-from proscale.cost.flops import count_flops
-from proscale.cost.operators import FREE, HANDLES
+from proscale.cost.flops import FREE, HANDLES, count_flops
 from proscale.cost.parts import ENCODER_PART, EVERYTHING, NETWORK, RESULTS, list_parts
 from proscale.cost.shape_tracing import build_without_weights
 
@@ -158,14 +157,14 @@ def test_token_merging_is_counted(cfg, merging, operator):
     cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 64
     cfg.MODEL.SEM_SEG_HEAD.NORM = "BN"
     cfg.MODEL.PIXEL_MEAN = cfg.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]
-    plain = count_flops(build_without_weights(cfg), (256, 256))
+    unmerged = count_flops(build_without_weights(cfg), (256, 256))
     cfg.MODEL.MIT.TOKEN_MERGING = merging
     model = build_without_weights(cfg)
     merged = count_flops(model, (256, 256))
-    assert merged.uncounted == plain.uncounted == {}
+    assert merged.uncounted == unmerged.uncounted == {}
     assert merged.by_operator[operator] > 0
     attention = "scaled_dot_product_attention"
-    assert merged.by_operator[attention] < plain.by_operator[attention]
+    assert merged.by_operator[attention] < unmerged.by_operator[attention]
     names = [part.name for part in list_parts(model, merged) if not part.within]
     assert names == ["backbone", "head", NETWORK, RESULTS, EVERYTHING]
     if merging.startswith("bsm"):

@@ -46,12 +46,12 @@ def assert_same_instances(found, expected):
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("thresholds", [(0.0, 0.0), (0.5, 0.3), (0.8, 0.8), (1.0, 0.5)])
-def test_panoptic_equals_definition(plain, seed, thresholds):
+def test_panoptic_equals_definition(reference, seed, thresholds):
     logits, mask_logits = predictions(seed)
     options = dict(zip(("score_threshold", "overlap_threshold"), thresholds, strict=True))
     options["things"] = THINGS
-    masks = plain.mask_probabilities(mask_logits, SIZES, resize_first=True)
-    expected_map, expected_segments = plain.panoptic(logits, masks, **options)
+    masks = reference.mask_probabilities(mask_logits, SIZES, resize_first=True)
+    expected_map, expected_segments = reference.panoptic(logits, masks, **options)
     collector = PanopticMap(logits, SIZES.result, **options)
     ((found_map, found_segments),) = collect([collector], mask_logits, strip_bytes=5000)
     assert torch.equal(found_map, expected_map)
@@ -111,15 +111,15 @@ def test_panoptic_scores_are_class_probabilities():
 
 
 @pytest.mark.parametrize("resize_first", [True, False])
-def test_semantic_is_masks_weighted_by_classes(plain, resize_first):
+def test_semantic_is_masks_weighted_by_classes(reference, resize_first):
     logits, mask_logits = predictions(0)
     # The published order: classes are weighed first, scores are resized.
-    masks = plain.resized(mask_logits, SIZES.padded)
+    masks = reference.resized(mask_logits, SIZES.padded)
     if resize_first:
-        masks = plain.crop_and_resize(masks, SIZES)
-    expected = plain.semantic(logits, masks.sigmoid())
+        masks = reference.crop_and_resize(masks, SIZES)
+    expected = reference.semantic(logits, masks.sigmoid())
     if not resize_first:
-        expected = plain.crop_and_resize(expected, SIZES)
+        expected = reference.crop_and_resize(expected, SIZES)
     (scores,) = collect(
         [SemanticScores(logits, SIZES.result)], mask_logits, resize_first=resize_first
     )
@@ -141,15 +141,15 @@ def test_labels_are_the_best_scores(strip_bytes):
 @pytest.mark.parametrize(
     ("max_instances", "things"), [(9, None), (9, THINGS), (1000, THINGS), (1000, set())]
 )
-def test_instances_are_the_best_pairs(plain, seed, max_instances, things):
+def test_instances_are_the_best_pairs(reference, seed, max_instances, things):
     logits, mask_logits = predictions(seed)
     options = {"max_instances": max_instances, "things": things}
     collector = InstanceSet(logits, SIZES.result, **options)
     (found,) = collect([collector], mask_logits, strip_bytes=5000)
-    masks = plain.mask_probabilities(mask_logits, SIZES, resize_first=True)
+    masks = reference.mask_probabilities(mask_logits, SIZES, resize_first=True)
     assert found.image_size == SIZES.result
     assert found.pred_masks.shape[1:] == SIZES.result
-    assert_same_instances(found, plain.instances(logits, masks, **options))
+    assert_same_instances(found, reference.instances(logits, masks, **options))
 
 
 @pytest.mark.parametrize("strip_bytes", STRIPS.values(), ids=STRIPS)

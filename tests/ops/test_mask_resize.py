@@ -31,10 +31,10 @@ def collect(logits, queries, sizes, **options):
 @pytest.mark.parametrize("resize_first", [True, False])
 @pytest.mark.parametrize("strip_bytes", [1, 40_000, 2**30])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_strips_are_what_resizing_twice_gives(logits, plain, sizes, strip_bytes, resize_first):
+def test_strips_are_what_resizing_twice_gives(logits, reference, sizes, strip_bytes, resize_first):
     options = {"resize_first": resize_first}
     found, _ = collect(logits, list(range(7)), sizes, strip_bytes=strip_bytes, **options)
-    expected = plain.mask_probabilities(logits, sizes, **options)
+    expected = reference.mask_probabilities(logits, sizes, **options)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -57,12 +57,12 @@ def test_strips_are_as_large_as_allowed(logits, resize_first):
         assert max(sizes_in_bytes) == strip_bytes
 
 
-def test_half_precision_is_resized_in_float32(logits, plain):
+def test_half_precision_is_resized_in_float32(logits, reference):
     sizes = SIZES["both"]
     half = logits.bfloat16()
     found, _ = collect(half, list(range(7)), sizes, resize_first=True, strip_bytes=2**20)
     assert found.dtype == torch.float32
-    expected = plain.mask_probabilities(half, sizes, resize_first=True)
+    expected = reference.mask_probabilities(half, sizes, resize_first=True)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 

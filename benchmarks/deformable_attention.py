@@ -1,5 +1,9 @@
-"""Speed of the deformable attention operator: all its backends, in turns with the reference."""
+"""Speed of the deformable attention operator: all its backends, in turns with the reference.
 
+Times the forward pass, and the forward pass with all gradients.
+"""
+
+import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -7,7 +11,13 @@ import torch
 from torch import Tensor
 
 from proscale.benchmark.latency import Timing, device_clock, measure
-from proscale.ops import deformable_attention
+from proscale.benchmark.machine import print_header
+from proscale.benchmark.tables import milliseconds
+from proscale.cli.arguments import add_benchmark_arguments, find_device, parse_size, positive
+from proscale.cost.tables import markdown_table, write_json
+from proscale.errors import ConfigError
+from proscale.ops import available_backends, deformable_attention
+from proscale_cli import errors_in_one_sentence
 
 BASELINE = "reference"
 FORWARD, FORWARD_BACKWARD = "forward", "forward + backward"
@@ -19,7 +29,7 @@ NEAR_CELLS = 2.0
 
 @dataclass(frozen=True)
 class OperatorSettings:
-    """What the operator is called with.
+    """Inputs of the operator.
 
     Attributes:
         spatial_shapes: (H, W) of each level; every cell of every level is a query.
@@ -45,7 +55,7 @@ class OperatorTimes:
 
     Attributes:
         by_backend: times of both by name of the backend, the baseline first.
-        refused: by name of a backend that does not take these inputs, what it said.
+        refused: message of a backend that does not take these inputs, by its name.
     """
 
     by_backend: dict[str, dict[str, Timing]]
@@ -140,3 +150,101 @@ def _forward_backward(
         torch.autograd.grad(output, leaves, gradient)
 
     return call
+
+
+def operator_table(times: OperatorTimes) -> str:
+    """A row for every backend, with its speed-up over the baseline; then the refusals."""
+    baseline = times.by_backend[BASELINE]
+    rows = []
+    for name, modes in times.by_backend.items():
+        row = [name]
+        for mode, timing in modes.items():
+            speed_up = baseline[mode].median / timing.median
+            row += [*milliseconds(timing), f"{speed_up:.2f}x"]
+        rows.append(row)
+    headers = ["backend"]
+    for mode in baseline:
+        headers += [f"{mode}, ms", "quartiles", "speed-up"]
+    refused = [f"\n{name} refused: {reason}" for name, reason in times.refused.items()]
+    return markdown_table(rows, headers, text=("backend",)) + "".join(refused)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the benchmark; ``arguments`` are those of the command line when None."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--sizes",
+        type=lambda text: [parse_size(size) for size in text.split(",")],
+        default="20x30,40x60,80x120",
+        metavar="HxW,…",
+        help="levels; every cell is a query",
+    )
+    parser.add_argument("--heads", type=positive, default=8, help="attention heads")
+    parser.add_argument("--width", type=positive, default=32, help="channels of a head")
+    parser.add_argument("--points", type=positive, default=4, help="points per head and level")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of the values; locations and weights are float32",
+    )
+    parser.add_argument(
+        "--spread",
+        choices=("near", "far"),
+        default="near",
+        help=f"points {NEAR_CELLS:g} cells (standard deviation) from their query, as in a trained "
+        "model, or anywhere",
+    )
+    parser.add_argument(
+        "--backends",
+        type=lambda names: names.split(","),
+        default=",".join(available_backends()),
+        metavar="NAME,…",
+        help=f"compared with {BASELINE}",
+    )
+    add_benchmark_arguments(parser, repeats=15)
+    with errors_in_one_sentence("benchmarks/deformable_attention.py"):
+        run(parser.parse_args(arguments))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure and print."""
+    unknown = set(options.backends) - set(available_backends())
+    if unknown:
+        raise ConfigError(
+            f"--backends is {', '.join(sorted(unknown))}: expected "
+            f"{', '.join(available_backends())}"
+        )
+    device = find_device(options.device)
+    settings = OperatorSettings(
+        spatial_shapes=options.sizes,
+        heads=options.heads,
+        width=options.width,
+        points=options.points,
+        dtype=options.dtype,
+        near=options.spread == "near",
+        device=device,
+    )
+    shown = {
+        "levels": ", ".join(f"{height}x{width}" for height, width in options.sizes),
+        "heads": options.heads,
+        "width": options.width,
+        "points": options.points,
+        "spread": options.spread,
+        "dtype": options.dtype,
+        "repeats": options.repeats,
+    }
+    header = print_header(device, shown)
+    times = benchmark_operator(settings, options.backends, repeats=options.repeats)
+    print(operator_table(times))
+    backends = {
+        name: {mode: timing.as_dict() for mode, timing in modes.items()}
+        for name, modes in times.by_backend.items()
+    }
+    write_json(options.json, {**header, "backends": backends, "refused": times.refused})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,24 +1,20 @@
-"""Parts, settings and what the models are given."""
+"""Parts, settings and inputs of the models."""
 
 import dataclasses
-import importlib
 
 import pytest
 import torch
 
-from proscale.benchmark import model_benchmark
+from proscale.benchmark import models
 from proscale.benchmark.latency import TOTAL, Stopwatch
-from proscale.benchmark.memory import can_measure_resident, model_bytes
-from proscale.benchmark.model_benchmark import (
+from proscale.benchmark.machine import can_measure_resident, model_bytes
+from proscale.benchmark.models import (
     DTYPES,
+    QUERIES_PER_CONFIDENT,
+    TARGETS_PER_IMAGE,
     ModelRun,
     ModelSettings,
     benchmark_models,
-    compare_with_plain,
-)
-from proscale.cost.model_inputs import (
-    QUERIES_PER_CONFIDENT,
-    TARGETS_PER_IMAGE,
     confident_logits,
 )
 from proscale.cost.parts import NETWORK
@@ -30,9 +26,9 @@ TRAINING = dataclasses.replace(INFERENCE, train=True)
 @pytest.fixture
 def quick(monkeypatch):
     """Without warm-up, and peak memory without the seconds that a new process takes."""
-    monkeypatch.setattr(model_benchmark, "WARMUP", 0)
-    monkeypatch.setattr(model_benchmark, "can_measure_resident", lambda: True)
-    monkeypatch.setattr(model_benchmark, "in_fresh_process", lambda *_: 1000)
+    monkeypatch.setattr(models, "WARMUP", 0)
+    monkeypatch.setattr(models, "can_measure_resident", lambda: True)
+    monkeypatch.setattr(models, "in_fresh_process", lambda *_: 1000)
 
 
 class CountingClock:
@@ -140,7 +136,7 @@ def test_cost_of_several_models(small_cfg, quick):
 
 @pytest.mark.skipif(not can_measure_resident(), reason="needs Linux's /proc and glibc")
 def test_training_has_peak_memory_but_no_count(small_cfg, monkeypatch):
-    monkeypatch.setattr(model_benchmark, "WARMUP", 0)
+    monkeypatch.setattr(models, "WARMUP", 0)
     run = ModelRun(small_cfg, TRAINING)
     (cost,) = benchmark_models({"small": run}, repeats=1).values()
     assert cost.multiply_adds == {}
@@ -149,29 +145,9 @@ def test_training_has_peak_memory_but_no_count(small_cfg, monkeypatch):
 
 
 def test_peak_memory_is_left_out_where_it_cannot_be_measured(small_cfg, quick, monkeypatch):
-    monkeypatch.setattr(model_benchmark, "can_measure_resident", lambda: False)
+    monkeypatch.setattr(models, "can_measure_resident", lambda: False)
     (cost,) = benchmark_models({"small": ModelRun(small_cfg, TRAINING)}, repeats=1).values()
     assert cost.peak_memory is None
-
-
-def test_the_plain_path_gives_the_same_results_with_the_reference_operator(small_cfg, monkeypatch):
-    run = ModelRun(small_cfg, INFERENCE)
-    found = compare_with_plain(run)
-    assert set(found) == {"semantic", "panoptic", "instances"}
-    assert max(found.values()) < 1e-4
-    calls = []
-    # The package's attribute of this name is the function.
-    operator = importlib.import_module("proscale.ops.deformable_attention")
-    original = operator.reference_deformable_attention
-    monkeypatch.setattr(
-        operator,
-        "reference_deformable_attention",
-        lambda *a: calls.append(1) or original(*a),
-    )
-    parts_of(run)
-    assert not calls
-    parts_of(ModelRun(small_cfg, dataclasses.replace(INFERENCE, plain=True)))
-    assert len(calls) == 3
 
 
 def test_compiled_are_the_parts_between_the_seams(small_cfg, monkeypatch):

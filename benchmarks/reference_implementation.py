@@ -1,14 +1,15 @@
-"""The same models computed the straightforward way: what the fast way is compared with.
+"""The reference implementation: the same models computed the straightforward way, for comparison.
 
-Modules run the published models' operators, as whoever records them sees it: no work in blocks,
-frozen norms behind their convolutions, masks of all queries with their gradients. Deformable
-attention samples by ``grid_sample``, level by level. Results are made one after the other, from all
-masks at full size, resized twice. Slow and large, and short enough to be read.
+Modules run the published models' operators, as a tracer sees them: no work in blocks, frozen norms
+behind their convolutions, masks of all queries with their gradients. Deformable attention samples
+by ``grid_sample``, level by level. Results are made one after the other, from all masks at full
+size, resized twice. Slow and large, and short enough to be read.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -17,31 +18,23 @@ from torch.nn import functional as F
 from proscale.modeling import MaskFormer
 from proscale.ops import reference_operators, using_backend
 from proscale.ops.deformable_attention import REFERENCE
-from proscale.ops.mask_resize import Size, Sizes
+from proscale.ops.mask_resize import Sizes
+from proscale.utils.types import Size
 
-#: Of :func:`differences` in float32: both ways sum in another order, and a query's place in the
-#: panoptic map hangs by such a sum.
+#: Of :func:`differences` in float32: both implementations sum in another order, and a query's place
+#: in the panoptic map hangs by such a sum.
 TOLERANCE = 1e-3
 
 
 @contextmanager
-def plain_path(model: nn.Module) -> Iterator[None]:
+def reference_implementation(model: nn.Module) -> Iterator[None]:
     """Within it the model computes the straightforward way."""
     with ExitStack() as stack:
         stack.enter_context(reference_operators())
         stack.enter_context(using_backend(REFERENCE))
         if isinstance(model, MaskFormer):
-            stack.enter_context(_replaced(model, "results", results))
+            stack.enter_context(patch.object(model, "results", partial(results, model)))
         yield
-
-
-@contextmanager
-def _replaced(module: nn.Module, method: str, function: Callable) -> Iterator[None]:
-    setattr(module, method, partial(function, module))
-    try:
-        yield
-    finally:
-        delattr(module, method)  # uncovers the method
 
 
 def results(
@@ -169,11 +162,11 @@ def box(mask: Tensor) -> list[int]:
 
 
 def differences(fast: dict, slow: dict) -> dict[str, float]:
-    """How far the results of an image are from those of the plain path, by kind of result.
+    """Distance of an image's results from those of the reference implementation, by kind.
 
     Semantic scores and instance scores by the greatest difference, over the greatest score;
-    semantic labels and panoptic maps by the share of pixels that differ, infinite where classes of
-    segments do.
+    semantic labels and panoptic maps by the fraction of pixels that differ, infinite where classes
+    of segments do.
     """
     found = {}
     if "sem_seg" in slow:

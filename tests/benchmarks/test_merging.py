@@ -1,16 +1,13 @@
-"""The merging benchmark runs what it says."""
+"""All kinds of merging are run; the script's table, file and errors."""
 
+import json
+
+import merging
+import pytest
 import torch
+from merging import DOWNSAMPLE, MATRIX, RUNS, MergingSettings, benchmark_merging
 from torch.nn import functional as F
 
-from proscale.benchmark import merging_benchmark
-from proscale.benchmark.merging_benchmark import (
-    DOWNSAMPLE,
-    MATRIX,
-    RUNS,
-    MergingSettings,
-    benchmark_merging,
-)
 from proscale.modeling.backbones.mit import MixVisionTransformer
 
 
@@ -34,7 +31,7 @@ def record(monkeypatch, outputs: list[torch.Tensor]) -> None:
         outputs.append(features["res5"])
         return features
 
-    monkeypatch.setattr(merging_benchmark, "WARMUP", 0)
+    monkeypatch.setattr(merging, "WARMUP", 0)
     monkeypatch.setattr(MixVisionTransformer, "forward", recorded)
 
 
@@ -76,6 +73,46 @@ def test_dtype_and_reuse_are_used(monkeypatch):
     record(monkeypatch, outputs)
     for reuse in (1, 2):
         benchmark_merging(settings(size=(128, 160), matching_reuse=reuse), ["bsm_hq"], repeats=1)
-    plain, merged, plain_again, reused = outputs
-    assert torch.equal(plain, plain_again)
+    unmerged, merged, unmerged_again, reused = outputs
+    assert torch.equal(unmerged, unmerged_again)
     assert not torch.equal(merged, reused)
+
+
+def test_table_and_file(tmp_path, capsys):
+    file = tmp_path / "out" / "merging.json"
+    merging.main(
+        "--variants b0 --sizes 32x64,64x32 --presets none,bsm_hq --repeats 1 "
+        f"--device cpu --json {file}".split()
+    )
+    printed = capsys.readouterr().out
+    document = json.loads(file.read_text())
+    assert [(result["variant"], result["size"]) for result in document["results"]] == [
+        ("b0", [32, 64]),
+        ("b0", [64, 32]),
+    ]
+    for result in document["results"]:
+        assert list(result["runs"]) == ["none", "bsm_hq", DOWNSAMPLE, MATRIX]
+        unmerged = result["runs"]["none"]["median"]
+        speed_up = f"{unmerged / result['runs']['bsm_hq']['median']:.2f}x"
+        assert any(
+            f"{result['size'][0]}x{result['size'][1]}" in line
+            and "bsm_hq" in line
+            and speed_up in line
+            for line in printed.splitlines()
+        )
+    assert document["settings"] == {"dtype": "float32", "matching reuse": 1, "repeats": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--variants b0,b9", "'b9': expected b0, b1"),
+        ("--presets bsm", "'bsm': expected none, bsm_hq"),
+        ("--sizes 1024", "expected HxW"),
+        ("--matching-reuse 0", "whole numbers from 1"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        merging.main(arguments.split())
+    assert message in capsys.readouterr().err

@@ -1,14 +1,16 @@
-"""Speed of panoptic evaluation, in turns with COCO's `panopticapi` on the same images.
+"""Speed of panoptic evaluation, in turns with COCO's ``panopticapi`` on the same images.
 
-Scenes are cells of random outline, of COCO's number and size; predictions are the truth moved, with
-some segments lost or of another category.
+Scenes are cells of random outline, of COCO's number and size; predictions are the ground truth
+moved, with some segments lost or of another category.
 """
 
+import argparse
 import contextlib
 import importlib
 import io
 import json
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,13 +22,16 @@ import torch
 from detectron2.data import MetadataCatalog
 
 from proscale.benchmark.latency import Timing, measure
+from proscale.benchmark.machine import print_header
+from proscale.cli.arguments import add_json, parse_size, positive
+from proscale.cost.tables import markdown_table, write_json
 from proscale.data.formats.panoptic_png import MAX_ID, read_panoptic_png, write_panoptic_png
 from proscale.evaluation import CocoPanopticEvaluator, PanopticQuality
 from proscale.utils.background import BackgroundWorkers
 
 MEMORY = "maps in memory"
-EVALUATOR = "evaluator, truth from PNG"
-FILES = "truth and predictions from PNG"
+EVALUATOR = "evaluator, ground truth from PNG"
+FILES = "ground truth and predictions from PNG"
 PANOPTICAPI = "panopticapi, one process"
 PANOPTICAPI_PARALLEL = "panopticapi, all cores"
 
@@ -39,7 +44,7 @@ _DATASET = "evaluation_benchmark"
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What is timed.
+    """The images that are scored.
 
     Attributes:
         images: scored in every call.
@@ -121,7 +126,7 @@ class Scenes:
             return evaluator.evaluate()["panoptic_seg"]["PQ"]
 
     def run_panopticapi(self, evaluation: ModuleType, *, parallel: bool) -> float:
-        """PQ by `panopticapi`, all of it from files."""
+        """PQ by ``panopticapi``, all of it from files."""
         truth, predicted = (
             json.loads((self.folder / f"{kind}.json").read_text()) for kind in self.maps
         )
@@ -168,7 +173,7 @@ def benchmark_evaluation(
         repeats: calls that count, of each.
 
     Returns:
-        seconds for all images; those of `panopticapi` where it is installed.
+        seconds for all images; those of ``panopticapi`` where it is installed.
 
     Raises:
         RuntimeError: PQ differs between two of them, so that they did not do the same.
@@ -200,7 +205,7 @@ def panopticapi() -> ModuleType | None:
 
 
 @contextlib.contextmanager
-def _registered(folder: Path):
+def _registered(folder: Path) -> Iterator[None]:
     contiguous = {c["id"]: i for i, c in enumerate(CATEGORIES)}
     MetadataCatalog.get(_DATASET).set(
         panoptic_json=str(folder / "true.json"),
@@ -256,3 +261,60 @@ def _segments(segment_map: np.ndarray, ids: np.ndarray, categories: np.ndarray) 
         for id_, c in zip(ids.tolist(), categories.tolist(), strict=True)
         if id_ in area
     ]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the benchmark; ``arguments`` are those of the command line when None."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--images", type=positive, default=500, help="scored in a call")
+    parser.add_argument(
+        "--size", type=parse_size, default="480x640", metavar="HxW", help="of the images, pixels"
+    )
+    parser.add_argument("--workers", type=positive, default=2, help="threads of the evaluator")
+    parser.add_argument("--repeats", type=positive, default=3, help="calls that count")
+    add_json(parser)
+    run(parser.parse_args(arguments))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure and print."""
+    settings = EvaluationSettings(images=options.images, size=options.size, workers=options.workers)
+    shown: dict[str, str | int] = {
+        "images": options.images,
+        "size": "{}x{}".format(*options.size),
+        "workers": options.workers,
+        "repeats": options.repeats,
+    }
+    header = print_header(torch.device("cpu"), shown)
+    with tempfile.TemporaryDirectory() as folder:
+        times = benchmark_evaluation(settings, Path(folder), repeats=options.repeats)
+    print(evaluation_table(times, options.images))
+    if PANOPTICAPI not in times:
+        print("\npanopticapi is not installed (pip install --no-deps panopticapi-lite==0.2.0)")
+    runs = {name: timing.as_dict() for name, timing in times.items()}
+    write_json(options.json, {**header, "runs": runs})
+
+
+def evaluation_table(times: Mapping[str, Timing], images: int) -> str:
+    """A row for every way of scoring, with its speed-up over ``panopticapi``."""
+    baseline = times.get(PANOPTICAPI)
+    rows = []
+    for name, timing in times.items():
+        lower, upper = timing.quartiles
+        rows.append(
+            [
+                name,
+                f"{timing.median:.2f}",
+                f"{lower:.2f}–{upper:.2f}",
+                f"{1e3 * timing.median / images:.2f}",
+                f"{baseline.median / timing.median:.2f}x" if baseline else "",
+            ]
+        )
+    headers = ["scored from", "s", "quartiles", "ms per image", "speed-up"]
+    return markdown_table(rows, headers, headers[:1])
+
+
+if __name__ == "__main__":
+    main()

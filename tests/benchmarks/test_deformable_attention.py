@@ -1,19 +1,20 @@
-"""What the operator is called with, and which backends are compared."""
+"""Inputs of the operator, the backends that are compared, and the script."""
 
 import dataclasses
+import json
 
+import deformable_attention as script
 import pytest
 import torch
-
-from proscale.benchmark import operator_benchmark
-from proscale.benchmark.operator_benchmark import (
+from deformable_attention import (
     FORWARD,
     FORWARD_BACKWARD,
     OperatorSettings,
     benchmark_operator,
     operator_inputs,
 )
-from proscale.ops import deformable_attention
+
+from proscale.ops import available_backends, deformable_attention
 
 SETTINGS = OperatorSettings(
     spatial_shapes=[(3, 4), (6, 8)],
@@ -44,7 +45,7 @@ def test_near_points_surround_their_query():
     cells = torch.tensor((60, 40))
     assert ((centres[[0, 1, -1]] - expected) * cells).abs().max() < 1
     distances = (locations - locations.mean((2, 3, 4), keepdim=True)) * cells
-    assert distances.std() == pytest.approx(operator_benchmark.NEAR_CELLS, rel=0.05)
+    assert distances.std() == pytest.approx(script.NEAR_CELLS, rel=0.05)
 
 
 def test_far_points_are_anywhere():
@@ -68,8 +69,8 @@ def test_backends_are_called_in_turns_beside_the_reference(monkeypatch):
             raise ValueError("accepts nothing")
         return deformable_attention(value, shapes, locations, weights, "reference")
 
-    monkeypatch.setattr(operator_benchmark, "deformable_attention", record)
-    monkeypatch.setattr(operator_benchmark, "WARMUP", 0)
+    monkeypatch.setattr(script, "deformable_attention", record)
+    monkeypatch.setattr(script, "WARMUP", 0)
     times = benchmark_operator(SETTINGS, ["fast", "picky"], repeats=2)
     one_round = [(name, mode) for name in ("reference", "fast") for mode in (False, True)]
     assert calls[-8:] == 2 * one_round
@@ -84,6 +85,55 @@ def test_a_failing_reference_is_an_error(monkeypatch):
     def fail(*_):
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(operator_benchmark, "deformable_attention", fail)
+    monkeypatch.setattr(script, "deformable_attention", fail)
     with pytest.raises(RuntimeError, match="out of order"):
         benchmark_operator(SETTINGS, [], repeats=1)
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """Runs the script on the CPU; returns its output and its JSON."""
+
+    def run(*arguments):
+        file = tmp_path / "numbers" / "operator.json"
+        script.main(["--device", "cpu", "--json", str(file), *arguments])
+        return capsys.readouterr().out, json.loads(file.read_text())
+
+    return run
+
+
+def test_operator(run):
+    printed, document = run("--sizes", "2x3,4x6", "--repeats", "3", "--heads", "2")
+    assert "levels: 2x3, 4x6; heads: 2; width: 32; points: 4; spread: near" in printed
+    assert "speed-up" in printed
+    assert document["settings"]["repeats"] == 3
+    assert document["machine"]["threads"] > 0
+    assert set(document["backends"]) | set(document["refused"]) == set(available_backends())
+    for modes in document["backends"].values():
+        for mode in ("forward", "forward + backward"):
+            lower, upper = modes[mode]["quartiles"]
+            assert lower <= modes[mode]["median"] <= upper
+            assert len(modes[mode]["samples"]) == 3
+
+
+def test_operator_with_other_settings(run):
+    printed, document = run(
+        *("--sizes", "2x3", "--spread", "far", "--dtype", "bfloat16", "--repeats", "1"),
+        *("--width", "8", "--points", "2", "--backends", "reference"),
+    )
+    assert "spread: far; dtype: bfloat16" in printed
+    assert list(document["backends"]) == ["reference"]
+    assert document["refused"] == {}
+    settings = document["settings"]
+    assert (settings["width"], settings["points"]) == (8, 2)
+
+
+def test_unknown_backends_are_refused():
+    with pytest.raises(SystemExit, match="--backends is warp: expected ref"):
+        script.main(["--backends", "reference,warp"])
+
+
+def test_missing_cuda_is_told_in_a_sentence(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit, match="--device is cuda, but CUDA is not available"):
+        script.main(["--device", "cuda"])

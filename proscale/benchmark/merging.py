@@ -1,0 +1,329 @@
+"""A trained model with every kind of token merging: quality, agreement, multiply-adds and time.
+
+The same weights run with every preset of SegFormer++ and with halved images, in turns on the same
+images of a data set (Kienzle et al., SegFormer++, 2024, table I, without retraining).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from proscale.benchmark.latency import Stopwatch, Timing, device_clock, measure_parts
+from proscale.cost.flops import count_flops
+from proscale.cost.parts import BACKBONE
+from proscale.errors import ConfigError, DataError
+from proscale.evaluation.semantic_evaluator import SemanticEvaluator
+from proscale.modeling import SlidingWindow, with_sliding_window
+from proscale.modeling.backbones.token_merging_config import NO_MERGING, PRESETS
+from proscale.utils.types import Size
+
+#: The model on images of half the size.
+DOWNSAMPLE = "downsample"
+VARIANTS = (*PRESETS, DOWNSAMPLE)
+"""The variants that are compared; the first one is unmerged."""
+REST = "rest"
+
+QUERIES, KEYS_AND_VALUES = "queries", "keys and values"
+_OPACITY = 0.6
+_PANEL_WIDTH = 5.0  # inches
+
+
+@dataclass(frozen=True)
+class MergingResult:
+    """A variant on a data set.
+
+    Attributes:
+        metrics: of the data set, percent, by name: ``mIoU`` and others.
+        agreement: percent of all pixels that get the class that they get without merging.
+        multiply_adds: of the network for one image.
+        times: of one image, by :data:`BACKBONE`, :data:`REST` (pre-processing, head, results) and
+            :data:`~proscale.benchmark.latency.TOTAL`.
+    """
+
+    metrics: Mapping[str, float]
+    agreement: float
+    multiply_adds: int
+    times: Mapping[str, Timing]
+
+    def as_dict(self) -> dict:
+        """For JSON."""
+        return {
+            "metrics": dict(self.metrics),
+            "agreement": self.agreement,
+            "multiply_adds": self.multiply_adds,
+            "seconds": {part: timing.as_dict() for part, timing in self.times.items()},
+        }
+
+
+class MergedModel:
+    """A trained model that runs as any of :data:`VARIANTS`.
+
+    Args:
+        cfg: a model with the backbone ``MixVisionTransformer``; its own token merging is not used.
+        load: loads the weights into a model.
+
+    Raises:
+        ConfigError: the backbone is another one, or the model makes no semantic results.
+        ValueError: no model can be built from ``cfg``.
+    """
+
+    def __init__(self, cfg: CfgNode, load: Callable[[nn.Module], object]):
+        if cfg.MODEL.BACKBONE.NAME != "MixVisionTransformer":
+            raise ConfigError(
+                f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME}: expected MixVisionTransformer, "
+                "which merges tokens"
+            )
+        is_mask_former = cfg.MODEL.META_ARCHITECTURE == "MaskFormer"
+        if is_mask_former and not cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON:
+            raise ConfigError(
+                "MODEL.MASK_FORMER.TEST.SEMANTIC_ON is False: expected True, because mIoU is "
+                "compared"
+            )
+        self.cfg = cfg
+        self.model = _build(cfg, downsample=False)
+        load(self.model)
+        # Strides differ, so that it is another model, with the same weights.
+        self._halved = _build(cfg, downsample=True)
+        self._halved.load_state_dict(self.model.state_dict())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return torch.device(self.cfg.MODEL.DEVICE)
+
+    def variant(self, name: str) -> nn.Module:
+        """The network as one of :data:`VARIANTS`, until another one is asked for."""
+        if name == DOWNSAMPLE:
+            return self._halved
+        self.model.backbone.set_token_merging(name)
+        return self.model
+
+    def segmenter(self, name: str) -> nn.Module:
+        """:meth:`variant` as it is evaluated, by windows or on whole images."""
+        return with_sliding_window(self.cfg, self.variant(name))
+
+
+@torch.no_grad()
+def compare_merging(
+    merged: MergedModel, loader: Iterable[list[dict]], dataset_name: str, *, repeats: int
+) -> dict[str, MergingResult]:
+    """Run all variants on a data set; times are those of its first image.
+
+    Args:
+        merged: the model.
+        loader: batches of one image of the data set, as a test loader gives them.
+        dataset_name: its registered name.
+        repeats: calls that count, of each variant.
+
+    Raises:
+        DataError: the data set is empty.
+    """
+    evaluators = {name: SemanticEvaluator(dataset_name) for name in VARIANTS}
+    agreeing = dict.fromkeys(VARIANTS, 0)
+    first = None
+    for batch in loader:
+        first = first or batch
+        labels = {}
+        for name in VARIANTS:
+            outputs = merged.segmenter(name)(batch)
+            evaluators[name].process(batch, outputs)
+            scores = outputs[0]["sem_seg"]
+            labels[name] = scores.argmax(dim=0) if scores.ndim == 3 else scores
+            agreeing[name] += int((labels[name] == labels[NO_MERGING]).sum())
+    if first is None:
+        raise DataError(f"data set {dataset_name} has no images")
+
+    times = _measure(merged, first, repeats=repeats)
+    height, width = first[0]["image"].shape[-2:]
+    return {
+        name: MergingResult(
+            metrics=dict(evaluators[name].evaluate() or {})["sem_seg"],
+            # Unmerged predictions agree with themselves in all pixels.
+            agreement=100 * agreeing[name] / agreeing[NO_MERGING],
+            multiply_adds=multiply_adds(merged, name, (height, width)),
+            times=times[name],
+        )
+        for name in VARIANTS
+    }
+
+
+def multiply_adds(merged: MergedModel, name: str, size: Size) -> int:
+    """Of the network as the variant ``name``, for an image of ``size`` (height, width) pixels; by
+    windows, that of all of them."""
+    segmenter, network = merged.segmenter(name), merged.variant(name)
+    sizes = [size]
+    if isinstance(segmenter, SlidingWindow):
+        spans = ([end - start for start, end in axis] for axis in segmenter.windows(*size))
+        sizes = list(product(*spans))
+    counts = {size: count_flops(network, size).total for size in set(sizes)}
+    return sum(counts[size] for size in sizes)
+
+
+def _build(cfg: CfgNode, *, downsample: bool) -> nn.Module:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.MIT.DOWNSAMPLE = downsample
+    cfg.MODEL.MIT.TOKEN_MERGING = NO_MERGING
+    return build_model(cfg).eval()
+
+
+def _measure(
+    merged: MergedModel, batch: list[dict], *, repeats: int
+) -> dict[str, dict[str, Timing]]:
+    def timed(name: str) -> Callable[[Stopwatch], None]:
+        def call(watch: Stopwatch) -> None:
+            segmenter = merged.segmenter(name)
+            backbone = merged.variant(name).get_submodule("backbone")
+            before = backbone.register_forward_pre_hook(watch.hook(REST))
+            after = backbone.register_forward_hook(watch.hook(BACKBONE))
+            segmenter(batch)
+            before.remove()
+            after.remove()
+            watch.lap(REST)
+
+        return call
+
+    calls = {name: timed(name) for name in VARIANTS}
+    # No warm-up: all of them ran just now.
+    return measure_parts(calls, repeats=repeats, warmup=0, clock=device_clock(merged.device))
+
+
+@dataclass(frozen=True)
+class MergedMap:
+    """The tokens of a stage's first block.
+
+    Attributes:
+        stage: from 1.
+        side: :data:`QUERIES` or :data:`KEYS_AND_VALUES`.
+        owners: ``(h, w)`` integers: tokens of equal number are merged into one.
+    """
+
+    stage: int
+    side: str
+    owners: np.ndarray
+
+    @property
+    def length(self) -> int:
+        """Tokens after merging."""
+        return len(np.unique(self.owners))
+
+
+@torch.no_grad()
+def merged_maps(model: nn.Module, image: Tensor) -> list[MergedMap]:
+    """Run a model on a whole image and note the tokens that the first block of every stage merges.
+
+    Args:
+        model: with the backbone ``MixVisionTransformer``.
+        image: ``(3, H, W)`` as the model takes it.
+
+    Returns:
+        the maps of the padded image in the order of the stages, without those in which every token
+        stays alone.
+    """
+    maps: list[MergedMap] = []
+    with _recorded(model.get_submodule("backbone.stages"), maps):
+        model([{"image": image}])
+    return [merged for merged in maps if merged.length < merged.owners.size]
+
+
+def draw_merged_tokens(
+    path: Path, image: np.ndarray, maps: Mapping[str, list[MergedMap]], *, padded_size: Size
+) -> None:
+    """Draw every map over the image: tokens that are merged into one have one colour and are
+    enclosed by a white line; tokens that stay alone show the image.
+
+    Args:
+        path: file to write; its suffix is a picture format's.
+        image: ``(H, W, 3)`` uint8 RGB.
+        maps: by row of the picture; one picture for each of its maps.
+        padded_size: (height, width) of the image that the maps belong to, pixels.
+    """
+    columns = max(len(row) for row in maps.values())
+    height = _PANEL_WIDTH * image.shape[0] / image.shape[1] + 0.35
+    figure = Figure(figsize=(columns * _PANEL_WIDTH, len(maps) * height), layout="constrained")
+    axes = figure.subplots(len(maps), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for row, (name, row_maps) in zip(axes, maps.items(), strict=True):
+        for axis, merged in zip(row, row_maps, strict=False):
+            tokens = f"{merged.owners.size} → {merged.length}"
+            title = f"{name}, stage {merged.stage}, {merged.side}: {tokens}"
+            axis.set_title(title, fontsize=9)
+            axis.imshow(_overlay(image, merged.owners, padded_size))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+
+
+@contextmanager
+def _recorded(stages: nn.Module, maps: list[MergedMap]) -> Iterator[None]:
+    """Have the first block of every stage append its matchings to ``maps``."""
+
+    def hook(number: int) -> Callable:
+        def record_matchings(_block: nn.Module, arguments: tuple) -> tuple:
+            x, size, match_query, match_key_value = arguments
+            return (
+                x,
+                size,
+                _recording(match_query, maps, number, QUERIES),
+                _recording(match_key_value, maps, number, KEYS_AND_VALUES),
+            )
+
+        return record_matchings
+
+    hooks = [
+        stage.get_submodule("blocks.0").register_forward_pre_hook(hook(number))
+        for number, stage in enumerate(stages.children(), 1)
+    ]
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def _recording(match: Callable, maps: list[MergedMap], stage: int, side: str) -> Callable:
+    """``match`` that also appends its result for the first image to ``maps``."""
+
+    def recording(tokens: Tensor, size: Size) -> object:
+        matching = match(tokens, size)
+        length = matching.merge(tokens).shape[1]
+        # Un-merging copies tokens; copying their numbers tells the sources. Exact in float32 below
+        # 2**24 tokens.
+        numbers = torch.arange(length, dtype=torch.float32, device=tokens.device)
+        owners = matching.unmerge(numbers.expand(len(tokens), length)[..., None])[0, :, 0]
+        maps.append(MergedMap(stage, side, owners.long().view(size).cpu().numpy()))
+        return matching
+
+    return recording
+
+
+def _overlay(image: np.ndarray, owners: np.ndarray, padded_size: Size) -> np.ndarray:
+    """``(H, W, 3)`` float in [0, 1]."""
+    # The token of each row and column of pixels; the padding is cropped.
+    rows, columns = (
+        np.arange(length) * tokens // padded
+        for length, tokens, padded in zip(image.shape[:2], owners.shape, padded_size, strict=True)
+    )
+    _, number, count = np.unique(owners, return_inverse=True, return_counts=True)
+    colors = np.random.default_rng(0).uniform(0.1, 1.0, (len(count), 3))
+    number = number.reshape(owners.shape)[np.ix_(rows, columns)]
+    is_merged = (count > 1)[number]
+
+    picture = image / 255
+    picture[is_merged] *= 1 - _OPACITY
+    picture[is_merged] += _OPACITY * colors[number[is_merged]]
+    # A white line where a pixel belongs to another token than its neighbour.
+    border = np.zeros(number.shape, dtype=bool)
+    border[:, 1:] |= number[:, 1:] != number[:, :-1]
+    border[1:] |= number[1:] != number[:-1]
+    picture[border & is_merged] = 1.0
+    return picture
