@@ -52,9 +52,8 @@ class InstanceEvaluator(DatasetEvaluator):
             annotations, a test split, can only be saved.
 
     Raises:
-        DataError: the JSON is not of the format, or has a category that is no thing of the data
-            set; it has no annotations and ``save_predictions`` is off.
-        ConfigError: there is no ``output_dir`` to save to.
+        DataError: the JSON is not of the format, or has a category that is no thing.
+        ConfigError, DataError: see ``prediction_dir``.
     """
 
     def __init__(
@@ -70,16 +69,13 @@ class InstanceEvaluator(DatasetEvaluator):
             DatasetCatalog.get(dataset_name)  # Detectron2 finds out when it loads the data set
         ids = metadata.thing_dataset_id_to_contiguous_id
         self._dataset_name = dataset_name
-        self._json_file = metadata.json_file
-        content = _read_instances(self._json_file, sorted(ids), dataset_name)
+        self._json = metadata.json_file
+        content = _read_instances(self._json, sorted(ids), dataset_name)
         self._is_annotated = "annotations" in content
         self._prediction_dir = prediction_dir(
-            output_dir,
-            save_predictions=save_predictions,
-            is_annotated=self._is_annotated,
-            annotation_file=self._json_file,
+            output_dir, save=save_predictions, is_annotated=self._is_annotated, file=self._json
         )
-        # The place of a category and of an image among the sorted ids is its number.
+        # Categories and images are numbered in the order of their ids.
         names = {category["id"]: category["name"] for category in content["categories"]}
         self._category_names = [names[id_] for id_ in sorted(names)]
         self._categories = {id_: number for number, id_ in enumerate(sorted(names))}
@@ -104,13 +100,13 @@ class InstanceEvaluator(DatasetEvaluator):
         Args:
             inputs: dicts with ``image_id``.
             outputs: dicts with ``instances``: Detectron2's ``Instances`` with ``pred_masks``
-                (N, H, W) bool in the size of the image, ``scores`` (N,) and ``pred_classes`` (N,),
-                contiguous.
+                (N, H, W) bool in the size of the image, ``scores`` (N,) and contiguous
+                ``pred_classes`` (N,).
 
         Raises:
             DataError: an annotation's mask is not of the format.
-            ValueError: the data set lacks the image or has had it; a class is no thing; or masks
-                have another size than the image.
+            ValueError: an image is unknown or repeated, a class is no thing, or masks have another
+                size than the image.
         """
         for input_, output in zip(inputs, outputs, strict=True):
             self._process_image(input_["image_id"], output["instances"])
@@ -134,12 +130,24 @@ class InstanceEvaluator(DatasetEvaluator):
         order = np.argsort(-scores, kind="stable")
         masks = [_encode(instances.pred_masks[i].cpu().numpy()) for i in order.tolist()]
         scores = scores[order]
-        category_ids = [
-            self._dataset_id(class_, image_id) for class_ in instances.pred_classes[order].tolist()
-        ]
+        classes = instances.pred_classes[order].tolist()
+        for class_ in classes:
+            if class_ not in self._dataset_ids:
+                raise ValueError(
+                    f"image_id {image_id}: {class_} is not the contiguous id of a thing of data "
+                    f"set {self._dataset_name!r}: expected {sorted(self._dataset_ids)}"
+                )
+        category_ids = [self._dataset_ids[class_] for class_ in classes]
         if self._prediction_dir is not None:
-            for prediction in zip(category_ids, scores.tolist(), masks, strict=True):
-                self._saved.append(_as_json(image_id, *prediction))
+            for category_id, score, mask in zip(category_ids, scores.tolist(), masks, strict=True):
+                prediction = {
+                    "image_id": image_id,
+                    "category_id": category_id,
+                    "bbox": rle.toBbox(mask).tolist(),
+                    "score": score,
+                    "segmentation": {**mask, "counts": mask["counts"].decode("ascii")},
+                }
+                self._saved.append(json.dumps(prediction))
         if self._is_annotated:
             self._match(image_id, np.array(category_ids), scores, masks)
 
@@ -174,16 +182,8 @@ class InstanceEvaluator(DatasetEvaluator):
             return run_lengths(annotation["segmentation"], *self._sizes[image_id])
         except ValueError as error:
             raise DataError(
-                f"{self._json_file}: annotation {annotation['id']} of image {image_id}: {error}"
+                f"{self._json}: annotation {annotation['id']} of image {image_id}: {error}"
             ) from error
-
-    def _dataset_id(self, class_: int, image_id: Any) -> int:
-        if class_ not in self._dataset_ids:
-            raise ValueError(
-                f"image_id {image_id}: {class_} is not the contiguous id of a thing of data set "
-                f"{self._dataset_name!r}: expected {sorted(self._dataset_ids)}"
-            )
-        return self._dataset_ids[class_]
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Merge the ranks' matches; log tables and write the file on rank 0.
@@ -191,10 +191,8 @@ class InstanceEvaluator(DatasetEvaluator):
         Images that were never processed have their objects missed, as in Detectron2.
 
         Returns:
-            ``{"bbox": {"AP": ..., "AP50": ..., "AP75": ..., "APs": ..., "APm": ..., "APl": ...,
-            "AP-(category)": ...}, "segm": {...}}`` and, if asked for, ``boundary``, in percent (nan
-            if there is nothing to be found) on rank 0, None on the others. Without annotations the
-            inner dicts are empty.
+            ``{"bbox": {"AP": ..., ...}, "segm": {...}}`` and, if asked for, ``boundary``, each with
+            ``AveragePrecision.summary``, empty without annotations; None on other ranks than 0.
         """
         for precision in self._precision.values():
             precision.compact()
@@ -220,7 +218,13 @@ class InstanceEvaluator(DatasetEvaluator):
                     category = self._categories[annotation["category_id"]]
                     total.add_objects(category, _objects([annotation]))
             results[kind] = total.summary(self._category_names)
-            _log(self._dataset_name, kind, results[kind])
+            summary = {k: value for k, value in results[kind].items() if not k.startswith("AP-")}
+            categories = [(name, results[kind][f"AP-{name}"]) for name in self._category_names]
+            for place, table in (
+                (f"on {self._dataset_name}", metrics_table([summary])),
+                ("per category", metrics_table(categories, ["category", "AP"])),
+            ):
+                logger.info("Instance AP (%s) %s:\n%s", kind, place, table)
         return results
 
 
@@ -301,25 +305,3 @@ def _objects(annotations: Sequence[dict]) -> Objects:
         areas=np.array([a["area"] for a in annotations], dtype=np.float64),
         is_crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool),
     )
-
-
-def _as_json(image_id: Any, category_id: int, score: float, mask: dict) -> str:
-    return json.dumps(
-        {
-            "image_id": image_id,
-            "category_id": category_id,
-            "bbox": rle.toBbox(mask).tolist(),
-            "score": score,
-            "segmentation": {**mask, "counts": mask["counts"].decode("ascii")},
-        }
-    )
-
-
-def _log(dataset_name: str, kind: str, metrics: dict[str, float]) -> None:
-    summary = {name: value for name, value in metrics.items() if not name.startswith("AP-")}
-    categories = [
-        (name.removeprefix("AP-"), value) for name, value in metrics.items() if name not in summary
-    ]
-    table = metrics_table(categories, ["category", "AP"])
-    logger.info("Instance AP (%s) on %s:\n%s", kind, dataset_name, metrics_table([summary]))
-    logger.info("Instance AP (%s) per category:\n%s", kind, table)
