@@ -83,9 +83,11 @@ class InstanceEvaluator(DatasetEvaluator):
         self._sizes = {i["id"]: (i["height"], i["width"]) for i in content["images"]}
         image_ids = metadata.get("image_ids", self._sizes)
         self._images = {image_id: number for number, image_id in enumerate(sorted(image_ids))}
-        self._annotations: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+        # By image and category, in which detections are matched.
+        self._annotations: dict[tuple[Any, int], list[dict[str, Any]]] = defaultdict(list)
         for annotation in content.get("annotations", ()):
-            self._annotations[annotation["image_id"]].append(annotation)
+            place = annotation["image_id"], annotation["category_id"]
+            self._annotations[place].append(annotation)
         self._kinds = ("bbox", "segm", "boundary") if boundary_iou else ("bbox", "segm")
         self.reset()
 
@@ -118,14 +120,13 @@ class InstanceEvaluator(DatasetEvaluator):
                 f"image_id {image_id}: data set {self._dataset_name!r} has {len(self._images)} "
                 f"images, this one {problem}"
             )
-        size = tuple(instances.pred_masks.shape[1:])
-        if size != self._sizes[image_id]:
+        size, expected = tuple(instances.pred_masks.shape[1:]), self._sizes[image_id]
+        if size != expected:
             raise ValueError(
-                f"image_id {image_id}: pred_masks are of size {size}, the image is "
-                f"{self._sizes[image_id]}"
+                f"image_id {image_id}: pred_masks are of size {size}, the image is {expected}"
             )
         self._seen.add(image_id)
-        # Equal scores keep the order of the model.
+        # COCO's first step: detections in descending order of score, equal ones as they came.
         scores = instances.scores.double().cpu().numpy()
         order = np.argsort(-scores, kind="stable")
         masks = [_encode(instances.pred_masks[i].cpu().numpy()) for i in order.tolist()]
@@ -139,6 +140,7 @@ class InstanceEvaluator(DatasetEvaluator):
                 )
         category_ids = [self._dataset_ids[class_] for class_ in classes]
         if self._prediction_dir is not None:
+            # As text, which takes less memory than dicts.
             for category_id, score, mask in zip(category_ids, scores.tolist(), masks, strict=True):
                 prediction = {
                     "image_id": image_id,
@@ -156,13 +158,12 @@ class InstanceEvaluator(DatasetEvaluator):
     ) -> None:
         for category_id in sorted(set(category_ids.tolist()) & set(self._categories)):
             chosen = np.flatnonzero(category_ids == category_id)
-            annotations = self._annotations.get(image_id, ())
-            true = [a for a in annotations if a["category_id"] == category_id]
-            objects = _objects(true)
+            annotations = self._annotations.get((image_id, category_id), [])
+            objects = _objects(annotations)
             compared = _compare(
                 [masks[i] for i in chosen],
-                [self._encoded(annotation) for annotation in true],
-                np.array([a["bbox"] for a in true], dtype=np.float64),
+                [self._encoded(annotation) for annotation in annotations],
+                np.array([a["bbox"] for a in annotations], dtype=np.float64),
                 objects.is_crowd.astype(int).tolist(),
                 with_boundaries="boundary" in self._kinds,
             )
@@ -188,12 +189,11 @@ class InstanceEvaluator(DatasetEvaluator):
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Merge the ranks' matches; log tables and write the file on rank 0.
 
-        Images that were never processed have their objects missed, as in Detectron2.
-
         Returns:
             ``{"bbox": {"AP": ..., ...}, "segm": {...}}`` and, if asked for, ``boundary``, each with
             ``AveragePrecision.summary``, empty without annotations; None on other ranks than 0.
         """
+        # One array travels faster than one for every image and category.
         for precision in self._precision.values():
             precision.compact()
         gathered = comm.gather((self._precision, self._saved))
@@ -213,18 +213,17 @@ class InstanceEvaluator(DatasetEvaluator):
             total = AveragePrecision(len(self._categories))
             for precision, _ in gathered:
                 total.merge(precision[kind])
-            for image_id in self._images:
-                for annotation in self._annotations.get(image_id, ()):
-                    category = self._categories[annotation["category_id"]]
-                    total.add_objects(category, _objects([annotation]))
+            # Objects of images that were never processed are missed, as in Detectron2.
+            for (image_id, category_id), annotations in self._annotations.items():
+                if image_id in self._images:
+                    total.add_objects(self._categories[category_id], _objects(annotations))
             results[kind] = total.summary(self._category_names)
             summary = {k: value for k, value in results[kind].items() if not k.startswith("AP-")}
             categories = [(name, results[kind][f"AP-{name}"]) for name in self._category_names]
-            for place, table in (
-                (f"on {self._dataset_name}", metrics_table([summary])),
-                ("per category", metrics_table(categories, ["category", "AP"])),
-            ):
-                logger.info("Instance AP (%s) %s:\n%s", kind, place, table)
+            table = metrics_table(categories, ["category", "AP"])
+            name = f"Instance AP ({kind})"
+            logger.info("%s on %s:\n%s", name, self._dataset_name, metrics_table([summary]))
+            logger.info("%s per category:\n%s", name, table)
         return results
 
 
@@ -283,11 +282,13 @@ def _compare(
 
     boxes, areas = rle.toBbox(predicted), rle.area(predicted).astype(np.float64)
     overlaps = iou(predicted, true)
+    # pycocotools takes the area of a detection from its box or from its mask, by kind.
     compared = {
         "bbox": (iou(boxes, true_boxes), boxes[:, 2] * boxes[:, 3]),
         "segm": (overlaps, areas),
     }
     if with_boundaries:
+        # The lesser of the two, since boundaries alone would match a ring with a disc.
         boundaries = [
             [_encode(inner_boundary(rle.decode(mask).astype(bool))) for mask in masks]
             for masks in (predicted, true)

@@ -164,6 +164,7 @@ class CocoPanopticEvaluator(DatasetEvaluator):
         image: str,
     ) -> tuple[PanopticQuality, dict[str, Any]]:
         """The counts of one image, and its PQ; runs on a thread of its own."""
+        # Counts of its own, since `_quality` is the main thread's; it merges them in `_add`.
         quality = PanopticQuality(self._categories)
         if self._is_annotated:
             path = self._file_in(self._root, annotation)
@@ -209,6 +210,7 @@ class CocoPanopticEvaluator(DatasetEvaluator):
         for quality in qualities:
             total.merge(quality)
         scored, images, saved = (list(chain(*parts)) for parts in lists)
+        # Samplers that pad shards to equal length would count images twice.
         check_every_image_once(self._annotations, scored, dataset_name=self._dataset_name)
 
         if self._prediction_dir is not None:

@@ -114,10 +114,12 @@ class SemanticEvaluator(DatasetEvaluator):
                 f"expected 0 to {num_classes - 1}"
             )
         labelled = labels != IGNORE
+        # One number for each pair of a true and a predicted class.
         confusion = np.bincount(
             labels[labelled] * num_classes + predicted[labelled], minlength=num_classes**2
         ).reshape(num_classes, num_classes)
         self._counts["confusion"] += confusion
+        # A class that is neither true nor predicted in the image has no IoU, which the mean skips.
         self._images.append({"file_name": file_name, "mIoU": nan_mean(class_iou(confusion))})
         if self._boundary_iou:
             for class_ in np.union1d(labels[labelled], predicted[labelled]).tolist():
@@ -159,6 +161,7 @@ class SemanticEvaluator(DatasetEvaluator):
         confusion = counts["confusion"]
         right, true = np.diag(confusion).astype(np.float64), confusion.sum(axis=1)
         intersection, union = counts["boundaries"]
+        # 0 / 0 of classes that do not occur is nan.
         with np.errstate(invalid="ignore"):
             per_class = {"IoU": class_iou(confusion), "ACC": 100 * right / true}
             summary = {
@@ -193,6 +196,7 @@ class SemanticEvaluator(DatasetEvaluator):
 
     def _read_labels(self, path: str) -> np.ndarray:
         labels = read_label_image(PathManager.get_local_path(path)).astype(np.int64)
+        # Before the check, since the label may lie within the range of the classes or above it.
         labels[labels == self._ignore_label] = IGNORE
         if labels.max(initial=IGNORE) >= len(self._class_names):
             raise DataError(
@@ -202,6 +206,7 @@ class SemanticEvaluator(DatasetEvaluator):
         return labels
 
     def _read_panoptic(self, path: str, segments: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        # A segment's class is looked up once, not for every pixel.
         segment_ids = read_panoptic_png(PathManager.get_local_path(path))
         ids, index = np.unique(segment_ids, return_inverse=True)
         class_of = {
