@@ -21,8 +21,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from proscale.data.formats.coco_format import PANOPTIC_CATEGORIES, check_panoptic_annotations
-from proscale.data.formats.data_folder import DataFolder
-from proscale.data.formats.json_file import check_lists, read_json
+from proscale.data.formats.json_file import DataFolder, check_lists, read_json
 from proscale.data.formats.panoptic_png import read_panoptic_png, write_panoptic_png
 from proscale.errors import DataError
 from proscale.evaluation.panoptic_quality import PanopticQuality, PanopticResults

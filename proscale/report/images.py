@@ -12,7 +12,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from proscale.data.formats.relabel import relabel
+from proscale.data.formats.label_image import relabel
 from proscale.data.mappers.truth import PanopticTruth, SemanticTruth
 from proscale.errors import CheckpointError, RenderError
 from proscale.predict import Prediction, Predictor

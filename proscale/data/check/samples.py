@@ -29,9 +29,8 @@ from proscale.data.formats.coco_format import (
     PANOPTIC_ANNOTATIONS,
     SEGMENTS,
 )
-from proscale.data.formats.data_folder import DataFolder
 from proscale.data.formats.image_file import check_size
-from proscale.data.formats.json_file import Keys, check_records, read_records
+from proscale.data.formats.json_file import DataFolder, Keys, check_lists, check_records, read_json
 from proscale.errors import DataError
 
 # What Detectron2's entries have; panoptic ones may have labels besides.
@@ -101,14 +100,13 @@ class _AnnotationFile:
 
     def __init__(self, path: str, annotation_keys: Keys, contents: Contents):
         self.path, self._contents = path, contents
-        self.content = read_records(
-            path,
-            {
-                "images": IMAGES,
-                "annotations": annotation_keys,
-                "categories": INSTANCE_CATEGORIES,
-            },
-        )
+        self.content = read_json(path)
+        lists = {
+            "images": IMAGES,
+            "annotations": annotation_keys,
+            "categories": INSTANCE_CATEGORIES,
+        }
+        check_lists(self.content, lists, path)
         for place, image in enumerate(self.content["images"]):
             check_size(image["height"], image["width"], f"{path}: images[{place}]")
         self._find_repeated("image", (image["id"] for image in self.content["images"]))
@@ -156,7 +154,7 @@ def _from_json(name: str, task: str, path: str, read: _Reader) -> Contents:
         metadata = MetadataCatalog.get(name).as_dict()
         read(_AnnotationFile(path, _ANNOTATION_KEYS[task], contents), metadata, contents)
     except FileNotFoundError as error:
-        contents.faults.append(Fault("annotation-file", path, f"there is no {error.filename}"))
+        contents.faults.append(Fault("annotation-file", path, str(error)))
     except DataError as error:
         detail = str(error).removeprefix(f"{path}: ")
         contents.faults.append(Fault("annotation-file", path, detail))

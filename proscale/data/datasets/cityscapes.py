@@ -17,8 +17,8 @@ from detectron2.structures import BoxMode
 from proscale.data.datasets.builtin import Entries, data_root, detectron2_metadata, register_builtin
 from proscale.data.datasets.coco_panoptic import load_coco_panoptic
 from proscale.data.datasets.semantic_folders import load_semantic_folders
-from proscale.data.formats.data_folder import DataFolder
 from proscale.data.formats.image_file import open_image
+from proscale.data.formats.json_file import DataFolder
 from proscale.data.formats.label_image import read_label_image
 from proscale.data.formats.run_lengths import encode_segments
 

@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from proscale.data.datasets.builtin import Entries, data_root, detectron2_metadata, register_builtin
 from proscale.data.datasets.coco_panoptic import register
 from proscale.data.datasets.semantic_folders import load_semantic_folders, semantic_metadata
-from proscale.data.formats.data_folder import DataFolder
+from proscale.data.formats.json_file import DataFolder
 from proscale.errors import DataError
 
 # Photographs of 640×480 pixels with few and large segments, things and stuff, and without crowds:

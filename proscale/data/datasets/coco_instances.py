@@ -12,8 +12,7 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from proscale.data.formats.coco_format import check_instances
-from proscale.data.formats.data_folder import DataFolder
-from proscale.data.formats.json_file import read_json
+from proscale.data.formats.json_file import DataFolder, read_json
 from proscale.errors import DataError
 
 

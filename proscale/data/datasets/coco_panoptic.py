@@ -13,7 +13,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from proscale.data.formats.coco_format import PANOPTIC_CATEGORIES, read_categories, read_panoptic
-from proscale.data.formats.data_folder import DataFolder
+from proscale.data.formats.json_file import DataFolder
 from proscale.errors import DataError
 
 logger = logging.getLogger(__name__)

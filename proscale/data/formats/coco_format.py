@@ -8,13 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from proscale.data.formats.image_file import check_size
-from proscale.data.formats.json_file import (
-    Keys,
-    check_lists,
-    check_records,
-    read_json,
-    read_records,
-)
+from proscale.data.formats.json_file import Keys, check_lists, check_records, read_json
 from proscale.errors import DataError
 
 _ID = (int, str)
@@ -101,7 +95,9 @@ def read_categories(path: str | os.PathLike[str], keys: Keys) -> list[dict[str, 
         FileNotFoundError: there is no such file.
         DataError: they are not there or not of the format.
     """
-    categories = read_records(path, {"categories": keys})["categories"]
+    content = read_json(path)
+    check_lists(content, {"categories": keys}, path)
+    categories = content["categories"]
     if not categories:
         raise DataError(f"{path}: categories is empty: expected one or more")
     _check_unique([category["id"] for category in categories], f"{path}: categories", "id")

@@ -14,8 +14,8 @@ import torch
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Instances, polygons_to_bitmask
 
+from proscale.data.formats.label_image import relabel
 from proscale.data.formats.panoptic_png import VOID, id_to_rgb, rgb_to_id
-from proscale.data.formats.relabel import relabel
 from proscale.data.formats.run_lengths import run_lengths
 from proscale.data.mappers.augmentation import Size
 

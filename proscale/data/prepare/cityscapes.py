@@ -17,9 +17,8 @@ from proscale.data.datasets.cityscapes import (
     SPLITS,
 )
 from proscale.data.datasets.semantic_folders import IGNORE_LABEL
-from proscale.data.formats.label_image import read_label_image
+from proscale.data.formats.label_image import read_label_image, relabel
 from proscale.data.formats.panoptic_png import VOID, id_to_rgb
-from proscale.data.formats.relabel import relabel
 from proscale.data.prepare.conversion import (
     CocoPart,
     Tally,

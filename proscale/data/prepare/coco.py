@@ -11,10 +11,9 @@ import numpy as np
 from proscale.data.datasets.builtin import detectron2_metadata
 from proscale.data.datasets.semantic_folders import IGNORE_LABEL
 from proscale.data.formats.coco_format import check_panoptic_annotations
-from proscale.data.formats.data_folder import DataFolder
-from proscale.data.formats.json_file import read_json
+from proscale.data.formats.json_file import DataFolder, read_json
+from proscale.data.formats.label_image import relabel
 from proscale.data.formats.panoptic_png import VOID, read_panoptic_png
-from proscale.data.formats.relabel import relabel
 from proscale.data.prepare.conversion import Tally, convert_images, write_png
 from proscale.errors import DataError
 

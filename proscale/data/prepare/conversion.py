@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from proscale.data.formats.json_file import read_records
+from proscale.data.formats.json_file import check_lists, read_json
 from proscale.utils.whole_files import remove_partial, whole_file
 
 
@@ -143,7 +143,8 @@ class _Journal:
 def _read_parts(target: Path) -> dict[str, CocoPart]:
     if not target.is_file():
         return {}
-    content = read_records(target, {"images": {"id": (str,)}, "annotations": {"image_id": (str,)}})
+    content = read_json(target)
+    check_lists(content, {"images": {"id": (str,)}, "annotations": {"image_id": (str,)}}, target)
     annotations = defaultdict(list)
     for annotation in content["annotations"]:
         annotations[annotation["image_id"]].append(annotation)
