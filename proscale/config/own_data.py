@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proscale.data.datasets.semantic_folders import MASK_SUFFIX
+from proscale.data.formats.semantic_folders import MASK_SUFFIX
 
 KEY = "DATASETS.OWN"
 

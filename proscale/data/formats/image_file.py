@@ -16,7 +16,9 @@ from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from proscale.data.formats.problems import Problem, Reporter, raise_first
 from proscale.errors import DataError, MissingFileError
+from proscale.utils.types import Size
 
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are read, by Pillow's names. EPS, which runs Ghostscript, is none of them."""
@@ -66,7 +68,7 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     except DataError:
         raise
     except FileNotFoundError as error:
-        raise MissingFileError(f"there is no {path}") from error
+        raise MissingFileError(f"{path}: there is no such file") from error
     except _DECODING_ERRORS as error:
         reason = str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
@@ -106,6 +108,18 @@ def read_image(path: str | os.PathLike[str], format: str) -> np.ndarray:
     """
     with open_image(path) as image:
         return to_array(image, format, path)
+
+
+def check_stated_size(
+    path: str, size: Size, stated: Size | None, report: Reporter = raise_first
+) -> None:
+    """Compare the (height, width) of an image as it is read with that of its annotation, if any."""
+    if stated is not None and size != stated:
+        detail = (
+            f"it has (height, width) {size}, turned as its EXIF orientation says: expected "
+            f"{stated}, as its annotation states"
+        )
+        report(Problem("image-size", path, detail))
 
 
 def to_array(image: Image.Image, format: str, path: str | os.PathLike[str]) -> np.ndarray:

@@ -40,7 +40,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     local = Path(PathManager.get_local_path(os.fspath(path)))
     if not local.exists():
-        raise MissingFileError(f"there is no {path}")
+        raise MissingFileError(f"{path}: there is no such file")
     size = local.stat().st_size
     if size > MAX_BYTES:
         raise DataError(f"{path}: it has {size} bytes: expected {MAX_BYTES}")
