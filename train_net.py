@@ -24,13 +24,12 @@ from proscale.config import (
     built_from_keys,
     check_datasets,
     check_output_dir,
-    one_sentence,
     setup_cfg,
 )
 from proscale.data.datasets.own import register_own_data
 from proscale.engine.launch import check_processes, launch
 from proscale.engine.trainer import Trainer
-from proscale.errors import CheckpointError, ConfigError, DataError, ProcessFailed
+from proscale.errors import CheckpointError, ConfigError, DataError, ProcessFailed, one_sentence
 from proscale.utils.malloc import disable_malloc_trim
 
 

@@ -1,4 +1,4 @@
-"""What a user can cause: every error whose message is one sentence that names the file or key."""
+"""Errors that a user can cause: the message is one sentence that names the file or key."""
 
 import json
 
@@ -19,10 +19,6 @@ class DataError(UserError):
     """A file of a data set is wrong."""
 
 
-class MissingFileError(DataError, FileNotFoundError):
-    """A file of a data set is not there."""
-
-
 class ExportError(UserError):
     """A model cannot be exported, or its file does not compute the same."""
 
@@ -37,6 +33,14 @@ class RenderError(UserError):
 
 class ProcessFailed(UserError):
     """A process that was started here has failed; the message is the first one's reason."""
+
+
+def one_sentence(error: Exception) -> str:
+    """The message of an error, of one in a data loader's worker without its traceback."""
+    message = str(error)
+    if "Original Traceback" not in message:
+        return message
+    return message.rstrip().splitlines()[-1].partition(": ")[2]
 
 
 def shown(value: object, most: int = 60) -> str:

@@ -1,12 +1,11 @@
-"""Write docs/configuration.md from the comments in proscale/config/keys.py.
+"""Write docs/configuration.md from the declarations in proscale/config/keys.py.
 
-Run it after a change there: ``python tools/configuration_reference.py``. The comments are the one
-place where keys are explained; a test holds the page against them. A comment belongs to the keys
-below it, up to the next comment or empty line.
+Run it after a change there: ``python tools/configuration_reference.py``. A test holds the page
+against the declarations. A text there explains the keys between it and the text before.
 """
 
 import ast
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
@@ -20,7 +19,7 @@ PAGE = ROOT / "docs" / "configuration.md"
 
 _HEAD = """# Configuration keys
 
-Made by `tools/configuration_reference.py` from the comments in
+Made by `tools/configuration_reference.py` from the declarations in
 [proscale/config/keys.py](../proscale/config/keys.py). These keys come on top of
 [Detectron2's](https://detectron2.readthedocs.io/en/latest/modules/config.html#yaml-config-references);
 keys that Mask2Former and PRO-SCALE published have their names and defaults, those marked “New” are
@@ -28,70 +27,38 @@ this project's. Give them in a YAML file or as `KEY VALUE` pairs behind a comman
 """
 
 
-@dataclass
+@dataclass(frozen=True)
 class Group:
-    """Keys that one comment explains."""
+    """Keys that one text explains."""
 
-    comment: str
-    keys: list[str] = field(default_factory=list)
+    keys: tuple[str, ...]
+    meaning: str
 
 
 def read_groups(source: str) -> list[Group]:
-    """The groups of a module whose functions assign keys to ``cfg`` or to a ``node`` of it.
+    """The groups of a module whose classes are blocks of keys.
 
     Args:
         source: of the module.
 
     Raises:
-        ValueError: naming a key that no comment explains.
+        ValueError: naming a key with a default that no text explains.
     """
-    lines = source.splitlines()
     groups: list[Group] = []
-    for function in (f for f in ast.parse(source).body if isinstance(f, ast.FunctionDef)):
-        nodes = {"cfg": ""}
-        group = None
-        previous = function.lineno
-        for statement in function.body:
-            comment = _comment(lines, statement)
-            if comment or "" in map(str.strip, lines[previous : statement.lineno - 1]):
-                group = None
-            previous = statement.end_lineno
-            group = group or Group(comment)
-            for key in _keys(statement, nodes):
-                if not group.comment:
-                    raise ValueError(f"no comment explains {key} in line {statement.lineno}")
-                group.keys.append(key)
-            if group.keys and (not groups or groups[-1] is not group):
-                groups.append(group)
+    for block in (c for c in ast.parse(source).body if isinstance(c, ast.ClassDef)):
+        node = ast.literal_eval(block.keywords[0].value)
+        keys: list[str] = []
+        for statement in block.body:
+            # Detectron2's keys have no default; its own documentation explains them.
+            if isinstance(statement, ast.AnnAssign) and statement.value:
+                keys.append(f"{node}.{ast.unparse(statement.target)}")
+            elif isinstance(statement, ast.Expr) and keys:
+                meaning = " ".join(ast.literal_eval(statement.value).split())
+                groups.append(Group(tuple(keys), meaning))
+                keys = []
+        if keys:
+            raise ValueError(f"no text explains {', '.join(keys)}")
     return groups
-
-
-def _comment(lines: list[str], statement: ast.stmt) -> str:
-    above = []
-    for line in reversed(lines[: statement.lineno - 1]):
-        if not line.strip().startswith("#"):
-            break
-        above.insert(0, line.strip().removeprefix("#").strip())
-    return " ".join(above)
-
-
-def _keys(statement: ast.stmt, nodes: dict[str, str]) -> list[str]:
-    """The keys that a statement sets to a value; variables bound to a node join ``nodes``."""
-    if not isinstance(statement, ast.Assign):
-        return []
-    dotted = [ast.unparse(target).split(".", 1) for target in statement.targets]
-    if ast.unparse(statement.value) == "CfgNode()":
-        path = next(_path(parts, nodes) for parts in dotted if len(parts) == 2)
-        nodes.update({parts[0]: path for parts in dotted if len(parts) == 1})
-        return []
-    if len(dotted[0]) == 1:  # node = cfg.MODEL.X
-        nodes[dotted[0][0]] = _path(ast.unparse(statement.value).split(".", 1), nodes)
-        return []
-    return [_path(parts, nodes) for parts in dotted]
-
-
-def _path(parts: list[str], nodes: dict[str, str]) -> str:
-    return f"{nodes[parts[0]]}.{parts[1]}".lstrip(".")
 
 
 def write_page(groups: list[Group], cfg: CfgNode) -> str:
@@ -100,16 +67,12 @@ def write_page(groups: list[Group], cfg: CfgNode) -> str:
     for group in groups:
         node = group.keys[0].rpartition(".")[0]
         names = "<br>".join(f"`{key.removeprefix(node + '.')}`" for key in group.keys)
-        defaults = "<br>".join(f"`{_default(cfg, key)}`" for key in group.keys)
-        meaning = group.comment.replace("``", "`").replace("|", "\\|")
+        defaults = "<br>".join(f"`{value_of(cfg, key)!r}`" for key in group.keys)
+        meaning = group.meaning.replace("``", "`").replace("|", "\\|")
         rows = sections.setdefault(node, ["| key | default | meaning |", "|:--|:--|:--|"])
         rows.append(f"| {names} | {defaults} | {meaning} |")
     tables = (f"## {node}\n\n" + "\n".join(rows) for node, rows in sorted(sections.items()))
     return "\n".join((_HEAD, "\n\n".join(tables), ""))
-
-
-def _default(cfg: CfgNode, key: str) -> str:
-    return repr(value_of(cfg, key))
 
 
 def make_page() -> str:

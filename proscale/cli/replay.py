@@ -19,9 +19,8 @@ from torch import nn
 
 from proscale.cli.arguments import add_overrides
 from proscale.config import setup_cfg
-from proscale.engine.precision import resolve_amp_dtype
 from proscale.engine.recorded_step import RecordedStep
-from proscale.engine.train_loop import TrainLoop
+from proscale.engine.train_loop import TrainLoop, resolve_amp_dtype
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,6 @@ from proscale.config.setup import (
     built_from_keys,
     check_datasets,
     check_output_dir,
-    one_sentence,
     setup_cfg,
 )
 
@@ -16,6 +15,5 @@ __all__ = [
     "check_datasets",
     "check_output_dir",
     "find_config",
-    "one_sentence",
     "setup_cfg",
 ]

@@ -1,4 +1,4 @@
-"""The blocks of ``DATASETS.OWN``: what may stand in them, checked and typed.
+"""The user's own data: the blocks of ``DATASETS.OWN``, and the keys that follow from them.
 
 A block describes one data set of the user's, its training split, its validation split or both:
 
@@ -8,17 +8,27 @@ A block describes one data set of the user's, its training split, its validation
           TASK: semantic
           TRAIN: {IMAGES: pets/train, MASKS: pets/train_labels}
           VAL: {IMAGES: pets/val, MASKS: pets/val_labels}
+
+Data sets to train and test on, the mapper, the results and the size of the class layer follow from
+the blocks. Keys that the user sets along with them, in the same file, in one based on it or on the
+command line, are kept; those of a file that it is based on describe another data set.
 """
 
 import difflib
+import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proscale.data.formats.semantic_folders import MASK_SUFFIX
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from proscale.config.files import read_config_file
+from proscale.config.schema import set_value, value_of
+from proscale.errors import ConfigError
 
 KEY = "DATASETS.OWN"
 
@@ -41,10 +51,20 @@ TASKS = tuple(_PATHS)
 _COMMON_KEYS = ("NAME", "TASK", "ROOT", *SPLITS)
 _SEMANTIC_KEYS = ("CLASSES", "IMAGE_SUFFIX", "MASK_SUFFIX")
 
+_MAPPERS = {
+    "panoptic": "coco_panoptic_lsj",
+    "instance": "coco_instance_lsj",
+    "semantic": "mask_former_semantic",
+}
+
+_NUM_CLASSES = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class OwnSplit:
-    """Where the parts of a split are; None is what its task does not have.
+    """Paths of a split; None for parts that its task does not have.
 
     Attributes:
         name: for ``DATASETS.TRAIN`` and ``DATASETS.TEST``: the data set's, with ``_train`` or
@@ -63,7 +83,7 @@ class OwnDataset:
     """One block.
 
     Attributes:
-        where: the key it stands at, for messages.
+        where: full name of the block, for messages.
         name: of the data set; those of its splits begin with it.
         task: one of ``TASKS``.
         splits: by their key, one of ``SPLITS``; at least one.
@@ -87,31 +107,105 @@ def parse_blocks(blocks: Sequence[Any]) -> list[OwnDataset]:
     ``ROOT``, and that below the current folder.
 
     Raises:
-        ValueError: a key is unknown, missing or of the wrong type, a name is there twice, or a file
-            or folder is not there; the message names the key and what is accepted.
+        ConfigError: a key is unknown, missing or of the wrong type, a name is there twice, or a
+            file or folder is missing.
     """
     datasets = [_parse_block(block, f"{KEY}[{i}]") for i, block in enumerate(blocks)]
     names = [dataset.name for dataset in datasets]
     for dataset in datasets:
         if names.count(dataset.name) > 1:
-            raise ValueError(f"{KEY} has the NAME {dataset.name} twice: expected each once")
+            raise ConfigError(f"{KEY} has the NAME {dataset.name} twice: expected each once")
     return datasets
+
+
+def fit_to_own_data(cfg: CfgNode, datasets: Sequence[OwnDataset], kept: Collection[str]) -> None:
+    """Set the keys that follow from ``DATASETS.OWN``, in place.
+
+    These are ``DATASETS.TRAIN`` and ``TEST``, ``INPUT.DATASET_MAPPER_NAME``,
+    ``MODEL.MASK_FORMER.TEST.{PANOPTIC,INSTANCE,SEMANTIC}_ON``, and
+    ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``; and in the blocks the ``CLASSES`` that were found, so that
+    other processes and later runs need not look for them.
+
+    Args:
+        cfg: not frozen.
+        datasets: of the blocks, registered with Detectron2.
+        kept: keys that the user has set.
+
+    Raises:
+        ConfigError: the data sets in use differ in task or classes; or
+            ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` is kept and not the number of classes.
+    """
+    cfg.DATASETS.OWN = [
+        {**block, "CLASSES": list(dataset.classes)} if dataset.classes else block
+        for block, dataset in zip(cfg.DATASETS.OWN, datasets, strict=True)
+    ]
+    follows: dict[str, Any] = {
+        f"DATASETS.{key}": tuple(d.splits[split].name for d in datasets if split in d.splits)
+        for key, split in (("TRAIN", "TRAIN"), ("TEST", "VAL"))
+    }
+    names_in_use = {
+        name
+        for key, names in follows.items()
+        for name in (value_of(cfg, key) if key in kept else names)
+    }
+    in_use = {
+        split.name: dataset
+        for dataset in datasets
+        for split in dataset.splits.values()
+        if split.name in names_in_use
+    }
+    if in_use:
+        task, classes = _common_task_and_classes(in_use)
+        has_instances = all(
+            split.instances is not None for d in in_use.values() for split in d.splits.values()
+        )
+        follows |= {
+            "INPUT.DATASET_MAPPER_NAME": _MAPPERS[task],
+            "MODEL.MASK_FORMER.TEST.PANOPTIC_ON": task == "panoptic",
+            "MODEL.MASK_FORMER.TEST.INSTANCE_ON": task == "instance" or has_instances,
+            "MODEL.MASK_FORMER.TEST.SEMANTIC_ON": task != "instance",
+            _NUM_CLASSES: len(classes),
+        }
+        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        if _NUM_CLASSES in kept and len(classes) != num_classes:
+            raise ConfigError(
+                f"{_NUM_CLASSES} is {num_classes}, but {', '.join(in_use)} have {len(classes)} "
+                f"classes: expected {len(classes)}, or the key left out"
+            )
+    else:
+        logger.warning("None of the data sets of %s is in DATASETS.TRAIN or DATASETS.TEST", KEY)
+    for key, value in follows.items():
+        if key not in kept:
+            set_value(cfg, key, value)
+
+
+def keys_set_by_user(config_file: str, overrides: Sequence[str]) -> set[str]:
+    """Full names of the keys that are set along with ``DATASETS.OWN`` or on top of it.
+
+    Args:
+        config_file: YAML file, which can be read with all its bases; or the empty string.
+        overrides: KEY VALUE pairs in a row, which come after the file.
+    """
+    keys = set(overrides[::2])
+    if KEY not in keys and config_file:
+        keys |= _keys_down_to_own_data(config_file)
+    return keys
 
 
 def _parse_block(block: Any, where: str) -> OwnDataset:
     if not isinstance(block, Mapping):
-        raise ValueError(f"{where} is {block!r}: expected a block with {_listed(_COMMON_KEYS)}")
+        raise ConfigError(f"{where} is {block!r}: expected a block with {', '.join(_COMMON_KEYS)}")
     _check_keys(block, (*_COMMON_KEYS, *_SEMANTIC_KEYS), where)
     name = _string(block, "NAME", where)
     if not re.fullmatch(r"[\w-]+", name):
-        raise ValueError(f"{where}.NAME is {name!r}: expected letters, digits, '_' and '-'")
+        raise ConfigError(f"{where}.NAME is {name!r}: expected letters, digits, '_' and '-'")
     task = _string(block, "TASK", where)
     if task not in TASKS:
-        raise ValueError(f"{where}.TASK is {task!r}: expected {_listed(TASKS)}")
+        raise ConfigError(f"{where}.TASK is {task!r}: expected {', '.join(TASKS)}")
     if task != "semantic":
         for key in _SEMANTIC_KEYS:
             if key in block:
-                raise ValueError(
+                raise ConfigError(
                     f"{where}.{key} is for TASK semantic only; with TASK {task} names come from "
                     "ANNOTATIONS"
                 )
@@ -122,7 +216,7 @@ def _parse_block(block: Any, where: str) -> OwnDataset:
         if key in block
     }
     if not splits:
-        raise ValueError(f"{where} has neither TRAIN nor VAL: expected one of them or both")
+        raise ConfigError(f"{where} has neither TRAIN nor VAL: expected one of them or both")
     return OwnDataset(
         where=where,
         name=name,
@@ -130,14 +224,14 @@ def _parse_block(block: Any, where: str) -> OwnDataset:
         splits=splits,
         classes=_class_names(block, where),
         image_suffix=_string(block, "IMAGE_SUFFIX", where) if "IMAGE_SUFFIX" in block else None,
-        mask_suffix=_string(block, "MASK_SUFFIX", where, default=MASK_SUFFIX),
+        mask_suffix=_string(block, "MASK_SUFFIX", where, default=".png"),
     )
 
 
 def _parse_split(value: Any, task: str, root: Path, where: str, name: str) -> OwnSplit:
     accepted = _PATHS[task]
     if not isinstance(value, Mapping):
-        raise ValueError(f"{where} is {value!r}: expected a block with {_listed(accepted)}")
+        raise ConfigError(f"{where} is {value!r}: expected a block with {', '.join(accepted)}")
     _check_keys(value, accepted, where)
     paths = {}
     for key, (is_required, is_folder) in accepted.items():
@@ -145,25 +239,29 @@ def _parse_split(value: Any, task: str, root: Path, where: str, name: str) -> Ow
             continue
         path = root / _path(_string(value, key, where), f"{where}.{key}")
         if not (path.is_dir() if is_folder else path.is_file()):
-            raise ValueError(f"{where}.{key}: there is no {_kind(is_folder)} {path}")
+            raise ConfigError(
+                f"{where}.{key}: there is no {'folder' if is_folder else 'file'} {path}"
+            )
         paths[key.lower()] = path
     return OwnSplit(name, **paths)
 
 
-def _check_keys(block: Mapping[str, Any], accepted: Sequence[str], where: str) -> None:
+def _check_keys(block: Mapping[str, Any], accepted: Collection[str], where: str) -> None:
     for key in block:
         if key not in accepted:
             nearest = difflib.get_close_matches(str(key).upper(), accepted, n=1)
             hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-            raise ValueError(f"there is no key {where}.{key}{hint}: expected {_listed(accepted)}")
+            raise ConfigError(
+                f"there is no key {where}.{key}{hint}: expected {', '.join(accepted)}"
+            )
 
 
 def _string(block: Mapping[str, Any], key: str, where: str, *, default: str | None = None) -> str:
     if key not in block and default is None:
-        raise ValueError(f"{where} has no {key}, which must be given")
+        raise ConfigError(f"{where} has no {key}, which must be given")
     value = block.get(key, default)
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{where}.{key} is {value!r}: expected a text")
+        raise ConfigError(f"{where}.{key} is {value!r}: expected a text")
     return value
 
 
@@ -171,7 +269,7 @@ def _path(text: str, where: str) -> Path:
     expanded = os.path.expandvars(text)
     unset = re.search(r"\$\{?(\w+)", expanded)
     if unset:
-        raise ValueError(f"{where} is {text}, but the environment variable {unset[1]} is not set")
+        raise ConfigError(f"{where} is {text}, but the environment variable {unset[1]} is not set")
     return Path(expanded).expanduser()
 
 
@@ -181,18 +279,48 @@ def _class_names(block: Mapping[str, Any], where: str) -> tuple[str, ...] | None
     names = block["CLASSES"]
     is_list = isinstance(names, Sequence) and not isinstance(names, str) and len(names) > 0
     if not is_list or not all(isinstance(name, str) for name in names):
-        raise ValueError(
+        raise ConfigError(
             f"{where}.CLASSES is {names!r}: expected a list of texts, the names of the labels "
             "0, 1, …"
         )
     if len(set(names)) < len(names):
-        raise ValueError(f"{where}.CLASSES has a name twice: expected each once")
+        raise ConfigError(f"{where}.CLASSES has a name twice: expected each once")
     return tuple(names)
 
 
-def _kind(is_folder: bool) -> str:
-    return "folder" if is_folder else "file"
+def _keys_down_to_own_data(file: str) -> set[str]:
+    """Keys of a file and its bases as far as the one that sets the key; empty if none does."""
+    content, bases = read_config_file(file)
+    keys = set(_leaves(content))
+    if KEY in keys:
+        return keys
+    below = next(filter(None, map(_keys_down_to_own_data, bases)), None)
+    return keys | below if below else set()
 
 
-def _listed(names: Sequence[str] | Mapping[str, Any]) -> str:
-    return ", ".join(names)
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _common_task_and_classes(in_use: dict[str, OwnDataset]) -> tuple[str, tuple[str, ...]]:
+    (first, dataset), *others = in_use.items()
+    task, classes = dataset.task, _class_names_of(first)
+    for name, other in others:
+        theirs = _class_names_of(name)
+        if (other.task, theirs) != (task, classes):
+            raise ConfigError(
+                f"{first} ({task}, {len(classes)} classes) and {name} ({other.task}, "
+                f"{len(theirs)} classes) are in use together: expected data sets of the same task "
+                "and classes: choose by DATASETS.TRAIN and DATASETS.TEST"
+            )
+    return task, classes
+
+
+def _class_names_of(split: str) -> tuple[str, ...]:
+    """By contiguous id. Panoptic data sets list things among the classes of stuff, too."""
+    metadata = MetadataCatalog.get(split)
+    return tuple(metadata.get("stuff_classes") or metadata.thing_classes)

@@ -1,7 +1,7 @@
 """From a configuration file and overrides to a complete configuration.
 
-What can be wrong with them is found here, before any model or data is built, and told in one
-sentence that names the file or key.
+Mistakes in them are found here, before any model or data is built, and told in one sentence that
+names the file or key.
 """
 
 import difflib
@@ -18,8 +18,9 @@ from detectron2.data import DatasetCatalog
 
 from proscale.config.files import find_config, load_config_file
 from proscale.config.keys import add_proscale_config
-from proscale.config.own_data_keys import fit_to_own_data, keys_set_by_user
-from proscale.config.schema import check_type, check_values, nearest_names
+from proscale.config.own_data import fit_to_own_data, keys_set_by_user
+from proscale.config.schema import check_values, convert, set_value, value_of
+from proscale.data.datasets.own import register_own_data
 from proscale.errors import ConfigError
 
 
@@ -28,7 +29,7 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
 
     ``MODEL.DEVICE``, where neither the file nor the overrides set it, is cuda if there is CUDA,
     else cpu, with a warning. ``DATASETS.OWN`` is registered in this process, and the keys that
-    follow from it are set (``proscale.config.own_data_keys``).
+    follow from it are set (:func:`~proscale.config.own_data.fit_to_own_data`).
 
     Args:
         config_file: YAML file, or its name (:func:`proscale.config.find_config`); the empty string
@@ -41,7 +42,8 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     Raises:
         ConfigError: an unknown key (the nearest known ones are named), a value of the wrong type or
             out of range, a file that is missing, no YAML or runs code, a device that this machine
-            does not have, or own data that are not described as accepted or not there.
+            does not have, or own data that are not described as accepted.
+        DataError: files of own data are wrong.
     """
     cfg = get_cfg()
     add_proscale_config(cfg)
@@ -51,15 +53,10 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
         _merge_file(cfg, config_file)
     _merge_overrides(cfg, list(overrides))
     if cfg.DATASETS.OWN:
-        try:
-            fit_to_own_data(cfg, kept=keys_set_by_user(config_file, overrides))
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-    try:
-        check_values(cfg)
-    except ConfigError as error:
-        raise ConfigError(str(error)) from error
+        datasets = register_own_data(cfg.DATASETS.OWN)
+        fit_to_own_data(cfg, datasets, kept=keys_set_by_user(config_file, overrides))
     cfg.MODEL.DEVICE = _choose_device(cfg.MODEL.DEVICE)
+    check_values(cfg)
     cfg.freeze()
     return cfg
 
@@ -102,51 +99,45 @@ def check_output_dir(cfg: CfgNode) -> None:
 
 @contextmanager
 def built_from_keys() -> Iterator[None]:
-    """Within it the ValueErrors of whatever is built from a configuration are ConfigErrors."""
+    """Within it ValueErrors of constructors, about their arguments, are ConfigErrors."""
     try:
         yield
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
-def one_sentence(error: Exception) -> str:
-    """The message of an error, of one in a data loader's worker without its traceback."""
-    message = str(error)
-    if "Original Traceback" not in message:
-        return message
-    return message.rstrip().splitlines()[-1].partition(": ")[2]
+def nearest_names(name: str, known: Iterable[str]) -> str:
+    """The likely meaning of an unknown ``name``: the nearest of ``known``, else some of them."""
+    known = sorted(known)
+    return ", ".join(difflib.get_close_matches(name, known) or known[:5])
 
 
 def _merge_file(cfg: CfgNode, config_file: str) -> None:
-    try:
-        content = load_config_file(config_file)
-    except ConfigError as error:
-        raise ConfigError(str(error)) from error
+    content = load_config_file(config_file)
     if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
         raise ConfigError(
             f"{config_file}: VERSION is {content['VERSION']}: expected {cfg.VERSION}, that of "
             "Detectron2's current keys"
         )
     try:
-        _check_content(cfg, content, cfg, "")
+        _merge_block(cfg, content, cfg, "")
     except ConfigError as error:
         raise ConfigError(f"{config_file}: {error}") from error
-    cfg.merge_from_other_cfg(CfgNode(content))
 
 
-def _check_content(cfg: CfgNode, content: Mapping[str, Any], node: CfgNode, prefix: str) -> None:
-    """Compare keys and types of a file's block with those that ``node`` has."""
+def _merge_block(cfg: CfgNode, content: Mapping[str, Any], node: CfgNode, prefix: str) -> None:
+    """Set the keys of ``node``, which stands at ``prefix`` in ``cfg``, from a file's block."""
     for name, value in content.items():
         key = prefix + name
         if name not in node:
             raise ConfigError(_unknown_key(cfg, key))
         if not isinstance(node[name], CfgNode):
-            check_type(key, value, node[name])
+            node[name] = convert(key, value, node[name])
         elif isinstance(value, Mapping):
-            _check_content(cfg, value, node[name], f"{key}.")
+            _merge_block(cfg, value, node[name], f"{key}.")
         else:
             raise ConfigError(
-                f"{key} is {value!r}: expected a block of keys, {_listed(node[name])}"
+                f"{key} is {value!r}: expected a block of keys, {', '.join(node[name])}"
             )
 
 
@@ -157,26 +148,16 @@ def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         if key not in keys:
             raise ConfigError(_unknown_key(cfg, key))
-        *path, name = key.split(".")
-        node = cfg
-        for part in path:
-            node = node[part]
-        if isinstance(node[name], CfgNode):
-            raise ConfigError(f"{key} is a block: expected its keys, {_listed(node[name])}")
-        try:
-            check_type(key, value, node[name])
-        except ConfigError as error:
-            raise ConfigError(str(error)) from error
-    cfg.merge_from_list(overrides)
-
-
-def _listed(node: CfgNode) -> str:
-    return ", ".join(node)
+        default = value_of(cfg, key)
+        if isinstance(default, CfgNode):
+            raise ConfigError(f"{key} is a block: expected its keys, {', '.join(default)}")
+        set_value(cfg, key, convert(key, value, default))
 
 
 def _unknown_key(cfg: CfgNode, key: str) -> str:
     keys = list(_keys(cfg))
     name = key.rpartition(".")[2]
+    # A key at the wrong place is likelier than a misspelt one.
     elsewhere = [known for known in keys if known.rpartition(".")[2] == name]
     nearest = (elsewhere or difflib.get_close_matches(key, keys))[:3]
     return f"there is no config key {key}" + (f"; nearest are {', '.join(nearest)}" * bool(nearest))

@@ -1,19 +1,17 @@
-"""Optimisers as Mask2Former trains with them, and the clipping of their gradients.
+"""Optimisers and schedules as Mask2Former trains with them, and the clipping of gradients.
 
 The backbone learns at a fraction of the learning rate; norms and embeddings do not decay
 (Cheng et al., Masked-attention Mask Transformer, CVPR 2022, §4.1). Parameters of equal settings
 share a group, because PyTorch's multi-tensor optimisers are fast on few, large groups.
 """
 
-import math
-
 import torch
 from detectron2.config import CfgNode
+from detectron2.projects import deeplab
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
-_FULL_MODEL = "full_model"
-_CLIP_TYPES = ("value", "norm", _FULL_MODEL)
 _OPTIMIZERS = {"ADAMW": torch.optim.AdamW, "SGD": torch.optim.SGD}
 _NORMS = (
     nn.BatchNorm1d,
@@ -38,15 +36,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
     With ``CLIP_GRADIENTS.CLIP_TYPE`` value or norm its ``step`` clips every parameter by itself, as
     Detectron2 does; full_model is left to the training step, see ``full_model_clip_norm``.
-
-    Raises:
-        ValueError: ``SOLVER.OPTIMIZER`` or ``SOLVER.CLIP_GRADIENTS`` has a value not accepted.
     """
     solver = cfg.SOLVER
-    if solver.OPTIMIZER not in _OPTIMIZERS:
-        raise ValueError(
-            f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}: expected {', '.join(_OPTIMIZERS)}"
-        )
     optimizer_class = _OPTIMIZERS[solver.OPTIMIZER]
     settings = {"lr": solver.BASE_LR}
     if optimizer_class is torch.optim.SGD:
@@ -89,25 +80,21 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
 
 
 def full_model_clip_norm(cfg: CfgNode) -> float | None:
-    """The bound on the norm of all gradients together; None if they are not clipped that way.
-
-    Raises:
-        ValueError: ``SOLVER.CLIP_GRADIENTS`` has a type or bound not accepted.
-    """
+    """The bound on the norm of all gradients together; None if they are not clipped that way."""
     clip = cfg.SOLVER.CLIP_GRADIENTS
-    if not clip.ENABLED:
-        return None
-    if clip.CLIP_TYPE not in _CLIP_TYPES:
-        raise ValueError(
-            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}: "
-            f"expected {', '.join(_CLIP_TYPES)}"
-        )
-    if not (clip.CLIP_VALUE > 0 and math.isfinite(clip.CLIP_VALUE)):
-        raise ValueError(
-            f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE is {clip.CLIP_VALUE}: expected numbers above 0 "
-            "(SOLVER.CLIP_GRADIENTS.ENABLED False switches clipping off)"
-        )
-    return float(clip.CLIP_VALUE) if clip.CLIP_TYPE == _FULL_MODEL else None
+    is_used = clip.ENABLED and clip.CLIP_TYPE == "full_model"
+    return float(clip.CLIP_VALUE) if is_used else None
+
+
+def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
+    """Build the schedule that ``SOLVER.LR_SCHEDULER_NAME`` names; it is stepped every iteration.
+
+    WarmupMultiStepLR multiplies by ``GAMMA`` at each of ``STEPS``, WarmupCosineLR follows half a
+    cosine to 0, WarmupPolyLR is (1 - iteration / ``MAX_ITER``) ** ``POLY_LR_POWER``, not less than
+    ``POLY_LR_CONSTANT_ENDING``. The first ``WARMUP_ITERS`` warm up by ``WARMUP_METHOD``.
+    """
+    # DeepLab's function passes the names that are not its own on to Detectron2's.
+    return deeplab.build_lr_scheduler(cfg, optimizer)
 
 
 def _settings(cfg: CfgNode, module: nn.Module, path: str) -> tuple[float, float]:

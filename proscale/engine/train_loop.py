@@ -16,6 +16,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
@@ -307,6 +308,19 @@ def _forward_or_fault(model: nn.Module, *arguments: Any, **keywords: Any) -> Any
         return type(model).forward(model, *arguments, **keywords)
     except FloatingPointError as fault:
         return fault
+
+
+def resolve_amp_dtype(cfg: CfgNode) -> torch.dtype | None:
+    """The format of automatic mixed precision on ``MODEL.DEVICE``; None if it is off.
+
+    ``SOLVER.AMP.DTYPE`` auto is float16 on CUDA, as published, and bfloat16 on the CPU.
+    """
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
+    automatic = torch.bfloat16 if on_cpu else torch.float16
+    named = {"auto": automatic, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    return named[cfg.SOLVER.AMP.DTYPE]
 
 
 def split_evenly(batch: list[Sample], parts: int) -> list[list[Sample]]:

@@ -7,7 +7,6 @@ of its checkpoints, later versions do not.
 """
 
 import logging
-import math
 import os
 import weakref
 from collections.abc import Iterable
@@ -25,16 +24,16 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from proscale.checkpoint import Checkpointer
+from proscale.config.schema import check_values
 from proscale.data import build_mapper
 from proscale.data.training_loader import TrainingLoader, build_training_loader
-from proscale.engine.optimizer import build_optimizer, full_model_clip_norm
-from proscale.engine.precision import resolve_amp_dtype
+from proscale.engine.optimizer import build_lr_scheduler, build_optimizer, full_model_clip_norm
 from proscale.engine.recent_metrics import RecentMetrics
 from proscale.engine.recorded_step import fault_recorder
-from proscale.engine.schedule import build_lr_scheduler
 from proscale.engine.sharding import divide_loaded_state, gathered, is_sharded, shard
 from proscale.engine.signals import StopHook, StopSignals
-from proscale.engine.train_loop import TrainLoop
+from proscale.engine.train_loop import TrainLoop, resolve_amp_dtype
+from proscale.errors import ConfigError
 from proscale.evaluation import build_evaluator
 from proscale.evaluation.results import write_results
 from proscale.modeling import with_sliding_window
@@ -72,16 +71,15 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         """
         Args:
-            cfg: a configuration as ``proscale.engine.setup_cfg`` returns it.
+            cfg: a configuration as ``proscale.config.setup_cfg`` returns it.
 
         Raises:
-            ValueError: a ``SOLVER`` key has a value not accepted.
+            ConfigError: a key has a value that is not accepted.
         """
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        check_values(cfg)
         _check_batch_split(cfg)
-        _check_bounds(cfg)
-        _check_sharding(cfg)
         amp_dtype = resolve_amp_dtype(cfg)
         self._draws_seed = cfg.SEED < 0
         cfg = _with_seed(cfg)
@@ -280,25 +278,10 @@ def _ddp_arguments(cfg: CfgNode) -> dict[str, Any]:
 def _check_batch_split(cfg: CfgNode) -> None:
     steps, world_size = cfg.SOLVER.ACCUMULATION_STEPS, comm.get_world_size()
     images = cfg.SOLVER.IMS_PER_BATCH // world_size
-    if not 1 <= steps <= images:
-        raise ValueError(
+    if steps > images:
+        raise ConfigError(
             f"SOLVER.ACCUMULATION_STEPS is {steps}: expected 1 to {images}, the images per "
             f"process (SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH}, processes {world_size})"
-        )
-
-
-def _check_bounds(cfg: CfgNode) -> None:
-    for key in ("CHECKPOINTS_TO_KEEP", "MAX_SKIPPED_STEPS"):
-        if cfg.SOLVER[key] < 0:
-            raise ValueError(f"SOLVER.{key} is {cfg.SOLVER[key]}: expected 0, 1, 2, …")
-
-
-def _check_sharding(cfg: CfgNode) -> None:
-    norm_type = cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE
-    if cfg.DISTRIBUTED.SHARDED and not math.isfinite(norm_type):
-        raise ValueError(
-            f"SOLVER.CLIP_GRADIENTS.NORM_TYPE is {norm_type}: expected finite numbers with "
-            "DISTRIBUTED.SHARDED, where a process may hold nothing of a small parameter"
         )
 
 

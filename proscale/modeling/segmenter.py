@@ -6,13 +6,8 @@ from collections.abc import Collection, Sequence
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import (
-    META_ARCH_REGISTRY,
-    Backbone,
-    build_backbone,
-    build_sem_seg_head,
-)
-from detectron2.structures import ImageList, Instances
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
+from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,8 +21,7 @@ from proscale.modeling.postprocessing import (
     collect_results,
 )
 from proscale.ops.frozen_norm import fold_frozen_norms
-from proscale.ops.mask_resize import Sizes
-from proscale.utils.types import Size
+from proscale.ops.mask_resize import Size, Sizes
 
 #: Accepted values of MODEL.MASK_FORMER.TEST.DTYPE; None leaves autocast as it is.
 INFERENCE_DTYPES = {
@@ -67,16 +61,13 @@ class MaskFormer(nn.Module):
         ValueError: if ``strip_memory`` is not positive, or ``inference_dtype`` unknown.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
     @configurable
     def __init__(
         self,
         *,
-        backbone: Backbone,
+        backbone: nn.Module,
         sem_seg_head: nn.Module,
-        criterion: SetCriterion,
+        criterion: nn.Module,
         deep_supervision: bool,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
@@ -111,9 +102,9 @@ class MaskFormer(nn.Module):
         self.deep_supervision = deep_supervision
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
-        self.size_divisibility: int = (
-            backbone.size_divisibility if size_divisibility < 0 else size_divisibility
-        )
+        if size_divisibility < 0:
+            size_divisibility = backbone.size_divisibility
+        self.size_divisibility = size_divisibility
         self.things = frozenset(things)
         self.semantic_on = semantic_on
         self.instance_on = instance_on
@@ -187,7 +178,6 @@ class MaskFormer(nn.Module):
         results: list[dict] = [{}] * len(images)
         for indices in self._group_by_padded_size(images):
             group = ImageList.from_tensors([images[i] for i in indices], self.size_divisibility)
-            # Class logits (B, Q, K + 1) and mask logits (B, Q, H/4, W/4).
             outputs = self.infer(group.tensor)
             for index, class_logits, mask_logits in zip(
                 indices, outputs["pred_logits"], outputs["pred_masks"], strict=True
@@ -195,8 +185,8 @@ class MaskFormer(nn.Module):
                 results[index] = self.results(
                     class_logits,
                     mask_logits,
-                    padded_size=_size(group.tensor),
-                    image_size=_size(images[index]),
+                    padded_size=tuple(group.tensor.shape[-2:]),
+                    image_size=tuple(images[index].shape[-2:]),
                     sample=batched_inputs[index],
                 )
         return results
@@ -217,7 +207,6 @@ class MaskFormer(nn.Module):
             return self._predict(batch)
 
     def _group_by_padded_size(self, images: list[Tensor]) -> list[list[int]]:
-        # Images that are padded to the same size go through the network together.
         step = max(self.size_divisibility, 1)
         groups = defaultdict(list)
         for index, image in enumerate(images):
@@ -227,17 +216,15 @@ class MaskFormer(nn.Module):
     def _losses(
         self, images: list[Tensor], samples: list[dict], target_counts: Sequence[int] | None
     ) -> dict[str, Tensor]:
-        # Images of a batch are padded to the largest, and so are their ground-truth masks.
         batch = ImageList.from_tensors(images, self.size_divisibility)
         outputs = self._predict(batch.tensor)
         if not self.deep_supervision:
             del outputs["aux_outputs"]
         targets = [
-            prepare_target(sample["instances"].to(self.device), _size(batch.tensor))
+            prepare_target(sample["instances"].to(self.device), tuple(batch.tensor.shape[-2:]))
             for sample in samples
         ]
         losses = self.criterion(outputs, targets, target_counts)
-        # λ_cls, λ_ce and λ_dice, the same for every prediction (Mask2Former, §4.1).
         return {name: loss * self.criterion.weight_dict[name] for name, loss in losses.items()}
 
     def results(
@@ -245,8 +232,8 @@ class MaskFormer(nn.Module):
         class_logits: Tensor,
         mask_logits: Tensor,
         *,
-        padded_size: Size,
-        image_size: Size,
+        padded_size: tuple[int, int],
+        image_size: tuple[int, int],
         sample: dict,
     ) -> dict:
         """The results of one image, whose outputs may come from elsewhere, an exported file say.
@@ -262,7 +249,6 @@ class MaskFormer(nn.Module):
             as of :meth:`forward`.
         """
         size = (sample.get("height", image_size[0]), sample.get("width", image_size[1]))
-        # One pass over the masks, strip by strip, serves all kinds of results.
         collectors: dict[str, Collector] = {}
         if self.semantic_on:
             kind = SemanticLabels if self.semantic_labels_only else SemanticScores
@@ -317,11 +303,7 @@ def thing_classes(cfg: CfgNode) -> list[int]:
     return sorted((ids or {}).values())
 
 
-def _size(images: Tensor) -> Size:
-    return images.shape[-2], images.shape[-1]
-
-
-def prepare_target(instances: Instances, padded_size: Size) -> dict[str, Tensor]:
+def prepare_target(instances, padded_size: tuple[int, int]) -> dict[str, Tensor]:
     """Labels and masks of one image, the masks padded to ``padded_size``.
 
     Args:
@@ -352,7 +334,6 @@ def build_criterion(cfg: CfgNode) -> SetCriterion:
         cost_dice=node.DICE_WEIGHT,
         num_points=node.TRAIN_NUM_POINTS,
     )
-    # Deep supervision: the auxiliary outputs' losses, loss_ce_0 …, weigh the same.
     auxiliary = range(node.DEC_LAYERS - 1)
     return SetCriterion(
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,

@@ -15,7 +15,7 @@ from detectron2.structures import Instances
 from detectron2.utils.colormap import colormap
 from torch import Tensor
 
-from proscale.config.schema import nearest_names
+from proscale.config.setup import nearest_names
 from proscale.data.formats.run_lengths import encode_segments
 from proscale.errors import ConfigError
 

@@ -12,8 +12,8 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from proscale.data.formats.label_image import relabel
-from proscale.data.mappers.annotations import PanopticReader, SemanticReader
+from proscale.data.formats.relabel import relabel
+from proscale.data.mappers.truth import PanopticTruth, SemanticTruth
 from proscale.errors import CheckpointError, RenderError
 from proscale.predict import Prediction, Predictor
 from proscale.predict.drawing import Drawing
@@ -93,11 +93,11 @@ class ImagePairs:
         size, classes = pixels.shape[:2], self._predictor.classes
         if self._task == "semantic" and "sem_seg_file_name" in entry:
             ignored = MetadataCatalog.get(self._evaluation.dataset).ignore_label
-            truth = SemanticReader(num_classes=len(classes), ignore_label=ignored).read(entry, size)
+            truth = SemanticTruth(num_classes=len(classes), ignore_label=ignored).read(entry, size)
             return from_annotation(self._task, truth.ids, truth.classes, classes)
         if "pan_seg_file_name" not in entry:
             return None
-        truth = PanopticReader().read(entry, size)
+        truth = PanopticTruth().read(entry, size)
         if self._task == "panoptic":
             return from_annotation(self._task, truth.ids, truth.classes, classes)
         coded = {id_: truth.classes.get(id_, -1) + 1 for id_ in np.unique(truth.ids).tolist()}

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from proscale.checkpoint import check_weights
-from proscale.config import one_sentence, setup_cfg
-from proscale.errors import ConfigError
+from proscale.config import setup_cfg
+from proscale.errors import ConfigError, one_sentence
 
 CPU = ["MODEL.DEVICE", "cpu"]
 

@@ -92,12 +92,6 @@ def test_pruning_goes_on_after_resuming(trained, toy_trainer):
     assert checkpoints(cfg) == ["model_0000004.pth", "model_0000005.pth", "model_final.pth"]
 
 
-@pytest.mark.parametrize("key", ["CHECKPOINTS_TO_KEEP", "MAX_SKIPPED_STEPS"])
-def test_negative_bounds_are_refused(toy_cfg, toy_trainer, key):
-    with pytest.raises(ValueError, match=rf"SOLVER\.{key} is -1: expected 0, 1, 2, …"):
-        toy_trainer(toy_cfg(f"SOLVER.{key}", -1))
-
-
 def test_left_over_files_are_removed_when_training_starts(trained, toy_trainer, caplog):
     cfg = trained("SOLVER.MAX_ITER", 2, "SOLVER.STEPS", ())
     left_over = partial_path(Path(cfg.OUTPUT_DIR, "model_0000002.pth"))

@@ -6,6 +6,7 @@ import torch
 from detectron2.engine import HookBase
 
 from proscale.engine.trainer import RESULTS_FILE
+from proscale.errors import ConfigError
 
 
 class Stop(Exception):
@@ -131,12 +132,19 @@ def test_settings_reach_the_training_step(toy_cfg, toy_trainer):
     assert (loop.accumulation_steps, loop.clip_norm, loop.norm_type) == (2, 0.01, 1.0)
 
 
-@pytest.mark.parametrize("steps", [0, 3])
-def test_more_parts_than_images_are_refused(toy_cfg, toy_trainer, steps):
+def test_more_parts_than_images_are_refused(toy_cfg, toy_trainer):
     with pytest.raises(
-        ValueError, match=rf"SOLVER\.ACCUMULATION_STEPS is {steps}.* 1 to 2.*IMS_PER_BATCH 2"
+        ConfigError, match=r"SOLVER\.ACCUMULATION_STEPS is 3.* 1 to 2.*IMS_PER_BATCH 2"
     ):
-        toy_trainer(toy_cfg("SOLVER.ACCUMULATION_STEPS", steps))
+        toy_trainer(toy_cfg("SOLVER.ACCUMULATION_STEPS", 3))
+
+
+def test_values_are_checked_before_anything_is_built(toy_cfg, toy_trainer):
+    cfg = toy_cfg().clone()
+    cfg.defrost()
+    cfg.SOLVER.OPTIMIZER = "ADAM"
+    with pytest.raises(ConfigError, match=r"SOLVER\.OPTIMIZER is 'ADAM': expected ADAMW or SGD"):
+        toy_trainer(cfg)
 
 
 def test_batch_may_be_larger_than_the_data_set(toy_cfg, toy_trainer):

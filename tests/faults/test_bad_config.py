@@ -14,6 +14,9 @@ from proscale_cli import main
 TRAIN_NET = Path(__file__).parents[2] / "train_net.py"
 CPU = ["MODEL.DEVICE", "cpu"]
 
+HEAD = ("MODEL.SEM_SEG_HEAD.NAME", "MaskFormerHead")
+PROSCALE = (*HEAD, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "PROSCALE")
+
 EVAL = "!!python/object/apply:eval"
 SIZES = f'INPUT: {{MIN_SIZE_TRAIN: {EVAL} ["[int(x * 0.1 * 640) for x in range(5, 21)]"]}}'
 LAUGHS = "a0: &a0 {x: 1}\n" + "\n".join(
@@ -67,7 +70,8 @@ FILES = {
         ("SOLVER.MAX_ITER is True: expected a whole",),
     ),
     "list for number": ("SOLVER: {MAX_ITER: [1]}", ("SOLVER.MAX_ITER is [1]: expected a whole",)),
-    "integer for number": ("SOLVER: {BASE_LR: 1}", ("SOLVER.BASE_LR is 1", "a decimal point")),
+    "truth for number": ("SOLVER: {BASE_LR: true}", ("SOLVER.BASE_LR is True: expected a number",)),
+    "fraction for integer": ("SOLVER: {MAX_ITER: 1.5}", ("MAX_ITER is 1.5: expected a whole",)),
     "text for truth": (
         "INPUT: {COLOR_AUG_SSD: 'yes please'}",
         ("INPUT.COLOR_AUG_SSD is 'yes please': expected True or False",),
@@ -114,7 +118,34 @@ VALUES = [
     ("MODEL.SEM_SEG_HEAD.CONVS_DIM", "0", "whole numbers from 1"),
     ("MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", "-1", "whole numbers from 0"),
     ("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "-1", "whole numbers from 0"),
+    ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FPN", "MSDeformAttnPixelDecoder"),
+    ("MODEL.SEM_SEG_HEAD.SEGFORMER_FORM", "mmseg", "openmmlab or nvidia"),
+    ("MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS", "0", "whole numbers from 1"),
+    ("MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS", "-1", "whole numbers from 0"),
+    (
+        "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_DIM_FEEDFORWARD",
+        "0",
+        "whole numbers from 1",
+    ),
     ("MODEL.MASK_FORMER.HIDDEN_DIM", "-8", "whole numbers from 1"),
+    ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "0", "whole numbers from 1"),
+    ("MODEL.MASK_FORMER.DEC_LAYERS", "0", "whole numbers from 1"),
+    ("MODEL.MASK_FORMER.ENC_LAYERS", "6", "expected 0"),
+    ("MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "res5", "multi_scale_pixel_decoder"),
+    ("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "0", "whole numbers from 1"),
+    ("MODEL.MASK_FORMER.OVERSAMPLE_RATIO", "0.5", "numbers from 1"),
+    ("MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO", "1.5", "numbers from 0 to 1"),
+    ("MODEL.MASK_FORMER.TEST.DTYPE", "half", "float32 or bfloat16 or float16"),
+    ("MODEL.MASK_FORMER.TEST.STRIP_MEMORY", "0", "whole numbers from 1"),
+    ("MODEL.PROSCALE.PROSCALE_NUM_LAYERS", "[3, -1, 3]", "whole numbers from 0"),
+    ("MODEL.PROSCALE.PROSCALE_NUM_LAYERS", "[3, 1.5, 3]", "whole numbers from 0"),
+    ("MODEL.PROSCALE.MASK_OUTPUT_OPS", "avgpool", "maxpool or conv"),
+    ("MODEL.PROSCALE.RECALIBRATION", "correct", "released or transposed or none"),
+    ("MODEL.MIT.VARIANT", "b6", "'' or b0 or b1"),
+    ("MODEL.MIT.DEPTHS", "[2, 0, 2, 2]", "whole numbers from 1"),
+    ("MODEL.MIT.MATCHING_REUSE", "0", "whole numbers from 1"),
+    ("MODEL.TIMM.NORM", "GN", "FrozenBN or BN or SyncBN"),
+    ("TEST.SLIDING_WINDOW.STRIDE", "[0, 4]", "whole numbers from 1"),
     ("MODEL.MASK_FORMER.DIM_FEEDFORWARD", "0", "whole numbers from 1"),
     ("MODEL.MASK_FORMER.DROPOUT", "7.0", "numbers from 0 to 1"),
     ("MODEL.MASK_FORMER.CLASS_WEIGHT", "-1.0", "numbers from 0"),
@@ -126,6 +157,13 @@ VALUES = [
     ("INPUT.MIN_SCALE", "0.0", "numbers above 0"),
     ("SOLVER.IMS_PER_BATCH", "0", "whole numbers from 1"),
     ("SOLVER.BASE_LR", "-0.1", "numbers from 0"),
+    ("SOLVER.OPTIMIZER", "ADAM", "ADAMW or SGD"),
+    ("SOLVER.LR_SCHEDULER_NAME", "Poly", "WarmupPolyLR"),
+    ("SOLVER.AMP.DTYPE", "fp16", "auto or float16 or bfloat16"),
+    ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "all", "value or norm or full_model"),
+    ("SOLVER.ACCUMULATION_STEPS", "0", "whole numbers from 1"),
+    ("SOLVER.CHECKPOINTS_TO_KEEP", "-1", "whole numbers from 0"),
+    ("SOLVER.MAX_SKIPPED_STEPS", "-1", "whole numbers from 0"),
     ("DATALOADER.NUM_WORKERS", "-1", "whole numbers from 0"),
     ("MODEL", "3", "META_ARCHITECTURE"),
 ]
@@ -138,6 +176,114 @@ def test_value_out_of_range_is_named(key, value, accepted):
     assert str(told.value).startswith(f"{key} is "), told.value
     assert ": expected " in str(told.value)
     assert accepted in str(told.value)
+
+
+# Values that do not go together, and the beginning of the message.
+RULES = {
+    "float16 on the CPU": (
+        ("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "float16"),
+        "SOLVER.AMP.DTYPE is float16: expected auto or bfloat16",
+    ),
+    "no bound of gradients": (
+        ("SOLVER.CLIP_GRADIENTS.ENABLED", "True", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0"),
+        "SOLVER.CLIP_GRADIENTS.CLIP_VALUE is 0.0: expected numbers above 0",
+    ),
+    "no views": (
+        ("TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "()"),
+        "TEST.AUG.MIN_SIZES is empty: expected",
+    ),
+    "one side of a window": (
+        ("TEST.SLIDING_WINDOW.ENABLED", "True", "TEST.SLIDING_WINDOW.CROP_SIZE", "[512]"),
+        "TEST.SLIDING_WINDOW.CROP_SIZE is [512]: expected [height, width]",
+    ),
+    "windows with gaps": (
+        ("TEST.SLIDING_WINDOW.ENABLED", "True", "TEST.SLIDING_WINDOW.STRIDE", "[768, 2048]"),
+        "TEST.SLIDING_WINDOW.STRIDE is [768, 2048]: expected at most CROP_SIZE, [1024, 1024]",
+    ),
+    "windows of panoptic results": (
+        (
+            *("MODEL.META_ARCHITECTURE", "MaskFormer", "TEST.SLIDING_WINDOW.ENABLED", "True"),
+            *("MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "True"),
+        ),
+        "MODEL.MASK_FORMER.TEST.PANOPTIC_ON is True: expected False with TEST.SLIDING_WINDOW",
+    ),
+    "heads of the decoder": (
+        (*HEAD, "MODEL.MASK_FORMER.HIDDEN_DIM", "64", "MODEL.MASK_FORMER.NHEADS", "5"),
+        "MODEL.MASK_FORMER.HIDDEN_DIM is 64: expected multiples of 4 and of "
+        "MODEL.MASK_FORMER.NHEADS, 5",
+    ),
+    "heads of the encoder": (
+        (*HEAD, "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS", "7"),
+        "MODEL.SEM_SEG_HEAD.CONVS_DIM is 128: expected multiples of 32 and of the encoder's heads",
+    ),
+    "groups of the norms": (
+        (*HEAD, "MODEL.SEM_SEG_HEAD.CONVS_DIM", "48"),
+        "MODEL.SEM_SEG_HEAD.CONVS_DIM is 48: expected multiples of 32",
+    ),
+    "stages of the progressive encoder": (
+        (*PROSCALE, "MODEL.PROSCALE.PROSCALE_NUM_LAYERS", "[3, 3]"),
+        "MODEL.PROSCALE.PROSCALE_NUM_LAYERS is [3, 3]: expected one number for each of the "
+        "encoder's 3 levels ['res3', 'res4', 'res5']",
+    ),
+    "no gate to transpose for": (
+        (
+            *(*PROSCALE, "MODEL.PROSCALE.RECALIBRATION", "transposed"),
+            *("MODEL.PROSCALE.IS_EXCITE_CONV", "None"),
+        ),
+        "MODEL.PROSCALE.RECALIBRATION is 'transposed': expected none with IS_EXCITE_CONV None",
+    ),
+    "norm of SegFormer": (
+        ("MODEL.SEM_SEG_HEAD.NAME", "SegFormerHead", "MODEL.SEM_SEG_HEAD.NORM", "GN"),
+        "MODEL.SEM_SEG_HEAD.NORM is 'GN': expected BN or SyncBN",
+    ),
+    "heads of Swin": (
+        ("MODEL.BACKBONE.NAME", "D2SwinTransformer", "MODEL.SWIN.NUM_HEADS", "[3, 6, 12]"),
+        "MODEL.SWIN.NUM_HEADS is [3, 6, 12]: expected one number for each of the stages",
+    ),
+    "widths of Swin": (
+        ("MODEL.BACKBONE.NAME", "D2SwinTransformer", "MODEL.SWIN.NUM_HEADS", "[5, 6, 12, 24]"),
+        "MODEL.SWIN.NUM_HEADS is [5, 6, 12, 24]: expected one number for each of the stages",
+    ),
+    "stages of Swin": (
+        ("MODEL.BACKBONE.NAME", "D2SwinTransformer", "MODEL.SWIN.OUT_FEATURES", "['res6']"),
+        "MODEL.SWIN.OUT_FEATURES is ['res6']: expected one or more of ['res2'",
+    ),
+    "stages of MiT": (
+        ("MODEL.BACKBONE.NAME", "MixVisionTransformer", "MODEL.MIT.SR_RATIOS", "[8, 4, 2]"),
+        "MODEL.MIT.SR_RATIOS is [8, 4, 2]: expected 4 whole numbers from 1, one for each stage",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", RULES)
+def test_values_that_do_not_go_together(fault):
+    overrides, message = RULES[fault]
+    with pytest.raises(ConfigError) as told:
+        setup_cfg("", [*CPU, *overrides])
+    assert str(told.value).startswith(message), told.value
+
+
+@pytest.mark.parametrize("text", ["1", "1.0", "1e0", "'1e0'"])
+def test_numbers_of_keys_with_floats(text, tmp_path):
+    (tmp_path / "config.yaml").write_text(f"SOLVER: {{BASE_LR: {text}}}")
+    for cfg in (
+        setup_cfg(str(tmp_path / "config.yaml"), CPU),
+        setup_cfg("", [*CPU, "SOLVER.BASE_LR", text.strip("'")]),
+    ):
+        assert type(cfg.SOLVER.BASE_LR) is float
+        assert cfg.SOLVER.BASE_LR == 1.0
+
+
+def test_integers_in_lists_of_floats():
+    cfg = setup_cfg("", [*CPU, "MODEL.PIXEL_STD", "[1, 2, 3]"])
+    assert cfg.MODEL.PIXEL_STD == [1.0, 2.0, 3.0]
+    assert {type(value) for value in cfg.MODEL.PIXEL_STD} == {float}
+
+
+def test_numbers_may_name_files(tmp_path):
+    (tmp_path / "config.yaml").write_text("MODEL: {WEIGHTS: 12}")
+    assert setup_cfg(str(tmp_path / "config.yaml"), CPU).MODEL.WEIGHTS == "12"
+    assert setup_cfg("", [*CPU, "OUTPUT_DIR", "0012"]).OUTPUT_DIR == "0012"
 
 
 def test_published_lists_of_sizes_are_computed(tmp_path):

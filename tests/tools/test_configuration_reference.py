@@ -7,18 +7,20 @@ from detectron2.projects.deeplab import add_deeplab_config
 from proscale import add_proscale_config
 
 SOURCE = """
-def _add(cfg):
-    # Side of a patch.
-    cfg.MODEL.SIZE = 4
-    node = cfg.MODEL.PART = CfgNode()
-    # Width and height
-    # of a part.
-    node.WIDTH = 1
-    node.HEIGHT = 2
+class _Model(Block, node="MODEL"):
+    DEPTH: int
+    SIZE: int = 4
+    '''Side of a patch.'''
 
-    other = cfg.TEST
-    # ``a`` | b.
-    other.KIND = "a"
+class _Part(Block, node="MODEL.PART"):
+    WIDTH: int = 1
+    HEIGHT: int = 2
+    '''Width and height
+    of a part.'''
+
+class _Test(Block, node="TEST"):
+    KIND: str = "a"
+    '''``a`` | b.'''
 """
 
 
@@ -34,7 +36,7 @@ def test_page_is_up_to_date(tool):
 
 
 def test_page_has_every_key(tool):
-    """Also those that are set in a way that the reader of comments does not understand."""
+    """Also those that are added in another way than by a declaration."""
     before, after = get_cfg(), get_cfg()
     add_deeplab_config(before)
     add_proscale_config(after)
@@ -50,12 +52,12 @@ def keys(node: CfgNode, prefix: str = "") -> set[str]:
     return found
 
 
-def test_a_comment_explains_the_keys_below_it(tool):
+def test_a_text_explains_the_keys_above_it(tool):
     groups = tool.read_groups(SOURCE)
-    assert [(group.keys, group.comment) for group in groups] == [
-        (["MODEL.SIZE"], "Side of a patch."),
-        (["MODEL.PART.WIDTH", "MODEL.PART.HEIGHT"], "Width and height of a part."),
-        (["TEST.KIND"], "``a`` | b."),
+    assert [(group.keys, group.meaning) for group in groups] == [
+        (("MODEL.SIZE",), "Side of a patch."),
+        (("MODEL.PART.WIDTH", "MODEL.PART.HEIGHT"), "Width and height of a part."),
+        (("TEST.KIND",), "``a`` | b."),
     ]
     cfg = CfgNode({"MODEL": {"SIZE": 4, "PART": {"WIDTH": 1, "HEIGHT": 2}}, "TEST": {"KIND": "a"}})
     page = tool.write_page(groups, cfg)
@@ -63,6 +65,6 @@ def test_a_comment_explains_the_keys_below_it(tool):
     assert "| `KIND` | `'a'` | `a` \\| b. |" in page
 
 
-def test_a_key_without_comment_is_refused(tool):
-    with pytest.raises(ValueError, match=r"no comment explains MODEL\.SIZE in line 3"):
-        tool.read_groups("def _add(cfg):\n\n    cfg.MODEL.SIZE = 4\n")
+def test_a_key_without_text_is_refused(tool):
+    with pytest.raises(ValueError, match=r"no text explains MODEL\.SIZE"):
+        tool.read_groups("class _Model(Block, node='MODEL'):\n    SIZE: int = 4\n")

@@ -15,36 +15,31 @@ from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 
 from proscale.data.formats.panoptic_png import VOID, rgb_to_id
-from proscale.errors import ConfigError
 from proscale.utils.types import Size
 
 
 @dataclass(frozen=True)
-class AugmentationScheme:
-    """How an image becomes a training sample.
-
-    Attributes:
-        augmentations: in order.
-        padded_size: from an image's size after them to the size of the sample.
-        crops_by_category: they look at the label map that :class:`CategoryLimitedCrop` describes.
-    """
+class Scheme:
+    """What is done to an image before it becomes a training sample."""
 
     augmentations: list[T.Augmentation]
     padded_size: Callable[[Size], Size]
+    """From an image's size after augmentation to the size of the sample."""
     crops_by_category: bool = False
+    """Whether the augmentations look at the label map that `CategoryLimitedCrop` describes."""
 
 
-def large_scale_jitter(cfg: CfgNode) -> AugmentationScheme:
+def large_scale_jitter(cfg: CfgNode) -> Scheme:
     """Random flip, random scale in ``MIN_SCALE`` … ``MAX_SCALE``, crop to ``IMAGE_SIZE`` pixels.
 
     An image scaled by 1 just fits into the square of the samples, which ``IMAGE_SIZE`` is the side
     of; smaller ones are padded to it.
 
     Raises:
-        ConfigError: ``RANDOM_FLIP`` has a value not accepted.
+        ValueError: ``RANDOM_FLIP`` has a value not accepted.
     """
     node, side = cfg.INPUT, cfg.INPUT.IMAGE_SIZE
-    return AugmentationScheme(
+    return Scheme(
         augmentations=[
             *_random_flip(node.RANDOM_FLIP),
             ResizeScale(node.MIN_SCALE, node.MAX_SCALE, side, side),
@@ -54,13 +49,13 @@ def large_scale_jitter(cfg: CfgNode) -> AugmentationScheme:
     )
 
 
-def short_edge_scaling(cfg: CfgNode) -> AugmentationScheme:
+def short_edge_scaling(cfg: CfgNode) -> Scheme:
     """Resize the short edge to ``MIN_SIZE_TRAIN``, crop, distort colours, flip.
 
     Samples are padded to a multiple of ``SIZE_DIVISIBILITY``.
 
     Raises:
-        ConfigError: ``RANDOM_FLIP``, ``MIN_SIZE_TRAIN_SAMPLING``, ``CROP.TYPE`` or, with
+        ValueError: ``RANDOM_FLIP``, ``MIN_SIZE_TRAIN_SAMPLING``, ``CROP.TYPE`` or, with
             ``COLOR_AUG_SSD``, ``FORMAT`` has a value not accepted.
     """
     node = cfg.INPUT
@@ -73,8 +68,8 @@ def short_edge_scaling(cfg: CfgNode) -> AugmentationScheme:
         types = ("absolute", "absolute_range", "relative", "relative_range")
         _accept("INPUT.CROP.TYPE", node.CROP.TYPE, types)
         if limits_category:
-            limit = node.CROP.SINGLE_CATEGORY_MAX_AREA
-            augmentations.append(CategoryLimitedCrop(node.CROP.TYPE, node.CROP.SIZE, limit))
+            share = node.CROP.SINGLE_CATEGORY_MAX_AREA
+            augmentations.append(CategoryLimitedCrop(node.CROP.TYPE, node.CROP.SIZE, share))
         else:
             augmentations.append(T.RandomCrop(node.CROP.TYPE, node.CROP.SIZE))
     if node.COLOR_AUG_SSD:
@@ -87,10 +82,10 @@ def short_edge_scaling(cfg: CfgNode) -> AugmentationScheme:
         height, width = (-(-length // step) * step for length in size)
         return height, width
 
-    return AugmentationScheme(augmentations, padded_size, crops_by_category=limits_category)
+    return Scheme(augmentations, padded_size, crops_by_category=limits_category)
 
 
-class _AtLeastOnePixel(T.Augmentation):
+class _AtLeastOnePixel:
     """Of a very long and narrow image Detectron2 would leave no pixel along the shorter edge."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
@@ -116,7 +111,7 @@ class CategoryLimitedCrop(T.RandomCrop_CategoryAreaConstraint):
 
     Args:
         crop_type, crop_size: as Detectron2's ``RandomCrop`` takes them.
-        single_category_max_area: fraction of the labelled pixels that is too much.
+        single_category_max_area: share of the labelled pixels that is too much.
     """
 
     def __init__(self, crop_type: str, crop_size: Size, single_category_max_area: float):
@@ -136,4 +131,4 @@ def _random_flip(flip: str) -> list[T.Augmentation]:
 
 def _accept(key: str, value: str, accepted: tuple[str, ...]) -> None:
     if value not in accepted:
-        raise ConfigError(f"{key} is {value!r}: expected {', '.join(map(repr, accepted))}")
+        raise ValueError(f"{key} is {value!r}: expected {', '.join(map(repr, accepted))}")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from proscale.config import setup_cfg
-from proscale.engine.precision import resolve_amp_dtype
+from proscale.engine.train_loop import resolve_amp_dtype
 
 
 def make_cfg(dtype, device, enabled=True):
@@ -27,15 +27,3 @@ def make_cfg(dtype, device, enabled=True):
 def test_dtype(dtype, device, expected):
     assert resolve_amp_dtype(make_cfg(dtype, device)) is expected
     assert resolve_amp_dtype(make_cfg(dtype, device, enabled=False)) is None
-
-
-def test_float16_on_the_cpu_is_refused():
-    with pytest.raises(ValueError, match=r"SOLVER\.AMP\.DTYPE is float16 .* auto, bfloat16"):
-        resolve_amp_dtype(make_cfg("float16", "cpu"))
-
-
-def test_unknown_dtype_is_refused():
-    with pytest.raises(
-        ValueError, match=r"SOLVER\.AMP\.DTYPE is 'fp16': expected .*float16, bfloat16"
-    ):
-        resolve_amp_dtype(make_cfg("fp16", "cuda"))

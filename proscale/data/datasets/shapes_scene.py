@@ -1,0 +1,233 @@
+"""Draws one scene of the demo data set: an image and the segment of every pixel.
+
+A scene is a landscape of two or three textured stuff regions with wavy borders, and two to five
+things lying on it, some of them in front of others. A class has its own shape or texture and its
+own range of colours, with noise on top, so that a small model learns the task within minutes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+# Things: radius of the circumscribed circle as a share of the image side, the share of its own
+# pixels that a thing keeps when others are put in front of it, and the share of the image that is
+# left of every stuff region. No segment is ever too small to be learned, so nothing becomes void.
+RADIUS_RANGE = (0.13, 0.24)
+MIN_VISIBLE_SHARE = 0.55
+MIN_STUFF_SHARE = 0.04
+THINGS_RANGE = (2, 5)
+_PLACEMENT_TRIES = 100
+_SUPERSAMPLING = 4
+
+
+class Category(NamedTuple):
+    """A COCO category; ``color`` is the RGB colour in which it is visualised."""
+
+    id: int
+    name: str
+    isthing: bool
+    color: tuple[int, int, int]
+
+
+# As in COCO, the ids have gaps.
+CATEGORIES = (
+    Category(1, "disc", True, (220, 60, 50)),
+    Category(2, "square", True, (250, 200, 40)),
+    Category(3, "triangle", True, (170, 70, 200)),
+    Category(4, "star", True, (250, 130, 190)),
+    Category(5, "ring", True, (245, 245, 245)),
+    Category(11, "sky", False, (110, 170, 235)),
+    Category(12, "grass", False, (80, 150, 60)),
+    Category(13, "field", False, (165, 115, 65)),
+    Category(14, "tiles", False, (125, 125, 130)),
+)
+THINGS = tuple(c for c in CATEGORIES if c.isthing)
+STUFF = tuple(c for c in CATEGORIES if not c.isthing)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A drawn scene.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB.
+        segments: (H, W) int, index into ``categories``; every index occurs, no pixel is unlabelled.
+        categories: category of every segment; one segment per stuff class, one per thing.
+    """
+
+    image: np.ndarray
+    segments: np.ndarray
+    categories: list[Category]
+
+
+def draw_scene(rng: np.random.Generator, size: int) -> Scene:
+    """Draw a square scene with sides of ``size`` pixels (at least 64)."""
+    if size < 64:
+        raise ValueError(f"image_size is {size}; scenes need at least 64 pixels a side")
+    segments, categories = _draw_regions(rng, size)
+    image = np.zeros((size, size, 3))
+    for index, category in enumerate(categories):
+        region = segments == index
+        image[region] = _TEXTURES[category.name](rng, size)[region]
+
+    wanted = rng.integers(THINGS_RANGE[0], THINGS_RANGE[1], endpoint=True)
+    areas = []  # of the things, unoccluded
+    for _ in range(_PLACEMENT_TRIES):
+        if len(areas) == wanted:
+            break
+        category = THINGS[rng.integers(len(THINGS))]
+        contours = _place(rng, _CONTOURS[category.name], size)
+        coverage, rim = _rasterise(contours, size)
+        mask = coverage >= 0.5
+        left = np.bincount(segments[~mask], minlength=len(categories))
+        needed = [MIN_STUFF_SHARE * size**2] * (len(categories) - len(areas))
+        needed += [MIN_VISIBLE_SHARE * area for area in areas]
+        if np.any(left < needed):
+            continue
+        areas.append(mask.sum())
+        segments[mask] = len(categories)
+        categories.append(category)
+        paint = _thing_paint(rng, category, size)
+        image += coverage[..., None] * (paint - image)
+        image += 0.6 * rim[..., None] * (0.3 * paint - image)
+
+    image += rng.normal(0, 4, image.shape)
+    return Scene(np.clip(image, 0, 255).round().astype(np.uint8), segments, categories)
+
+
+# --- stuff ----------------------------------------------------------------------------------------
+
+
+def _draw_regions(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Category]]:
+    """Two or three regions: sky, if there is one, above the others; the rest split once more."""
+    count = rng.integers(2, 3, endpoint=True)
+    categories = [STUFF[i] for i in rng.choice(len(STUFF), size=count, replace=False)]
+    categories.sort(key=lambda category: category.name != "sky")
+    has_sky = categories[0].name == "sky"
+    angle = rng.uniform(-0.2, 0.2) if has_sky else rng.uniform(-np.pi, np.pi)
+    segments = (~_wavy_half_plane(rng, size, angle, rng.uniform(-0.18, 0.12))).astype(int)
+    if count == 3:
+        angle = np.pi / 2 + rng.uniform(-0.6, 0.6) + (0.0 if has_sky else angle)
+        second = _wavy_half_plane(rng, size, angle, rng.uniform(-0.12, 0.12))
+        segments[(segments == 1) & second] = 2
+    return segments, categories
+
+
+def _wavy_half_plane(
+    rng: np.random.Generator, size: int, angle: float, offset: float
+) -> np.ndarray:
+    """The (size, size) bool mask of what lies above (angle 0) a wavy line near the centre."""
+    y, x = _unit_grid(size)
+    along = np.cos(angle) * x + np.sin(angle) * y
+    across = -np.sin(angle) * x + np.cos(angle) * y
+    wave = sum(
+        rng.uniform(0.01, 0.04) * np.sin(2 * np.pi * (f * along + rng.uniform()))
+        for f in (0.8, 2.1)
+    )
+    return across < offset + wave
+
+
+def _sky(rng: np.random.Generator, size: int) -> np.ndarray:
+    y, _ = _unit_grid(size)
+    top, bottom = np.array([70, 130, 225]), np.array([185, 215, 245])
+    clouds = np.clip(_smooth_noise(rng, size, 5) - 0.3, 0, 1)[..., None]
+    color = top + (y[..., None] + 0.5) * (bottom - top) + rng.uniform(-15, 15)
+    return color + clouds * (250 - color) * 0.6
+
+
+def _grass(rng: np.random.Generator, size: int) -> np.ndarray:
+    color = np.array([75, 140, 55]) + rng.uniform(-15, 15, 3)
+    blades = _smooth_noise(rng, size, size // 2)
+    patches = _smooth_noise(rng, size, 6)
+    return color * (1 + 0.22 * blades + 0.12 * patches)[..., None]
+
+
+def _field(rng: np.random.Generator, size: int) -> np.ndarray:
+    y, x = _unit_grid(size)
+    angle, rows = rng.uniform(0, np.pi), rng.uniform(12, 18)
+    furrows = np.sin(2 * np.pi * rows * (np.cos(angle) * x + np.sin(angle) * y))
+    color = np.array([160, 112, 66]) + rng.uniform(-12, 12, 3)
+    return color * (1 + 0.2 * furrows + 0.06 * _smooth_noise(rng, size, size // 3))[..., None]
+
+
+def _tiles(rng: np.random.Generator, size: int) -> np.ndarray:
+    y, x = _unit_grid(size)
+    angle, rows = rng.uniform(-0.6, 0.6), rng.uniform(9, 13)
+    u = np.floor(rows * (np.cos(angle) * x + np.sin(angle) * y))
+    v = np.floor(rows * (np.cos(angle) * y - np.sin(angle) * x))
+    color = np.array([138, 138, 145]) + rng.uniform(-12, 12)
+    return color * (1 + 0.18 * (2 * ((u + v) % 2) - 1))[..., None]
+
+
+_TEXTURES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
+    "sky": _sky,
+    "grass": _grass,
+    "field": _field,
+    "tiles": _tiles,
+}
+
+
+def _unit_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column coordinates of the pixel centres, in [-0.5, 0.5]."""
+    centres = (np.arange(size) + 0.5) / size - 0.5
+    y, x = np.meshgrid(centres, centres, indexing="ij")
+    return y, x
+
+
+def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
+    """(size, size) noise of roughly unit variance with about ``cells`` bumps a side."""
+    return cv2.resize(rng.normal(size=(cells, cells)), (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+# --- things ---------------------------------------------------------------------------------------
+
+
+def _polygon(corners: int, radii: tuple[float, ...] = (1.0,)) -> np.ndarray:
+    """(corners, 2) points on circles whose radii alternate."""
+    angles = 2 * np.pi * np.arange(corners) / corners
+    radius = np.resize(radii, corners)
+    return np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
+
+
+# Outlines within the unit circle. Where two contours of a shape enclose each other is a hole.
+_CONTOURS: dict[str, list[np.ndarray]] = {
+    "disc": [0.85 * _polygon(60)],
+    "square": [_polygon(4)],
+    "triangle": [1.05 * _polygon(3)],
+    "star": [1.1 * _polygon(10, (1.0, 0.5))],
+    "ring": [0.9 * _polygon(60), 0.45 * _polygon(60)],
+}
+
+
+def _place(rng: np.random.Generator, contours: list[np.ndarray], size: int) -> list[np.ndarray]:
+    """Scale, rotate and shift unit contours to pixels; the centre stays inside the image."""
+    radius = rng.uniform(*RADIUS_RANGE)
+    centre = rng.uniform(0.6 * radius, 1 - 0.6 * radius, 2)
+    angle = rng.uniform(0, 2 * np.pi)
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return [size * (radius * contour @ rotation + centre) for contour in contours]
+
+
+def _rasterise(contours: list[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Share of every pixel covered by the shape, and by its rim: two (size, size) arrays."""
+    fine = [(contour * _SUPERSAMPLING).round().astype(np.int32) for contour in contours]
+    body = np.zeros((size * _SUPERSAMPLING,) * 2, np.uint8)
+    rim = np.zeros_like(body)
+    cv2.fillPoly(body, fine, 255)
+    cv2.polylines(rim, fine, isClosed=True, color=255, thickness=max(size // 24, 2))
+    rim &= body  # the rim belongs to the thing, so it lies inside
+    return tuple(
+        cv2.resize(layer, (size, size), interpolation=cv2.INTER_AREA) / 255.0
+        for layer in (body, rim)
+    )
+
+
+def _thing_paint(rng: np.random.Generator, category: Category, size: int) -> np.ndarray:
+    """(size, size, 3) RGB: the class's colour, varied, with a soft light from one side."""
+    color = np.array(category.color) * rng.uniform(0.75, 1.0) + rng.uniform(-25, 25, 3)
+    y, x = _unit_grid(size)
+    angle = rng.uniform(0, 2 * np.pi)
+    return color * (1 + 0.25 * (np.cos(angle) * x + np.sin(angle) * y))[..., None]
