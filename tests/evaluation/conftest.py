@@ -40,7 +40,7 @@ class ToyDataset:
         return {"image_id": image_id, "file_name": f"{self.root}/{image_id}.jpg"}
 
     def panoptic(self, image_id: int) -> dict:
-        """The truth without its crowd, in the form of a model's output."""
+        """The annotations without crowds, in the form of a model's output."""
         segments = [s for s in self.segments[image_id] if not s["iscrowd"]]
         ids = self.maps[image_id] * np.isin(self.maps[image_id], [s["id"] for s in segments])
         infos = [

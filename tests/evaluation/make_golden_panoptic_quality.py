@@ -1,4 +1,4 @@
-"""Write `golden_panoptic_quality.json`: small images and what the COCO panoptic evaluator says.
+"""Write ``golden_panoptic_quality.json``: small images and their results by COCO's evaluator.
 
 Run once, by hand; the test reads the file and does not need the evaluator:
 
@@ -33,7 +33,7 @@ NUM_IMAGES = 24
 
 
 def paint(random: np.random.RandomState, canvas: np.ndarray, segments: dict, count: int) -> None:
-    """Paint `count` rectangles of new segments (or void) on `canvas`, in place."""
+    """Paint ``count`` rectangles of new segments (or void) on ``canvas``, in place."""
     for _ in range(count):
         top, left = random.randint(HEIGHT - 3), random.randint(WIDTH - 3)
         height, width = random.randint(3, HEIGHT), random.randint(3, WIDTH)
@@ -45,7 +45,7 @@ def paint(random: np.random.RandomState, canvas: np.ndarray, segments: dict, cou
 
 
 def infos(canvas: np.ndarray, segments: dict) -> list[dict]:
-    """`segments_info` of the segments that are still visible."""
+    """``segments_info`` of the segments that are still visible."""
     return [
         {
             "id": segment_id,
@@ -85,7 +85,7 @@ def make_image(random: np.random.RandomState) -> dict:
 
 
 def evaluate(images: list[dict]) -> dict:
-    """Run the evaluator on `images`; fractions, as it gives them."""
+    """Run the evaluator on ``images``; fractions, as it gives them."""
     categories = {c["id"]: c for c in CATEGORIES}
     with tempfile.TemporaryDirectory() as folder:
         pairs = []

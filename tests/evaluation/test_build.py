@@ -1,4 +1,4 @@
-"""Which evaluators a configuration builds."""
+"""The evaluators that a configuration builds."""
 
 import logging
 
@@ -55,7 +55,7 @@ def test_each_switch_builds_its_evaluator(with_instances, switches, expected):
 
 
 @pytest.mark.parametrize("json_file", [None, "absent.json"])
-def test_instance_on_without_instances_says_so_in_one_line(toy_dataset, caplog, json_file):
+def test_instance_on_without_annotations_is_one_warning(toy_dataset, caplog, json_file):
     MetadataCatalog.get(toy_dataset.name).json_file = json_file
     with caplog.at_level(logging.INFO, logger="proscale"):
         built = build_evaluator(config("PANOPTIC_ON", "INSTANCE_ON"), toy_dataset.name)
@@ -131,7 +131,7 @@ def test_each_type_has_its_evaluators(with_instances, caplog, evaluator_type, ex
     assert all(evaluator_type in record.getMessage() for record in caplog.records)
 
 
-def test_what_the_data_set_has_no_truth_for(toy_dataset):
+def test_tasks_without_annotations_are_refused(toy_dataset):
     name = of_type(toy_dataset, "sem_seg")
     with pytest.raises(ValueError, match=rf"{name}'.*evaluator_type 'sem_seg'"):
         build_evaluator(config("PANOPTIC_ON", "INSTANCE_ON"), name)

@@ -1,4 +1,4 @@
-"""Cityscapes' figures against those of `cityscapesscripts`, on damaged truth."""
+"""Cityscapes' metrics against those of ``cityscapesscripts``, on perturbed ground truth."""
 
 import contextlib
 import io
@@ -80,16 +80,16 @@ def frames(gt_dir):
         )
 
 
-def damaged_labels(random, labels):
-    """Train ids: the truth moved, some classes mistaken for others, something where it is void."""
+def perturbed_labels(random, labels):
+    """Train ids of the ground truth moved, some classes mistaken, some class where it is void."""
     moved = np.roll(TRAIN_ID[labels], random.randint(-5, 6, size=2), axis=(0, 1))
     moved[moved == 255] = random.randint(19)
     mistaken = np.where(random.rand(19) < 0.7, np.arange(19), random.permutation(19))
     return mistaken[moved]
 
 
-def damaged_instances(random, ids):
-    """Predicted masks: instances moved, cut, doubled, mistaken, and rectangles of nothing."""
+def perturbed_instances(random, ids):
+    """Predicted masks: instances moved, cut, doubled, mistaken, and random rectangles."""
     masks, classes = [], []
     for id_ in np.unique(ids):
         label = id_ // 1000 if id_ >= 1000 else id_
@@ -114,7 +114,7 @@ def damaged_instances(random, ids):
 
 
 def with_numpy_1_names(module, monkeypatch):
-    """`cityscapesscripts` 2.3 calls what NumPy 2.4 has not."""
+    """Names of NumPy 1 that ``cityscapesscripts`` 2.3 calls and NumPy 2.4 lacks."""
     if not hasattr(np, "in1d"):
         monkeypatch.setattr(module.np, "in1d", np.isin, raising=False)
     return module
@@ -129,7 +129,7 @@ def scripts_semantic(pairs, folder, monkeypatch):
     for number, (_, predicted) in enumerate(pairs):
         files.append(str(folder / f"predicted_{number}.png"))
         Image.fromarray(LABELS[predicted].astype(np.uint8)).save(files[-1])
-    return module.evaluateImgLists(files, [str(truth) for truth, _ in pairs], module.args)
+    return module.evaluateImgLists(files, [str(path) for path, _ in pairs], module.args)
 
 
 def scripts_instances(pairs, folder, monkeypatch):
@@ -154,7 +154,7 @@ def scripts_instances(pairs, folder, monkeypatch):
     # It writes what it has matched into the working folder, and fails at NumPy's numbers.
     monkeypatch.setattr(module, "writeDict2JSON", lambda content, path: None)
     with contextlib.redirect_stdout(io.StringIO()):
-        return module.evaluateImgLists(files, [str(truth) for truth, _ in pairs], module.args)
+        return module.evaluateImgLists(files, [str(path) for path, _ in pairs], module.args)
 
 
 @pytest.fixture(params=["toy", "sample"])
@@ -162,20 +162,20 @@ def gt_dir(request):
     return request.getfixturevalue(request.param)
 
 
-def truth_files(gt_dir, kind):
+def ground_truth_files(gt_dir, kind):
     return sorted(gt_dir.glob(f"*/*_{kind}.png"))
 
 
-def test_semantic_figures_equal_cityscapesscripts(gt_dir, tmp_path, monkeypatch):
+def test_semantic_metrics_equal_cityscapesscripts(gt_dir, tmp_path, monkeypatch):
     random = np.random.RandomState(0)
     evaluator = CityscapesSemanticEvaluator(register(gt_dir), str(tmp_path / "out"))
     predictions = []
     for file_name, labels, _ in frames(gt_dir):
-        predictions.append(damaged_labels(random, labels))
+        predictions.append(perturbed_labels(random, labels))
         output = {"sem_seg": torch.from_numpy(predictions[-1])}
         evaluator.process([{"file_name": file_name}], [output])
     found = evaluator.evaluate()["sem_seg"]
-    pairs = list(zip(truth_files(gt_dir, "labelIds"), predictions, strict=True))
+    pairs = list(zip(ground_truth_files(gt_dir, "labelIds"), predictions, strict=True))
     theirs = scripts_semantic(pairs, tmp_path, monkeypatch)
     assert found["IoU"] == found["mIoU"]
     for name, key in {
@@ -192,15 +192,15 @@ def test_semantic_figures_equal_cityscapesscripts(gt_dir, tmp_path, monkeypatch)
     assert 5 < found["IoU"] < 95
 
 
-def test_instance_figures_equal_cityscapesscripts(gt_dir, tmp_path, monkeypatch):
+def test_instance_metrics_equal_cityscapesscripts(gt_dir, tmp_path, monkeypatch):
     random = np.random.RandomState(1)
     evaluator = CityscapesInstanceEvaluator(register(gt_dir), str(tmp_path / "out"))
     predictions = []
     for file_name, _, ids in frames(gt_dir):
-        predictions.append(damaged_instances(random, ids))
+        predictions.append(perturbed_instances(random, ids))
         evaluator.process([{"file_name": file_name}], [{"instances": predictions[-1]}])
     found = evaluator.evaluate()["segm"]
-    pairs = list(zip(truth_files(gt_dir, "instanceIds"), predictions, strict=True))
+    pairs = list(zip(ground_truth_files(gt_dir, "instanceIds"), predictions, strict=True))
     theirs = scripts_instances(pairs, tmp_path, monkeypatch)["averages"]
     assert found["AP"] == pytest.approx(100 * theirs["allAp"], abs=1e-9)
     assert found["AP50"] == pytest.approx(100 * theirs["allAp50%"], abs=1e-9)
@@ -212,7 +212,7 @@ def test_instance_figures_equal_cityscapesscripts(gt_dir, tmp_path, monkeypatch)
     assert 1 < found["AP"] < 95
 
 
-def test_truth_is_100(gt_dir):
+def test_ground_truth_scores_100(gt_dir):
     semantic = CityscapesSemanticEvaluator(register(gt_dir))
     instance = CityscapesInstanceEvaluator(register(gt_dir))
     for file_name, labels, ids in frames(gt_dir):
@@ -225,8 +225,8 @@ def test_truth_is_100(gt_dir):
         result.pred_classes = torch.tensor([int(TRAIN_ID[i // 1000]) for i in things])
         result.scores = torch.ones(len(things))
         instance.process([{"file_name": file_name}], [{"instances": result}])
-    figures = semantic.evaluate()["sem_seg"]
-    assert figures == pytest.approx(dict.fromkeys(figures, 100.0))
+    metrics = semantic.evaluate()["sem_seg"]
+    assert metrics == pytest.approx(dict.fromkeys(metrics, 100.0))
     assert {v for v in instance.evaluate()["segm"].values() if v == v} == {100.0}
 
 
@@ -235,8 +235,8 @@ def test_ranks_merge_to_the_whole(toy, monkeypatch):
         random = np.random.RandomState(2)
         for number, (file_name, labels, ids) in enumerate(frames(toy)):
             output = {
-                "sem_seg": torch.from_numpy(damaged_labels(random, labels)),
-                "instances": damaged_instances(random, ids),
+                "sem_seg": torch.from_numpy(perturbed_labels(random, labels)),
+                "instances": perturbed_instances(random, ids),
             }
             if number in chosen:
                 evaluator.process([{"file_name": file_name}], [output])
@@ -255,12 +255,12 @@ def test_ranks_merge_to_the_whole(toy, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(comm, "gather", lambda data, sent=sent: sent)
             assert ranks[0].evaluate() == {
-                task: pytest.approx(figures, abs=1e-9, nan_ok=True)
-                for task, figures in expected.items()
+                task: pytest.approx(metrics, abs=1e-9, nan_ok=True)
+                for task, metrics in expected.items()
             }
 
 
-def test_instances_nowhere_to_be_found_are_no_figure(toy):
+def test_no_predictions_score_0(toy):
     evaluator = CityscapesInstanceEvaluator(register(toy))
     for file_name, _, ids in frames(toy):
         nothing = Instances(ids.shape)
@@ -271,7 +271,7 @@ def test_instances_nowhere_to_be_found_are_no_figure(toy):
     assert evaluator.evaluate()["segm"]["AP"] == 0.0
 
 
-def test_faults_name_the_image_or_the_folder(toy, tmp_path):
+def test_errors_name_the_image_or_the_folder(toy, tmp_path):
     with pytest.raises(DataError, match=r"no instance maps .*empty"):
         CityscapesInstanceEvaluator(register(tmp_path / "empty"))
     evaluator = CityscapesInstanceEvaluator(register(toy))

@@ -23,7 +23,7 @@ EVALUATORS = {
 
 
 def evaluate(job: dict, image_ids: tuple[int, ...], output_dir: str) -> dict:
-    """The figures of all evaluators over some images; None where they are another rank's."""
+    """The metrics of all evaluators over some images; None on ranks other than 0."""
     name = job["name"]
     if name not in DatasetCatalog.list():
         DatasetCatalog.register(name, lambda: job["entries"])
@@ -48,8 +48,8 @@ def worker(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def damaged_outputs(toy):
-    """What a poor model gives: everything moved by a column."""
+def perturbed_outputs(toy):
+    """Predictions of a poor model: ground truth moved by a few columns."""
 
     outputs = {}
     for image_id in (3, 5, 7):
@@ -78,7 +78,7 @@ def test_two_processes_equal_one(toy_with_instances, tmp_path):
             k: v for k, v in MetadataCatalog.get(toy.name).as_dict().items() if k != "name"
         },
         "inputs": {image_id: toy.inputs(image_id) for image_id in (3, 5, 7)},
-        "outputs": damaged_outputs(toy),
+        "outputs": perturbed_outputs(toy),
     }
     (tmp_path / "job").write_bytes(pickle.dumps(job))
     python_path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])

@@ -1,4 +1,4 @@
-"""Instance AP against Detectron2's evaluator, which calls pycocotools, and on the truth itself."""
+"""Instance AP against Detectron2's evaluator, which calls pycocotools, and on ground truth."""
 
 import json
 import pickle
@@ -21,7 +21,7 @@ NAMES = {10: "cat", 20: "dog"}
 
 
 def instances(ids, segments):
-    """The things of a panoptic truth as a model's output; `category_id` is contiguous."""
+    """The things of panoptic annotations as a model's output; ``category_id`` is contiguous."""
     things = [s for s in segments if s["isthing"] and not s["iscrowd"]]
     masks = np.array([ids == s["id"] for s in things]).reshape(len(things), *ids.shape)
     result = Instances(ids.shape)
@@ -53,7 +53,7 @@ def run(evaluator, toy, image_ids):
     return evaluator.evaluate()["segm"]
 
 
-def test_stuff_among_the_classes_is_no_hindrance(with_instances, tmp_path):
+def test_stuff_among_the_classes_is_ignored(with_instances, tmp_path):
     evaluator = InstanceEvaluator(with_instances.name, str(tmp_path / "out"))
     results = run(evaluator, with_instances, (3, 5, 7))
     assert results["AP"] == pytest.approx(100)
@@ -61,7 +61,7 @@ def test_stuff_among_the_classes_is_no_hindrance(with_instances, tmp_path):
     assert not (tmp_path / "out").exists(), "predictions are written on request"
 
 
-def test_images_that_the_data_set_leaves_out_do_not_count(with_instances):
+def test_images_outside_of_the_data_set_do_not_count(with_instances):
     whole = run(InstanceEvaluator(with_instances.name), with_instances, (3, 7))
     assert whole["AP"] < 80
     MetadataCatalog.get(with_instances.name).image_ids = (3, 7)
@@ -69,7 +69,7 @@ def test_images_that_the_data_set_leaves_out_do_not_count(with_instances):
     assert part["AP"] == pytest.approx(100)
 
 
-def test_classes_that_do_not_fit(with_instances):
+def test_unknown_categories_are_refused(with_instances):
     write(with_instances, [], [], [{"id": 10, "name": "cat"}, {"id": 99, "name": "elk"}])
     with pytest.raises(ValueError, match=r"instances\.json: its categories \[99\]"):
         InstanceEvaluator(with_instances.name)
@@ -87,7 +87,7 @@ def test_things_may_have_any_contiguous_ids(with_instances):
     assert evaluator.evaluate()["segm"]["AP"] == pytest.approx(100)
 
 
-def test_faults_name_the_image(with_instances):
+def test_errors_name_the_image(with_instances):
     evaluator = InstanceEvaluator(with_instances.name)
     entry = DatasetCatalog.get(with_instances.name)[0]
     output = instances(with_instances.maps[7], [])
@@ -112,9 +112,9 @@ def test_predictions_for_a_test_server(with_instances, tmp_path):
     evaluator = InstanceEvaluator(with_instances.name, str(out), save_predictions=True)
     run(evaluator, with_instances, (3, 5, 7))
     path = str(out / "coco_instances_results.json")
-    truth = COCO(MetadataCatalog.get(with_instances.name).json_file)
-    predictions = truth.loadRes(path)
-    assert len(predictions.anns) == sum(not a["iscrowd"] for a in truth.anns.values())
+    annotations = COCO(MetadataCatalog.get(with_instances.name).json_file)
+    predictions = annotations.loadRes(path)
+    assert len(predictions.anns) == sum(not a["iscrowd"] for a in annotations.anns.values())
     for prediction in predictions.anns.values():
         assert prediction["category_id"] in NAMES
         mask = rle.decode(prediction["segmentation"])
@@ -137,21 +137,21 @@ def test_a_split_without_annotations_is_saved_only(with_instances, tmp_path):
         InstanceEvaluator(with_instances.name, save_predictions=True)
 
 
-def test_nothing_predicted_is_0_and_nothing_to_be_found_no_figure(with_instances):
+def test_ap_is_0_without_predictions_and_nan_without_objects(with_instances):
     evaluator = InstanceEvaluator(with_instances.name)
     assert evaluator.evaluate()["segm"]["AP"] == 0.0
     assert np.isnan(evaluator.evaluate()["segm"]["APl"])
 
 
 class Detectron2sEvaluator(COCOEvaluator):
-    """The original asserts that there are as many class names as categories; stuff is too many."""
+    """Without its assertion that class names are as many as categories, which stuff exceeds."""
 
     def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
         names = [self._coco_api.cats[i]["name"] for i in sorted(self._coco_api.cats)]
         return super()._derive_coco_results(coco_eval, iou_type, class_names=names)
 
 
-def damaged(random, ids, segments, classes, size):
+def perturbed(random, ids, segments, classes, size):
     """Instances moved, cut, doubled, mistaken; scores of one decimal, so that there are ties."""
     masks, labels = [], []
     for segment in segments:
@@ -173,18 +173,18 @@ def damaged(random, ids, segments, classes, size):
 
 
 def outputs_of(name, *, size, maps=None):
-    """[(entry, damaged output)] of a data set."""
+    """[(entry, perturbed output)] of a data set."""
     random = np.random.default_rng(6)
     pairs = []
     for entry in DatasetCatalog.get(name):
         ids = read_panoptic_png(entry["pan_seg_file_name"])
         things = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id.values()
         segments = [{**s, "isthing": s["category_id"] in things} for s in entry["segments_info"]]
-        pairs.append((entry, damaged(random, ids, segments, list(things), size)))
+        pairs.append((entry, perturbed(random, ids, segments, list(things), size)))
     return pairs
 
 
-def figures(evaluator, pairs):
+def results_of(evaluator, pairs):
     evaluator.reset()
     for entry, output in pairs:
         evaluator.process([entry], [output])
@@ -193,16 +193,16 @@ def figures(evaluator, pairs):
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("source", ["toy", "sample"])
-def test_figures_equal_detectron2s(request, source):
+def test_results_equal_detectron2s(request, source):
     if source == "sample":
         request.getfixturevalue("sample_coco")
         name = "coco_2017_val_panoptic"
     else:
         name = request.getfixturevalue("with_instances").name
     pairs = outputs_of(name, size=6 if source == "sample" else 1)
-    ours = figures(InstanceEvaluator(name), pairs)
+    ours = results_of(InstanceEvaluator(name), pairs)
     theirs = Detectron2sEvaluator(name, tasks=("bbox", "segm"), use_fast_impl=False)
-    theirs = figures(theirs, pairs)
+    theirs = results_of(theirs, pairs)
     assert ours.keys() == theirs.keys() == {"bbox", "segm"}
     for kind, expected in theirs.items():
         assert ours[kind] == pytest.approx(expected, abs=1e-9, nan_ok=True), kind
@@ -212,7 +212,7 @@ def test_figures_equal_detectron2s(request, source):
 def test_ranks_merge_to_the_whole_to_the_last_digit(with_instances, monkeypatch):
     pairs = outputs_of(with_instances.name, size=1)
     whole, *ranks = (InstanceEvaluator(with_instances.name, boundary_iou=True) for _ in range(3))
-    expected = figures(whole, pairs)
+    expected = results_of(whole, pairs)
     for rank, part in zip(ranks, (pairs[2:], pairs[:2]), strict=True):
         for entry, output in part:
             rank.process([entry], [output])
@@ -230,7 +230,7 @@ def test_predictions_are_not_kept(with_instances):
     """What is kept of an image does not depend on its size."""
     evaluator = InstanceEvaluator(with_instances.name)
     pairs = outputs_of(with_instances.name, size=1)
-    figures(evaluator, pairs)
+    results_of(evaluator, pairs)
     found = sum(len(output["instances"]) for _, output in pairs)
     assert len(pickle.dumps(evaluator._precision)) < 2000 + 200 * found
 
@@ -238,23 +238,23 @@ def test_predictions_are_not_kept(with_instances):
 def test_boundary_ap_is_mask_ap_with_the_lesser_overlap(with_instances):
     """The masks shifted by one pixel: boundaries hardly overlap."""
     evaluator = InstanceEvaluator(with_instances.name, boundary_iou=True)
-    perfect = figures(evaluator, [(e, o) for e, o in truth_outputs(with_instances, 0)])
+    perfect = results_of(evaluator, [(e, o) for e, o in ground_truth_outputs(with_instances, 0)])
     assert perfect["boundary"]["AP"] == pytest.approx(100)
-    shifted = figures(evaluator, [(e, o) for e, o in truth_outputs(with_instances, 1)])
+    shifted = results_of(evaluator, [(e, o) for e, o in ground_truth_outputs(with_instances, 1)])
     # 11x4 pixels moved by a column: an IoU of 33 / 55 meets three of the ten thresholds.
     assert shifted["segm"]["AP50"] == pytest.approx(100)
     assert shifted["segm"]["AP"] == pytest.approx(30)
     assert shifted["boundary"]["AP"] < shifted["segm"]["AP"]
 
 
-def truth_outputs(toy, shift):
+def ground_truth_outputs(toy, shift):
     for entry in DatasetCatalog.get(toy.name):
         segments = [{**s, "isthing": s["category_id"] < 2} for s in entry["segments_info"]]
         yield entry, instances(np.roll(toy.maps[entry["image_id"]], shift, axis=1), segments)
 
 
 @pytest.mark.usefixtures("sample_coco")
-def test_sample_truth_as_prediction():
+def test_sample_ground_truth_scores_100():
     name = "coco_2017_val_panoptic"
     evaluator = InstanceEvaluator(name)
     evaluator.reset()

@@ -1,4 +1,4 @@
-"""The PQ evaluator against counts made by hand, in one process and in two."""
+"""The PQ evaluator against counts worked out by hand, and ranks that are merged."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ def without_cats(toy, image_id):
     return {"panoptic_seg": (segment_map * (segment_map != infos[0]["id"]), infos[1:])}
 
 
-def test_a_right_prediction_is_100(toy_dataset):
+def test_ground_truth_scores_100(toy_dataset):
     evaluator = CocoPanopticEvaluator(toy_dataset.name)
     fill(evaluator, toy_dataset, (3, 5, 7))
     results = evaluator.evaluate()
@@ -75,7 +75,7 @@ def test_results_file_and_tables(toy_dataset, tmp_path, caplog):
     assert "| cat" in caplog.text and "|  80.00 |" in caplog.text
 
 
-def test_figures_of_images(toy_dataset, tmp_path):
+def test_pq_of_every_image(toy_dataset, tmp_path):
     evaluator = CocoPanopticEvaluator(toy_dataset.name, str(tmp_path))
     fill(evaluator, toy_dataset, (3, 5))
     evaluator.process([toy_dataset.inputs(7)], [without_cats(toy_dataset, 7)])
@@ -91,7 +91,7 @@ def test_figures_of_images(toy_dataset, tmp_path):
     assert wrong == pytest.approx(100 * (1 - 1 / len(categories)))
 
 
-def test_figures_that_do_not_exist_are_null(toy_dataset, tmp_path):
+def test_undefined_metrics_are_null(toy_dataset, tmp_path):
     content = json.loads((tmp_path / "panoptic.json").read_text())
     for annotation in content["annotations"]:
         annotation["segments_info"] = [
@@ -120,7 +120,7 @@ def test_without_output_dir_nothing_is_written(toy_dataset, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_reset_forgets(toy_dataset):
+def test_reset_drops_all_counts(toy_dataset):
     evaluator = CocoPanopticEvaluator(toy_dataset.name)
     evaluator.process([toy_dataset.inputs(3)], [without_cats(toy_dataset, 3)])
     evaluator.reset()
@@ -151,7 +151,7 @@ def test_a_data_set_of_some_of_the_images(toy_dataset):
         fill(evaluator, toy_dataset, (3,))
 
 
-def test_faults_name_the_image(toy_dataset):
+def test_errors_name_the_image(toy_dataset):
     evaluator = CocoPanopticEvaluator(toy_dataset.name)
     segment_map, infos = toy_dataset.panoptic(3)["panoptic_seg"]
     inputs = toy_dataset.inputs(3)
@@ -175,7 +175,7 @@ def test_faults_name_the_image(toy_dataset):
         process(segment_map, infos)
 
 
-def test_a_fault_is_raised_while_images_still_come(toy_dataset):
+def test_an_error_is_raised_before_the_last_image(toy_dataset):
     evaluator = CocoPanopticEvaluator(toy_dataset.name, num_workers=1)
     segment_map, infos = toy_dataset.panoptic(3)["panoptic_seg"]
     wrong = {"panoptic_seg": (segment_map, infos[1:])}
@@ -194,10 +194,10 @@ def test_predictions_for_a_test_server(toy_dataset, tmp_path):
     assert evaluator.evaluate()["panoptic_seg"]["PQ"] == 100.0
     written = json.loads((out / "panoptic_predictions.json").read_text())["annotations"]
     assert {a["image_id"] for a in written} == {3, 5, 7}
-    # What was written scores as what was predicted.
-    truth = json.loads((tmp_path / "panoptic.json").read_text())
-    true_segments = {a["image_id"]: a["segments_info"] for a in truth["annotations"]}
-    quality = PanopticQuality(truth["categories"])
+    # The written files score as the predictions do.
+    content = json.loads((tmp_path / "panoptic.json").read_text())
+    true_segments = {a["image_id"]: a["segments_info"] for a in content["annotations"]}
+    quality = PanopticQuality(content["categories"])
     for annotation in written:
         ids = read_panoptic_png(out / "panoptic_predictions" / annotation["file_name"])
         image_id = annotation["image_id"]
@@ -223,13 +223,13 @@ def test_a_split_without_annotations_is_saved_only(toy_dataset, tmp_path):
         CocoPanopticEvaluator(toy_dataset.name, save_predictions=True)
 
 
-def test_categories_that_the_metadata_lacks(toy_dataset):
+def test_categories_without_contiguous_id_are_refused(toy_dataset):
     MetadataCatalog.get(toy_dataset.name).stuff_dataset_id_to_contiguous_id.pop(40)
     with pytest.raises(ValueError, match=r"panoptic\.json: categories \[40\]"):
         CocoPanopticEvaluator(toy_dataset.name)
 
 
-def test_image_ids_that_the_json_lacks(toy_dataset):
+def test_image_ids_without_annotation_are_refused(toy_dataset):
     MetadataCatalog.get(toy_dataset.name).image_ids = (5, 99)
     with pytest.raises(ValueError, match=r"panoptic\.json: no annotations.*\[99\]"):
         CocoPanopticEvaluator(toy_dataset.name)
@@ -255,9 +255,9 @@ def test_ranks_are_merged_on_rank_0(toy_dataset, monkeypatch):
 def test_sample_through_detectron2s_registration(sample_coco):
     """Half of the sample predicted right, the other half not at all, in tensors of a model."""
     name = "coco_2017_val_panoptic"
-    truth = json.loads((sample_coco / "annotations/panoptic_val2017.json").read_text())
-    expected = PanopticQuality(truth["categories"])
-    annotations = {a["image_id"]: a["segments_info"] for a in truth["annotations"]}
+    content = json.loads((sample_coco / "annotations/panoptic_val2017.json").read_text())
+    expected = PanopticQuality(content["categories"])
+    annotations = {a["image_id"]: a["segments_info"] for a in content["annotations"]}
     evaluator = CocoPanopticEvaluator(name)
     for number, entry in enumerate(DatasetCatalog.get(name)):
         ids = read_panoptic_png(entry["pan_seg_file_name"]).astype(np.int32)

@@ -42,7 +42,7 @@ def count(categories, images):
 
 
 def literal_counts(images):
-    """`{category: [IoU sum, TP, FP, FN]}`, each pair of segments looked at as sets of pixels."""
+    """``{category: [IoU sum, TP, FP, FN]}``, each pair of segments looked at as sets of pixels."""
     counts = defaultdict(lambda: [0.0, 0, 0, 0])
     for predicted_map, predicted_segments, true_map, true_segments in images:
 
@@ -50,8 +50,8 @@ def literal_counts(images):
             return set(np.flatnonzero(of_map == segment_id).tolist())
 
         void = pixels(true_map, 0)
-        truths = {s["id"]: pixels(true_map, s["id"]) for s in true_segments}
-        matched_truths = set()
+        true_pixels = {s["id"]: pixels(true_map, s["id"]) for s in true_segments}
+        matched_ids = set()
         for p in predicted_segments:
             area = pixels(predicted_map, p["id"])
             forgiven = set(void)
@@ -59,27 +59,27 @@ def literal_counts(images):
             crowds = [t for t in true_segments if t.get("iscrowd")]
             crowds = [t for t in crowds if t["category_id"] == p["category_id"]]
             if crowds:
-                forgiven |= truths[crowds[-1]["id"]]
+                forgiven |= true_pixels[crowds[-1]["id"]]
             for t in true_segments:
                 if t.get("iscrowd") or t["category_id"] != p["category_id"]:
                     continue
-                truth = truths[t["id"]]
-                iou = len(area & truth) / len((area | truth) - (area & void))
+                region = true_pixels[t["id"]]
+                iou = len(area & region) / len((area | region) - (area & void))
                 if iou > 0.5:
                     counts[p["category_id"]][0] += iou
                     counts[p["category_id"]][1] += 1
-                    matched_truths.add(t["id"])
+                    matched_ids.add(t["id"])
                     is_matched = True
             if not is_matched and len(area & forgiven) / len(area) <= 0.5:
                 counts[p["category_id"]][2] += 1
         for t in true_segments:
-            if not t.get("iscrowd") and t["id"] not in matched_truths:
+            if not t.get("iscrowd") and t["id"] not in matched_ids:
                 counts[t["category_id"]][3] += 1
     return counts
 
 
 def assert_agrees(results, counts):
-    """Every category's PQ, SQ, RQ and counts follow from `{category: [IoU sum, TP, FP, FN]}`."""
+    """Every category's PQ, SQ, RQ and counts follow from ``{category: [IoU sum, TP, FP, FN]}``."""
     occurring = []
     for entry in results.per_category:
         iou, tp, fp, fn = counts[entry.id]
@@ -105,14 +105,14 @@ def test_golden_results_of_the_coco_evaluator():
     for name in ("all", "things", "stuff"):
         expected, found = GOLDEN["results"][name], getattr(results, name)
         assert found.num_categories == expected["n"]
-        for figure in ("pq", "sq", "rq"):
-            assert getattr(found, figure) == pytest.approx(100 * expected[figure], abs=1e-9)
+        for metric in ("pq", "sq", "rq"):
+            assert getattr(found, metric) == pytest.approx(100 * expected[metric], abs=1e-9)
     for entry in results.per_category:
         expected = GOLDEN["results"]["per_category"][str(entry.id)]
         assert (entry.tp, entry.fp, entry.fn) == (expected["tp"], expected["fp"], expected["fn"])
         if entry.occurs:
-            for figure in ("pq", "sq", "rq"):
-                assert getattr(entry, figure) == pytest.approx(100 * expected[figure], abs=1e-9)
+            for metric in ("pq", "sq", "rq"):
+                assert getattr(entry, metric) == pytest.approx(100 * expected[metric], abs=1e-9)
 
 
 def test_golden_images_cover_the_special_cases():
@@ -171,7 +171,7 @@ def one_row(*runs):
 
 
 @pytest.mark.parametrize(
-    ("predicted", "truth", "crowd", "expected"),
+    ("predicted", "true", "crowd", "expected"),
     [
         # IoU of exactly one half does not match; one pixel more does.
         ([(1, 10), (0, 10)], [(1, 20)], [], (0, 1, 1)),
@@ -185,11 +185,11 @@ def one_row(*runs):
         ([(1, 20)], [(3, 20)], [3], (0, 0, 0)),
         ([(0, 20)], [(3, 20)], [3], (0, 0, 0)),
         ([(1, 20)], [(3, 6), (0, 5), (2, 9)], [3], (0, 0, 1)),
-        # Two predictions on one truth: the larger one matches.
+        # Two predictions on one segment: the larger one matches.
         ([(1, 12), (4, 8)], [(1, 20)], [], (1, 1, 0)),
     ],
 )
-def test_boundary_cases(predicted, truth, crowd, expected):
+def test_limits_of_matching(predicted, true, crowd, expected):
     """All segments are of category 1 but segment 2, which is of category 5."""
 
     def segments(runs):
@@ -198,7 +198,7 @@ def test_boundary_cases(predicted, truth, crowd, expected):
             {"id": i, "category_id": 5 if i == 2 else 1, "iscrowd": int(i in crowd)} for i in ids
         ]
 
-    image = (one_row(*predicted), segments(predicted), one_row(*truth), segments(truth))
+    image = (one_row(*predicted), segments(predicted), one_row(*true), segments(true))
     results = count(CATEGORIES, [image]).results()
     found = np.sum([(c.tp, c.fp, c.fn) for c in results.per_category], axis=0)
     assert tuple(found) == expected
@@ -206,11 +206,11 @@ def test_boundary_cases(predicted, truth, crowd, expected):
 
 
 def test_a_crowd_of_another_category_excuses_nothing():
-    truth = one_row((7, 10))
+    true_map = one_row((7, 10))
     image = (
         one_row((1, 10)),
         [{"id": 1, "category_id": 1}],
-        truth,
+        true_map,
         [{"id": 7, "category_id": 5, "iscrowd": 1}],
     )
     assert count(CATEGORIES, [image]).results().per_category[0].fp == 1
@@ -276,9 +276,9 @@ def test_shards_merge_to_the_whole_in_any_order():
 
 def test_the_sum_of_many_ious_is_exact():
     """Of 1/3 and 2/3 as floats; adding floats one by one would drift."""
-    truth = one_row((1, 3), (2, 3))
+    true_map = one_row((1, 3), (2, 3))
     segments = [{"id": i, "category_id": 1} for i in (1, 2)]
-    image = one_row((1, 2), (0, 1), (2, 3)), segments, truth, segments
+    image = one_row((1, 2), (0, 1), (2, 3)), segments, true_map, segments
     quality = PanopticQuality(CATEGORIES)
     for _ in range(3000):
         quality.update(*image)
@@ -308,39 +308,39 @@ def test_any_integer_type(dtype):
     assert count(CATEGORIES, [(*image, *image)]).results().all.pq == 100.0
 
 
-def fault(predicted_map=None, predicted=None, truth=None, true_map=None):
+def faulty(predicted_map=None, predicted=None, true=None, true_map=None):
     good = [{"id": 1, "category_id": 1, "iscrowd": 0}, {"id": 2, "category_id": 9, "iscrowd": 0}]
     row = one_row((1, 3), (2, 3), (0, 3))
     return (
         row if predicted_map is None else predicted_map,
         good if predicted is None else predicted,
         row if true_map is None else true_map,
-        good if truth is None else truth,
+        good if true is None else true,
     )
 
 
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (fault(predicted=[{"id": 2, "category_id": 9}]), "predicted segment 1: it is in the map"),
-        (fault(truth=[{"id": 1, "category_id": 1}]), "true segment 2: it is in the map"),
-        (fault(predicted_map=one_row((1, 9))), "predicted segment 2: it has no pixel"),
+        (faulty(predicted=[{"id": 2, "category_id": 9}]), "predicted segment 1: it is in the map"),
+        (faulty(true=[{"id": 1, "category_id": 1}]), "true segment 2: it is in the map"),
+        (faulty(predicted_map=one_row((1, 9))), "predicted segment 2: it has no pixel"),
         (
-            fault(predicted=[{"id": 1, "category_id": 1}, {"id": 2, "category_id": 4}]),
+            faulty(predicted=[{"id": 1, "category_id": 1}, {"id": 2, "category_id": 4}]),
             r"predicted segment 2: unknown category_id 4; known are \[1, 5, 9\]",
         ),
         (
-            fault(truth=[{"id": 1, "category_id": 0}, {"id": 2, "category_id": 9}]),
+            faulty(true=[{"id": 1, "category_id": 0}, {"id": 2, "category_id": 9}]),
             "true segment 1: unknown category_id 0",
         ),
-        (fault(true_map=np.zeros((2, 9), dtype=int)), r"\(1, 9\).*\(2, 9\)"),
-        (fault(predicted_map=one_row((1, 4), (2, 4), (-1, 1))), "predicted segment -1"),
-        (fault(predicted_map=one_row((1, 4), (2, 5)).astype(float)), "float64"),
-        (fault(truth=[{"id": 1, "category_id": 1}] * 2), "true segment 1: the id is given twice"),
-        (fault(predicted=[{"id": 0, "category_id": 1}]), "predicted segment 0: 0 means void"),
+        (faulty(true_map=np.zeros((2, 9), dtype=int)), r"\(1, 9\).*\(2, 9\)"),
+        (faulty(predicted_map=one_row((1, 4), (2, 4), (-1, 1))), "predicted segment -1"),
+        (faulty(predicted_map=one_row((1, 4), (2, 5)).astype(float)), "float64"),
+        (faulty(true=[{"id": 1, "category_id": 1}] * 2), "true segment 1: the id is given twice"),
+        (faulty(predicted=[{"id": 0, "category_id": 1}]), "predicted segment 0: 0 means void"),
     ],
 )
-def test_faults_name_image_and_segment_and_count_nothing(image, message):
+def test_errors_name_image_and_segment_and_count_nothing(image, message):
     quality = PanopticQuality(CATEGORIES)
     with pytest.raises(ValueError, match=rf"image 000042\.png.*{message}"):
         quality.update(*image, image="000042.png")
@@ -348,16 +348,16 @@ def test_faults_name_image_and_segment_and_count_nothing(image, message):
 
 
 def test_a_true_segment_without_pixels_is_missed():
-    predicted_map, predicted, true_map, truth = fault()
+    predicted_map, predicted, true_map, true = faulty()
     absent = {"id": 8, "category_id": 5, "iscrowd": 0}
-    results = count(CATEGORIES, [(predicted_map, predicted, true_map, truth + [absent])]).results()
+    results = count(CATEGORIES, [(predicted_map, predicted, true_map, true + [absent])]).results()
     assert results.per_category[1].fn == 1
 
 
-def corrupted(random, true_map, truth, categories):
+def corrupted(random, true_map, true_segments, categories):
     """A faulty prediction of a real image: moved, mistaken, split, merged, painted over."""
     predicted = np.roll(true_map, random.randint(-12, 13, size=2), axis=(0, 1)).astype(np.int64)
-    of = {s["id"]: s["category_id"] for s in truth}
+    of = {s["id"]: s["category_id"] for s in true_segments}
     height, width = predicted.shape
     for segment_id in list(of):
         kind = random.choice(["keep", "keep", "keep", "mistake", "split", "merge", "drop"])
@@ -382,15 +382,15 @@ def corrupted(random, true_map, truth, categories):
 
 @pytest.fixture(scope="session")
 def corrupted_sample(sample_coco):
-    """The sample's validation images: `(categories, [(annotation, update's arguments)])`."""
+    """The sample's validation images: ``(categories, [(annotation, update's arguments)])``."""
     content = json.loads((sample_coco / "annotations/panoptic_val2017.json").read_text())
     random = np.random.RandomState(7)
     images = []
     for annotation in content["annotations"]:
         true_map = read_panoptic_png(sample_coco / "panoptic_val2017" / annotation["file_name"])
-        truth = annotation["segments_info"]
-        prediction = corrupted(random, true_map, truth, content["categories"])
-        images.append((annotation, (*prediction, true_map, truth)))
+        true_segments = annotation["segments_info"]
+        prediction = corrupted(random, true_map, true_segments, content["categories"])
+        images.append((annotation, (*prediction, true_map, true_segments)))
     return content["categories"], images
 
 
@@ -426,7 +426,7 @@ def test_sample_equals_the_coco_evaluator(corrupted_sample, sample_coco, tmp_pat
         assert found == pytest.approx([100 * expected[k] for k in ("pq", "sq", "rq")], abs=1e-9)
 
 
-def test_sample_truth_scores_100(corrupted_sample):
+def test_sample_ground_truth_scores_100(corrupted_sample):
     categories, images = corrupted_sample
-    truths = [(t, [{**s, "iscrowd": 0} for s in ts]) for _, (_, _, t, ts) in images]
-    assert count(categories, [(*truth, *truth) for truth in truths]).results().all.pq == 100.0
+    annotated = [(t, [{**s, "iscrowd": 0} for s in ts]) for _, (_, _, t, ts) in images]
+    assert count(categories, [(*image, *image) for image in annotated]).results().all.pq == 100.0

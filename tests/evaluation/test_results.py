@@ -1,4 +1,4 @@
-"""The JSON files of results."""
+"""Files of results."""
 
 import json
 
@@ -15,7 +15,7 @@ def test_nan_becomes_null_at_any_depth(tmp_path):
     assert written == {"a": None, "b": [{"c": None, "d": 1.5}, 2, "nan"], "e": None}
 
 
-def test_infinite_figures_are_refused(tmp_path):
+def test_infinite_numbers_are_refused(tmp_path):
     with pytest.raises(ValueError):
         write_results(str(tmp_path), "x.json", {"a": float("inf")})
     assert not (tmp_path / "x.json").exists()

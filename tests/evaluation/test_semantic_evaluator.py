@@ -1,4 +1,4 @@
-"""The semantic metrics against values worked out by hand, from either kind of truth."""
+"""Semantic metrics against values worked out by hand, from label images and panoptic PNGs."""
 
 import json
 
@@ -16,12 +16,12 @@ NUM_CLASSES = 4
 
 
 def scores(classes):
-    """Class scores (C, H, W) whose maximum is `classes` (the last class where it is -1)."""
+    """Class scores (C, H, W) whose maximum is ``classes`` (the last class where it is -1)."""
     one_hot = torch.nn.functional.one_hot(torch.from_numpy(classes) % NUM_CLASSES, NUM_CLASSES)
     return {"sem_seg": one_hot.permute(2, 0, 1).float()}
 
 
-def test_truth_from_panoptic_ignores_void_and_crowd(toy_dataset):
+def test_panoptic_ground_truth_ignores_void_and_crowd(toy_dataset):
     evaluator = SemanticEvaluator(toy_dataset.name)
     for image_id in (3, 5, 7):
         output = scores(toy_dataset.classes(image_id))
@@ -39,7 +39,7 @@ def labelled(toy, labels):
     return path
 
 
-def test_figures_worked_out_by_hand(toy_dataset, tmp_path):
+def test_metrics_worked_out_by_hand(toy_dataset, tmp_path):
     # Class 3 is only predicted, class 2 never occurs; the last pixel is unlabelled.
     labelled(toy_dataset, [[0, 0, 0, 0, 1, 1, 255]])
     evaluator = SemanticEvaluator(toy_dataset.name, str(tmp_path / "out"))
@@ -76,7 +76,7 @@ def test_labels_count_as_their_scores_do(toy_dataset):
     assert evaluator.evaluate() == expected
 
 
-def test_without_labelled_pixels_the_figures_are_nan(toy_dataset):
+def test_without_labelled_pixels_the_metrics_are_nan(toy_dataset):
     labelled(toy_dataset, [[255, 255]])
     evaluator = SemanticEvaluator(toy_dataset.name)
     evaluator.process([toy_dataset.inputs(3)], [scores(np.array([[0, 1]]))])
@@ -112,51 +112,51 @@ def test_tables_of_all_and_of_every_class(toy_dataset, caplog):
 
 def test_boundary_iou_worked_out_by_hand(toy_dataset):
     # In an image of this size boundaries are one pixel wide.
-    truth = np.zeros((7, 7), dtype=np.uint8)
-    truth[1:6, 1:6] = 1
-    truth[0, 0] = 255
-    labelled(toy_dataset, truth)
+    labels = np.zeros((7, 7), dtype=np.uint8)
+    labels[1:6, 1:6] = 1
+    labels[0, 0] = 255
+    labelled(toy_dataset, labels)
     predicted = np.zeros((7, 7), dtype=np.int64)
     predicted[1:6, 1:5] = 1
     evaluator = SemanticEvaluator(toy_dataset.name, boundary_iou=True)
     evaluator.process([toy_dataset.inputs(3)], [scores(predicted)])
-    figures = evaluator.evaluate()["sem_seg"]
+    metrics = evaluator.evaluate()["sem_seg"]
     # Class 1: rings of 16 and 14 pixels, 11 of them common. Class 0: a frame of 24 pixels less the
     # unlabelled one, all of it boundary; the prediction has a column of 5 more.
     ring, frame = 11 / (16 + 14 - 11), 23 / 28
-    assert figures["mBoundaryIoU"] == pytest.approx(100 * (ring + frame) / 2)
+    assert metrics["mBoundaryIoU"] == pytest.approx(100 * (ring + frame) / 2)
     assert "mBoundaryIoU" not in SemanticEvaluator(toy_dataset.name).evaluate()["sem_seg"]
 
 
-def test_boundary_iou_of_the_truth_whatever_is_predicted_for_unlabelled_pixels(toy_dataset):
-    truth = np.zeros((40, 60), dtype=np.uint8)
-    truth[:, 20:35] = 1
-    truth[10:20, 10:50] = 255
-    labelled(toy_dataset, truth)
+def test_boundary_iou_ignores_predictions_on_unlabelled_pixels(toy_dataset):
+    labels = np.zeros((40, 60), dtype=np.uint8)
+    labels[:, 20:35] = 1
+    labels[10:20, 10:50] = 255
+    labelled(toy_dataset, labels)
     evaluator = SemanticEvaluator(toy_dataset.name, boundary_iou=True)
-    predicted = np.where(truth == 255, 1, truth).astype(np.int64)
+    predicted = np.where(labels == 255, 1, labels).astype(np.int64)
     evaluator.process([toy_dataset.inputs(3)], [scores(predicted)])
     assert evaluator.evaluate()["sem_seg"]["mBoundaryIoU"] == 100.0
 
 
-def damaged(random, labels):
+def perturbed(random, labels):
     """Class scores of labels moved and mistaken; unlabelled pixels get some class."""
     moved = np.roll(labels, random.integers(-9, 10, 2), axis=(0, 1))
     mistaken = np.where(random.random(NUM_CLASSES) < 0.6, np.arange(NUM_CLASSES), 3)
     return scores(mistaken[np.where(moved == 255, 0, moved)])
 
 
-def test_figures_equal_detectron2s(toy_dataset):
+def test_metrics_equal_detectron2s(toy_dataset):
     """Classes: 0, 1 true, 2 nowhere or both, 3 often only predicted."""
     random = np.random.default_rng(4)
     for number in range(8):
         entries = DatasetCatalog.get(toy_dataset.name)
-        truth = {}
+        label_maps = {}
         for entry in entries:
             labels = random.choice([0, 1, 2 if number % 2 else 0, 255], size=(4, 5))
-            truth[entry["file_name"]] = np.kron(labels, np.ones((6, 7))).astype(np.uint8)
+            label_maps[entry["file_name"]] = np.kron(labels, np.ones((6, 7))).astype(np.uint8)
             path = toy_dataset.root / f"labels_{entry['image_id']}.png"
-            Image.fromarray(truth[entry["file_name"]]).save(path)
+            Image.fromarray(label_maps[entry["file_name"]]).save(path)
             entry["sem_seg_file_name"] = str(path)
         ours = SemanticEvaluator(toy_dataset.name)
         metadata = MetadataCatalog.get(toy_dataset.name)
@@ -165,7 +165,7 @@ def test_figures_equal_detectron2s(toy_dataset):
         ours.reset()
         theirs.reset()
         for entry in entries:
-            output = damaged(random, truth[entry["file_name"]].astype(np.int64))
+            output = perturbed(random, label_maps[entry["file_name"]].astype(np.int64))
             ours.process([entry], [output])
             theirs.process([entry], [output])
         expected = theirs.evaluate()["sem_seg"]
@@ -178,7 +178,7 @@ def test_figures_equal_detectron2s(toy_dataset):
             assert value == pytest.approx(expected[name], abs=1e-9), name
 
 
-def test_faults_name_the_file(toy_dataset):
+def test_errors_name_the_file(toy_dataset):
     evaluator = SemanticEvaluator(toy_dataset.name)
     right = scores(toy_dataset.classes(5))
     with pytest.raises(ValueError, match=r"5\.jpg.*\(4, 12, 19\): expected .*\(4, 12, 20\)"):

@@ -1,7 +1,7 @@
-"""On real images, what a data set says about itself scores 100, whatever the task.
+"""On real images the ground truth of a data set scores 100 in every task.
 
-Truth is read as training reads it and scored as a model's results are, so that a disagreement of
-the two about classes, ids, crowds or void shows.
+It is read as training reads it and scored as a model's results are, so that a disagreement of the
+two about classes, ids, crowds or void shows.
 """
 
 import os
@@ -43,7 +43,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def prepared(sample_coco, tmp_path_factory) -> Iterator[None]:
-    """The sample's files, linked, and what the preparations make of them."""
+    """The sample's files, linked, and prepared."""
     pytest.importorskip("cityscapesscripts")
     sample, root = Path(os.environ["DETECTRON2_DATASETS"]), tmp_path_factory.mktemp("root")
     for folder in ("coco", "cityscapes", "ade20k"):
@@ -84,7 +84,7 @@ def _objects(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "task"), [(n, task) for n in CASES for task in CASES[n]])
-def test_truth_scores_100(prepared, name, task):
+def test_ground_truth_scores_100(prepared, name, task):
     metadata = MetadataCatalog.get(name)
     cfg = get_cfg()
     add_proscale_config(cfg)
@@ -98,12 +98,12 @@ def test_truth_scores_100(prepared, name, task):
         evaluators.process([entry], [_output(entry, size, task, metadata)])
     results = evaluators.evaluate()
     if task == PANOPTIC:
-        figures = {key: results["panoptic_seg"][key] for key in ("PQ", "SQ", "RQ")}
+        metrics = {key: results["panoptic_seg"][key] for key in ("PQ", "SQ", "RQ")}
     elif task == INSTANCE:
-        figures = {key: results["segm"][key] for key in ("AP", "AP50")}
+        metrics = {key: results["segm"][key] for key in ("AP", "AP50")}
     else:
-        figures = results["sem_seg"]
-    assert figures == {key: pytest.approx(100) for key in figures}
+        metrics = results["sem_seg"]
+    assert metrics == {key: pytest.approx(100) for key in metrics}
 
 
 def _output(entry: dict, size: tuple[int, int], task: str, metadata) -> dict:
