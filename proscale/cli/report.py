@@ -8,7 +8,7 @@ still runs, or of an evaluation alone, have a page of what is there.
 import argparse
 from pathlib import Path
 
-from proscale.errors import ConfigError, RunFolderError
+from proscale.errors import ConfigError
 from proscale.report import write_report
 
 PAGE = "report.html"
@@ -35,12 +35,8 @@ def run(options: argparse.Namespace) -> None:
     """Run the command."""
     output = options.output or options.run_dir / PAGE
     if options.output and not output.parent.is_dir():
-        raise ConfigError(f"--output {output}: there is no folder {output.parent}")
-    try:
-        missing = write_report(options.run_dir, output, images=options.images)
-    except (RunFolderError, OSError) as error:
-        raise ConfigError(str(error)) from error
-    for sentence in missing:
+        raise ConfigError(f"--output is {output}: there is no folder {output.parent}: expected one")
+    for sentence in write_report(options.run_dir, output, images=options.images):
         print(sentence)
     print(f"Report: {output}")
 

@@ -1,6 +1,6 @@
-"""The images that a model does best and worst, each with its truth, to look at.
+"""A model's best and worst images, each beside its annotation.
 
-Evaluators write the figure of every image; the few that are shown are predicted once more.
+Evaluators write the metric of every image; the few that are shown are predicted once more.
 """
 
 import math
@@ -9,29 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from proscale.data.formats.relabel import relabel
 from proscale.data.mappers.truth import PanopticTruth, SemanticTruth
-from proscale.errors import CheckpointError, RenderError
+from proscale.errors import RenderError
 from proscale.predict import Prediction, Predictor
 from proscale.predict.drawing import Drawing
 from proscale.predict.page import gallery_item
 from proscale.predict.predictor import read_rgb
 from proscale.predict.result import from_annotation
-from proscale.report.evaluations import Evaluation, ImageFigure
+from proscale.report.evaluations import Evaluation, ImageMetric
+from proscale.report.run_folder import RunFolder
 
 TASKS = {"panoptic_seg": "panoptic", "sem_seg": "semantic"}
-"""Evaluated tasks with figures of images, and what a predictor calls them."""
+"""Evaluated tasks that have metrics of images, and their names for a predictor."""
 
 
 def extremes(
-    images: Sequence[ImageFigure], count: int
-) -> tuple[list[ImageFigure], list[ImageFigure]]:
+    images: Sequence[ImageMetric], count: int
+) -> tuple[list[ImageMetric], list[ImageMetric]]:
     """At most ``count`` best, from the best, and ``count`` worst, from the worst.
 
-    Of few images none is both; those without a figure, in which nothing is annotated, are neither.
+    Of few images none is both; those without a metric, in which nothing is annotated, are neither.
     """
     ordered = sorted(
         (image for image in images if math.isfinite(image.value)),
@@ -43,63 +43,72 @@ def extremes(
 
 
 class ImagePairs:
-    """Draws images of a data set, prediction and truth.
+    """Draws images of a data set, prediction and annotation.
 
     Args:
-        cfg: of the run.
-        weights: checkpoint.
-        evaluation: that the images are of.
+        run: its configuration and latest weights predict.
+        evaluation: of the images.
 
     Raises:
         RenderError: the model or the data set is not there, or they do not fit.
     """
 
-    def __init__(self, cfg: CfgNode, weights: Path, evaluation: Evaluation) -> None:
+    def __init__(self, run: RunFolder, evaluation: Evaluation) -> None:
+        if run.cfg is None:
+            raise RenderError("there is no configuration of the model")
+        if run.weights is None:
+            raise RenderError("there are no weights in the folder")
         self._evaluation, self._task = evaluation, TASKS[evaluation.task]
-        cfg = cfg.clone()
+        cfg = run.cfg.clone()
         cfg.defrost()
         cfg.DATASETS.TEST = (evaluation.dataset,)
         try:
-            self._predictor = Predictor(cfg, weights, task=self._task)
+            self._predictor = Predictor(cfg, run.weights, task=self._task)
             entries = DatasetCatalog.get(evaluation.dataset)
         # Detectron2's data sets assert that their files are there.
-        except (CheckpointError, ValueError, OSError, AssertionError) as error:
+        except (ValueError, OSError, AssertionError) as error:
             raise RenderError(str(error)) from error
         self._entries = {entry["file_name"]: entry for entry in entries}
 
-    def draw(self, image: ImageFigure) -> Iterator[str]:
-        """The prediction and, where the data set has it, the truth, as HTML for the viewer.
+    def draw(self, image: ImageMetric) -> Iterator[str]:
+        """The prediction and, where the data set has it, the annotation, as HTML for the viewer.
 
         Raises:
-            RenderError: the image or its truth cannot be read.
+            RenderError: the image or its annotation cannot be read.
         """
         name = Path(image.file_name).name
         try:
             pixels = read_rgb(image.file_name)
-            prediction, truth = self._predictor(pixels), self._truth(image.file_name, pixels)
+            prediction = self._predictor(pixels)
+            annotated = self._annotated(image.file_name, pixels)
         except (OSError, ValueError) as error:
             raise RenderError(str(error)) from error
-        label = f"{self._evaluation.metric} {image.value:.1f}"
+        label = f"{self._evaluation.image_metric} {image.value:.1f}"
         yield self._item(f"{label} · {name}", pixels, prediction)
-        if truth is not None:
-            yield self._item(f"truth · {name}", pixels, truth)
+        if annotated is not None:
+            yield self._item(f"truth · {name}", pixels, annotated)
 
     def _item(self, name: str, pixels: np.ndarray, prediction: Prediction) -> str:
         drawing = Drawing.of(prediction, self._predictor.classes)
         return gallery_item(name, pixels, prediction, drawing)
 
-    def _truth(self, file_name: str, pixels: np.ndarray) -> Prediction | None:
+    def _annotated(self, file_name: str, pixels: np.ndarray) -> Prediction | None:
         entry: Mapping[str, Any] = self._entries.get(file_name, {})
-        size, classes = pixels.shape[:2], self._predictor.classes
+        classes = self._predictor.classes
+        height, width = pixels.shape[:2]
         if self._task == "semantic" and "sem_seg_file_name" in entry:
             ignored = MetadataCatalog.get(self._evaluation.dataset).ignore_label
-            truth = SemanticTruth(num_classes=len(classes), ignore_label=ignored).read(entry, size)
-            return from_annotation(self._task, truth.ids, truth.classes, classes)
+            reader = SemanticTruth(num_classes=len(classes), ignore_label=ignored)
+            labels = reader.read(entry, (height, width))
+            return from_annotation(self._task, labels.ids, labels.classes, classes)
         if "pan_seg_file_name" not in entry:
             return None
-        truth = PanopticTruth().read(entry, size)
+        segments = PanopticTruth().read(entry, (height, width))
         if self._task == "panoptic":
-            return from_annotation(self._task, truth.ids, truth.classes, classes)
-        coded = {id_: truth.classes.get(id_, -1) + 1 for id_ in np.unique(truth.ids).tolist()}
-        of_class = {label + 1: label for label in sorted(set(truth.classes.values()))}
-        return from_annotation(self._task, relabel(truth.ids, coded, np.int32), of_class, classes)
+            return from_annotation(self._task, segments.ids, segments.classes, classes)
+        # The segments of a class become one; 0 is no class.
+        ids = np.unique(segments.ids).tolist()
+        label_of = {id_: segments.classes.get(id_, -1) + 1 for id_ in ids}
+        class_of = {label + 1: label for label in sorted(set(segments.classes.values()))}
+        labelled = relabel(segments.ids, label_of, np.int32)
+        return from_annotation(self._task, labelled, class_of, classes)

@@ -3,7 +3,6 @@
 import html
 import os
 import platform
-from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -11,14 +10,12 @@ from string import Template
 
 from proscale.errors import RenderError
 from proscale.predict.page import now, shared_parts
-from proscale.report.cost import cost_html
-from proscale.report.curves import curve_charts
-from proscale.report.evaluations import Evaluation
+from proscale.report.charts import curve_charts
+from proscale.report.evaluations import Evaluation, ImageMetric
 from proscale.report.images import TASKS, ImagePairs, extremes
-from proscale.report.run_folder import CONFIG_FILE, Run, read_run
-from proscale.report.settings import changed_keys
+from proscale.report.run_folder import CONFIG_FILE, RunFolder, read_run
 from proscale.report.summary import summary_html
-from proscale.report.tables import evaluation_html, plain
+from proscale.report.tables import Cell, changed_keys, cost_html, evaluation_html, plain
 from proscale.utils.whole_files import whole_file
 
 
@@ -35,6 +32,7 @@ def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
 
     Raises:
         RunFolderError: ``run_dir`` is none.
+        RenderError: the file cannot be written.
     """
     run = read_run(run_dir)
     missing = list(run.missing)
@@ -59,19 +57,21 @@ def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
         ),
         **shared_parts(),
     }
-    template = files("proscale.report").joinpath("report.html").read_text("utf-8")
-    with whole_file(output) as part:
-        part.write_text(Template(template).substitute(words), encoding="utf-8")
+    template = Template((files("proscale.report") / "report.html").read_text("utf-8"))
+    try:
+        with whole_file(output) as part:
+            part.write_text(template.substitute(words), encoding="utf-8")
+    except OSError as error:
+        raise RenderError(f"{output}: the report cannot be written: {error.strerror}") from error
     return missing
 
 
-def _subtitle(run: Run) -> str:
+def _subtitle(run: RunFolder) -> str:
     parts = []
     if run.cfg is not None:
         model = run.cfg.MODEL
-        decoder = model.SEM_SEG_HEAD.PIXEL_DECODER_NAME
         if model.META_ARCHITECTURE == "MaskFormer":
-            parts.append(decoder)
+            parts.append(model.SEM_SEG_HEAD.PIXEL_DECODER_NAME)
         parts += [model.BACKBONE.NAME, *run.cfg.DATASETS.TRAIN]
     return " · ".join([*parts, f"reported {now()}"])
 
@@ -92,7 +92,7 @@ def _results(evaluation: Evaluation) -> str:
     return f'<div class="panel">{_heading(evaluation)}{evaluation_html(evaluation)}</div>'
 
 
-def _images(run: Run, count: int, missing: list[str]) -> str:
+def _images(run: RunFolder, count: int, missing: list[str]) -> str:
     parts = []
     scored = [e for e in run.evaluations if e.task in TASKS and not e.has_views]
     if run.evaluations and not scored:
@@ -102,40 +102,38 @@ def _images(run: Run, count: int, missing: list[str]) -> str:
         if not evaluation.images:
             missing.append(f"{what}: the evaluation wrote no figures of images.")
             continue
-        best, worst = extremes(evaluation.images, count)
+        # Without model or data set the page names the images.
+        pairs = None
         try:
-            pairs = _pairs(run, evaluation)
+            pairs = ImagePairs(run, evaluation)
         except RenderError as error:
             missing.append(f"{what}, are named only: {error}.")
-            pairs = None
         parts.append(_heading(evaluation))
+        best, worst = extremes(evaluation.images, count)
         for title, chosen in (("Best", best), ("Worst", worst)):
-            rows, drawn = [], []
-            for image in chosen:
-                try:
-                    if pairs is not None:
-                        drawn.append(f'<div class="pair">{"".join(pairs.draw(image))}</div>')
-                        continue
-                except RenderError as error:
-                    missing.append(f"{Path(image.file_name).name} is not drawn: {error}.")
-                rows.append([image.file_name, image.value])
-            parts.append(f"<h4>{title}</h4>")
-            if drawn:
-                parts.append(f'<div class="pairs">{"".join(drawn)}</div>')
-            if rows:
-                parts.append(plain(["image", evaluation.metric], rows))
+            parts.append(f"<h4>{title}</h4>{_draw(pairs, chosen, evaluation, missing)}")
     return "".join(parts)
 
 
-def _pairs(run: Run, evaluation: Evaluation) -> ImagePairs:
-    if run.cfg is None:
-        raise RenderError("there is no configuration of the model")
-    if run.weights is None:
-        raise RenderError("there are no weights in the folder")
-    return ImagePairs(run.cfg, run.weights, evaluation)
+def _draw(
+    pairs: ImagePairs | None, images: list[ImageMetric], evaluation: Evaluation, missing: list[str]
+) -> str:
+    """Images that can be drawn, and a table of the others."""
+    rows: list[list[Cell]] = []
+    drawn = []
+    for image in images:
+        try:
+            if pairs is not None:
+                drawn.append(f'<div class="pair">{"".join(pairs.draw(image))}</div>')
+                continue
+        except RenderError as error:
+            missing.append(f"{Path(image.file_name).name} is not drawn: {error}.")
+        rows.append([image.file_name, image.value])
+    pictures = f'<div class="pairs">{"".join(drawn)}</div>' if drawn else ""
+    return pictures + (plain(["image", evaluation.image_metric], rows) if rows else "")
 
 
-def _cost(run: Run, missing: list[str]) -> str:
+def _cost(run: RunFolder, missing: list[str]) -> str:
     if run.cfg is None:
         missing.append("The cost is not counted: there is no configuration of the model.")
         return ""
@@ -146,7 +144,7 @@ def _cost(run: Run, missing: list[str]) -> str:
         return ""
 
 
-def _configuration(run: Run) -> str:
+def _configuration(run: RunFolder) -> str:
     path = run.path / CONFIG_FILE
     if not path.is_file():
         return ""
@@ -160,16 +158,18 @@ def _configuration(run: Run) -> str:
     )
 
 
-def _versions(run: Run) -> str:
-    def rows() -> Iterator[list[str]]:
-        if run.log.command:
-            yield ["command line", run.log.command]
-        if run.log.first:
-            yield ["log", f"{run.log.first} to {run.log.last}"]
-        yield from ([name, value] for name, value in run.log.environment.items())
-        if run.weights is not None:
-            yield ["weights", os.fspath(run.weights)]
-        yield ["this page", f"proscale {version('proscale')}, Python {platform.python_version()}"]
-
-    table = plain(["what", "as logged"], list(rows()))
-    return f'<div class="panel"><div class="settings">{table}</div></div>'
+def _versions(run: RunFolder) -> str:
+    log, rows = run.log, []
+    if log.command:
+        rows.append(["command line", log.command])
+    if log.first:
+        rows.append(["log", f"{log.first} to {log.last}"])
+    rows += [[name, value] for name, value in log.environment.items()]
+    if run.weights is not None:
+        rows.append(["weights", os.fspath(run.weights)])
+    rows.append(
+        ["this page", f"proscale {version('proscale')}, Python {platform.python_version()}"]
+    )
+    return (
+        f'<div class="panel"><div class="settings">{plain(["what", "as logged"], rows)}</div></div>'
+    )

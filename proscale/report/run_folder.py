@@ -1,6 +1,8 @@
-"""What a training leaves in its folder, and what is missing there."""
+"""Reads the folder of a training or evaluation: each file as far as it is there and sound."""
 
-from dataclasses import dataclass
+import json
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -10,31 +12,60 @@ from proscale.checkpoint import LAST_CHECKPOINT
 from proscale.config import setup_cfg
 from proscale.errors import ConfigError, RunFolderError
 from proscale.report.evaluations import Evaluation, read_evaluations
-from proscale.report.log_file import LogFacts, read_log
-from proscale.report.metrics_file import Points, read_metrics
 
 CONFIG_FILE, METRICS_FILE, LOG_FILE = "config.yaml", "metrics.json", "log.txt"
 """As Detectron2 names them."""
 
-_LACKS = {
+Points = list[tuple[int, float]]
+"""(iteration, value), iterations rising; values may be nan or infinite."""
+
+# Without a file the page has none of these.
+_CONTENTS = {
     CONFIG_FILE: "no configuration, no cost and no pictures",
     METRICS_FILE: "no curves",
     LOG_FILE: "no versions",
 }
-_NUMBERED = 5  # damaged lines that are told
+_MAX_ITERATION = 2**53  # iterations are drawn as floats
+_NUMBERED = 5  # damaged lines that are listed
+
+# Detectron2's format of times, and logging's own.
+_TIME = re.compile(r"\[?(\d\d/\d\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)")
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+_MEMORY = re.compile(r"\bmax_mem: (\d+)M")
+_COLUMNS = re.compile(r"\s{2,}")
+_ENVIRONMENT, _COMMAND = "Environment info:", "Command line arguments: "
+
+
+@dataclass
+class LogFacts:
+    """Facts that only ``log.txt`` has; empty or None where it does not say.
+
+    Attributes:
+        environment: versions and devices of the latest start, by name.
+        command: arguments of the latest start.
+        starts: number of times training or evaluation was started.
+        first, last: times of the first and the last line, as logged.
+        peak_memory: of the device, MiB.
+    """
+
+    environment: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+    starts: int = 0
+    first: str = ""
+    last: str = ""
+    peak_memory: int | None = None
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """A folder of a training or evaluation.
 
     Attributes:
         path: of the folder.
-        cfg: the configuration, on a device that this machine has; None if there is none that can
-            be used.
+        cfg: the configuration, on a device that this machine has; None if none can be used.
         curves: logged metrics by name.
         evaluations: latest results.
-        log: what the log tells.
+        log: see :class:`LogFacts`.
         weights: the latest checkpoint, None if there is none.
         missing: a sentence for everything that is not there or damaged.
     """
@@ -54,64 +85,119 @@ class Run:
         return points[-1][0] + 1 if points else 0
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> RunFolder:
     """Read a folder.
 
     Raises:
         RunFolderError: there is no such folder, or nothing of a training or evaluation in it.
     """
     evaluations, missing = read_evaluations(path)
-    names = (CONFIG_FILE, METRICS_FILE, LOG_FILE)
-    there = [name for name in names if (path / name).is_file()]
+    there = [name for name in _CONTENTS if (path / name).is_file()]
     if not there and not evaluations:
         fault = "has none of them" if path.is_dir() else "is no folder"
         raise RunFolderError(
             f"RUN_DIR is {path}: expected the OUTPUT_DIR of a training or evaluation, with "
-            f"{', '.join(names)} or results.json; it {fault}"
+            f"{', '.join(_CONTENTS)} or results.json; it {fault}"
         )
-    missing += [f"There is no {name}: {_LACKS[name]}." for name in names if name not in there]
-    cfg = _configuration(path / CONFIG_FILE, missing) if CONFIG_FILE in there else None
-    curves = _curves(path / METRICS_FILE, missing) if METRICS_FILE in there else {}
-    if not evaluations:
-        missing.append("There are no results of an evaluation yet.")
-    weights = _weights(path, cfg, has_trained=bool(curves.get("total_loss")))
-    log = _log(path / LOG_FILE, missing) if LOG_FILE in there else LogFacts()
-    return Run(path, cfg, curves, evaluations, log, weights, missing)
-
-
-def _configuration(path: Path, missing: list[str]) -> CfgNode | None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    absent = {name: none for name, none in _CONTENTS.items() if name not in there}
+    missing += [f"There is no {name}: {none}." for name, none in absent.items()]
+    cfg: CfgNode | None = None
+    curves: dict[str, Points] = {}
+    log = LogFacts()
     try:
-        return setup_cfg(str(path), ["MODEL.DEVICE", device])
+        if CONFIG_FILE in there:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            cfg = setup_cfg(str(path / CONFIG_FILE), ["MODEL.DEVICE", device])
     except ConfigError as error:
         missing.append(f"The configuration cannot be used: {error}.")
-        return None
-
-
-def _curves(path: Path, missing: list[str]) -> dict[str, Points]:
     try:
-        curves, damaged = read_metrics(path)
+        if METRICS_FILE in there:
+            curves, damaged = read_metrics(path / METRICS_FILE)
+            missing += _describe_curves(curves, damaged)
     except OSError as error:
-        missing.append(f"{path.name} cannot be read: {error.strerror}.")
-        return {}
+        missing.append(f"{METRICS_FILE} cannot be read: {error.strerror}.")
+    if not evaluations:
+        missing.append("There are no results of an evaluation yet.")
+    try:
+        if LOG_FILE in there:
+            log = read_log(path / LOG_FILE)
+    except OSError as error:
+        missing.append(f"{LOG_FILE} cannot be read: {error.strerror}.")
+    weights = _find_weights(path, cfg, has_trained=bool(curves.get("total_loss")))
+    return RunFolder(path, cfg, curves, evaluations, log, weights, missing)
+
+
+def read_metrics(path: Path) -> tuple[dict[str, Points], list[int]]:
+    """The curves by metric, a JSON object per line, and the numbers of the lines that hold none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    curves: dict[str, Points] = {}
+    damaged = []
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                iteration, values = _parse(line)
+            except (ValueError, OverflowError, RecursionError):
+                damaged.append(number)
+                continue
+            for name, value in values.items():
+                points = curves.setdefault(name, [])
+                # A run that resumes from a checkpoint logs the iterations after it once more.
+                while points and points[-1][0] >= iteration:
+                    points.pop()
+                points.append((iteration, value))
+    return curves, damaged
+
+
+def _parse(line: str) -> tuple[int, dict[str, float]]:
+    record = json.loads(line)
+    iteration = record.pop("iteration", None) if isinstance(record, dict) else None
+    if type(iteration) is not int or not 0 <= iteration < _MAX_ITERATION:
+        raise ValueError("no iteration")
+    return iteration, {k: float(v) for k, v in record.items() if type(v) in (int, float)}
+
+
+def _describe_curves(curves: dict[str, Points], damaged: list[int]) -> list[str]:
+    sentences = []
     if damaged:
-        told = ", ".join(map(str, damaged[:_NUMBERED])) + ", …" * (len(damaged) > _NUMBERED)
-        missing.append(f"{len(damaged)} damaged lines of {path.name} are left out: {told}.")
-    if not curves:
-        missing.append(f"{path.name} has no curves yet.")
-    return curves
+        numbers = ", ".join(map(str, damaged[:_NUMBERED])) + ", …" * (len(damaged) > _NUMBERED)
+        sentences = [f"{len(damaged)} damaged lines of {METRICS_FILE} are left out: {numbers}."]
+    return sentences if curves else [*sentences, f"{METRICS_FILE} has no curves yet."]
 
 
-def _log(path: Path, missing: list[str]) -> LogFacts:
-    try:
-        return read_log(path)
-    except OSError as error:
-        missing.append(f"{path.name} cannot be read: {error.strerror}.")
-        return LogFacts()
+def read_log(path: Path) -> LogFacts:
+    """Read a log line by line, however long it is.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    facts = LogFacts()
+    rules = 2  # lines of dashes seen around the table of the environment
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            line = _COLOR.sub("", line.rstrip("\n"))
+            if time := _TIME.match(line):
+                facts.first = facts.first or time[1]
+                facts.last = time[1]
+            # Every start logs the environment, as a table between two rules, and its command.
+            if _ENVIRONMENT in line:
+                facts.environment, facts.starts, rules = {}, facts.starts + 1, 0
+            elif rules < 2:
+                if line.startswith("---"):
+                    rules += 1
+                elif len(columns := _COLUMNS.split(line, maxsplit=1)) == 2:
+                    facts.environment[columns[0]] = columns[1]
+            if _COMMAND in line:
+                facts.command = line.partition(_COMMAND)[2]
+            if memory := _MEMORY.search(line):
+                facts.peak_memory = max(facts.peak_memory or 0, int(memory[1]))
+    return facts
 
 
-def _weights(path: Path, cfg: CfgNode | None, *, has_trained: bool) -> Path | None:
-    """The checkpoint in the folder; for an evaluation alone the one that it was of."""
+def _find_weights(path: Path, cfg: CfgNode | None, *, has_trained: bool) -> Path | None:
+    """The latest checkpoint in the folder; for an evaluation alone the evaluated one."""
     pointer = path / LAST_CHECKPOINT
     name = pointer.read_text("utf-8", "replace").strip() if pointer.is_file() else ""
     if name:

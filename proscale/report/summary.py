@@ -1,19 +1,17 @@
-"""The figures that a reader wants first."""
+"""The numbers at the top of the page: results, iterations, loss, time, memory."""
 
 import html
 import math
 import statistics
 
-from proscale.report.charts import figure
-from proscale.report.curves import evaluated
-from proscale.report.metrics_file import Points
-from proscale.report.run_folder import Run
+from proscale.report.charts import evaluated, format_number
+from proscale.report.run_folder import Points, RunFolder
 
 Tile = tuple[str, str, str]
-"""What it is, the figure, and what explains it; plain texts."""
+"""Name, number and explanation; plain texts."""
 
 
-def summary_html(run: Run) -> str:
+def summary_html(run: RunFolder) -> str:
     """The tiles at the top of the page."""
     tiles = [*_results(run), *_training(run)]
     return "".join(
@@ -24,12 +22,12 @@ def summary_html(run: Run) -> str:
     )
 
 
-def _results(run: Run) -> list[Tile]:
+def _results(run: RunFolder) -> list[Tile]:
     histories = evaluated(run.curves)
     tiles = []
     for evaluation in run.evaluations:
         name = evaluation.headline
-        value = evaluation.figures.get(name, math.nan)
+        value = evaluation.metrics.get(name, math.nan)
         note = " on ".join(part for part in (evaluation.title, evaluation.dataset) if part)
         key = f"{evaluation.task}/{name}"
         history = histories.get(f"{evaluation.dataset}/{key}", histories.get(key, []))
@@ -48,7 +46,7 @@ def _best(history: Points, steps: int) -> str:
     return f"; best of {len(finite)}: {value:.1f} after {min(iteration + 1, steps):,} iterations"
 
 
-def _training(run: Run) -> list[Tile]:
+def _training(run: RunFolder) -> list[Tile]:
     if not run.steps:
         return []
     tiles = []
@@ -60,7 +58,9 @@ def _training(run: Run) -> list[Tile]:
         tiles.append(("Iterations", f"{run.steps:,}", "logged"))
     if "total_loss" in run.curves:
         loss = run.curves["total_loss"]
-        tiles.append(("Total loss", figure(loss[-1][1]), f"{figure(loss[0][1])} at first"))
+        tiles.append(
+            ("Total loss", format_number(loss[-1][1]), f"{format_number(loss[0][1])} at first")
+        )
     times = [(i, value) for i, value in run.curves.get("time", []) if math.isfinite(value)]
     if times:
         each = statistics.median(value for _, value in times)

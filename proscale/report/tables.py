@@ -1,13 +1,33 @@
-"""Tables as HTML that can be sorted, with bars behind percentages."""
+"""Tables as HTML: metrics, cost, and keys that differ from the defaults.
+
+Tables of classes can be sorted, and have bars behind percentages.
+"""
 
 import html
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from detectron2.config import CfgNode, get_cfg
+
+from proscale.config.files import read_config_file
+from proscale.config.keys import add_proscale_config
+from proscale.cost.model_cost import cost_at_size, dataset_sizes, resize_for_test
+from proscale.cost.parts import EVERYTHING, NETWORK
+from proscale.cost.tables import CONVENTION, parts_rows
+from proscale.errors import ConfigError
 from proscale.report.evaluations import Evaluation
+from proscale.utils.types import Size
 
 Cell = str | float
 """A text, a percentage, or a count as ``int``."""
+
+USUAL_SIZE = (800, 1280)
+"""Of an image where the test set is not there."""
+
+_SAMPLED = 100  # images of the test set
+_KINDS = {"": "all", "_th": "things", "_st": "stuff"}
 
 
 def sortable(
@@ -20,54 +40,120 @@ def sortable(
         rows: cells; texts are plain.
         bars: headers of the columns of percentages that are drawn, too.
     """
-    head = "".join(
-        f'<th scope="col"><button type="button">{_text(h)}</button></th>' for h in headers
-    )
-    return _table(head, rows, [header in bars for header in headers])
+    buttons = (f'<button type="button">{html.escape(header)}</button>' for header in headers)
+    return _table(buttons, rows, [header in bars for header in headers])
 
 
 def plain(headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     """A table as it is."""
-    head = "".join(f'<th scope="col">{_text(header)}</th>' for header in headers)
-    return _table(head, rows, [False] * len(headers))
+    return _table(map(html.escape, headers), rows, [False] * len(headers))
 
 
 def evaluation_html(evaluation: Evaluation) -> str:
-    """The figures of a data set, and those of its classes."""
-    parts = [plain(*_summary(evaluation.figures))]
+    """The metrics of a data set, and those of its classes."""
+    metrics = evaluation.metrics
+    # A row of all classes and, of panoptic metrics, of things and of stuff.
+    names = [name for name in metrics if not name.endswith(("_th", "_st"))]
+    summary: list[list[Cell]] = [
+        [kind, *(metrics[name + suffix] for name in names)]
+        for suffix, kind in _KINDS.items()
+        if all(name + suffix in metrics for name in names)
+    ]
+    parts = [plain(["classes", *names], summary)]
     occurring = [
-        c for c in evaluation.classes if not math.isnan(next(iter(c.figures.values()), math.nan))
+        c for c in evaluation.classes if not math.isnan(next(iter(c.metrics.values()), math.nan))
     ]
     if occurring:
-        columns = list(occurring[0].figures)
+        columns = list(occurring[0].metrics)
         with_kind = any(c.kind for c in occurring)
-        headers = ["class", *["kind"] * with_kind, *columns]
-        rows = [
-            [c.name, *[c.kind] * with_kind, *(c.figures.get(k, math.nan) for k in columns)]
+        rows: list[list[Cell]] = [
+            [c.name, *[c.kind] * with_kind, *(c.metrics.get(k, math.nan) for k in columns)]
             for c in occurring
         ]
         absent = len(evaluation.classes) - len(occurring)
         note = f" <small>{absent} did not occur</small>" if absent else ""
         parts.append(f"<h4>{len(occurring)} classes{note}</h4>")
+        headers = ["class", *["kind"] * with_kind, *columns]
         parts.append(sortable(headers, rows, bars=columns[:1]))
     return "".join(parts)
 
 
-def _summary(figures: Mapping[str, float]) -> tuple[list[str], list[list[Cell]]]:
-    """Headers and rows: one, or those of all classes, of things and of stuff."""
-    names = [name for name in figures if not name.endswith(tuple(_KINDS))]
-    rows = [
-        [kind, *(figures[name + suffix] for name in names)]
-        for suffix, kind in {"": "all", **_KINDS}.items()
-        if all(name + suffix in figures for name in names)
+def cost_html(cfg: CfgNode) -> str:
+    """The cost of a model for an image of its test set: a bar of its parts, and a table.
+
+    Raises:
+        ValueError, KeyError, AttributeError: the model cannot be built, or is of another
+            architecture than those that are counted.
+    """
+    size, origin = _typical_size(cfg)
+    cost = cost_at_size(cfg, size)
+    costs = {part.name: part.multiply_adds.mean for part in cost.parts if not part.within}
+    whole = costs[EVERYTHING]
+    bar, key = [], []
+    parts = ((name, value) for name, value in costs.items() if name not in (NETWORK, EVERYTHING))
+    for number, (name, value) in enumerate(parts):
+        bar.append(f'<span class="c{number}" style="flex-grow:{value / whole:.4f}"></span>')
+        key.append(
+            f'<li class="c{number}"><i></i>{html.escape(name)} <b>{value / 1e9:.2f}</b></li>'
+        )
+    return (
+        f"<p>For an image of {size[0]}×{size[1]} pixels (height×width), {html.escape(origin)}: "
+        f"<b>{whole / 1e9:.2f} GFLOPs</b>.</p>"
+        f'<div class="shares" aria-hidden="true">{"".join(bar)}</div>'
+        f'<ul class="key">{"".join(key)}</ul>'
+        f"{plain(*parts_rows(cost))}<p><small>{html.escape(CONVENTION)}</small></p>"
+    )
+
+
+def _typical_size(cfg: CfgNode) -> tuple[Size, str]:
+    for name in cfg.DATASETS.TEST[:1]:
+        try:
+            sizes = [resize_for_test(size, cfg) for size in dataset_sizes(name, _SAMPLED)]
+        except ValueError:
+            break
+        if not sizes:
+            break
+        median = sorted(sizes, key=lambda size: size[0] * size[1])[len(sizes) // 2]
+        return median, f"the median of {name}, resized as for evaluation"
+    return USUAL_SIZE, "as the images of the test set are not there"
+
+
+def changed_keys(config_file: Path) -> list[tuple[str, str, str]]:
+    """(key, value, default) of all keys whose value is not the default, in the file's order; keys
+    that this version does not have come with a dash. Nothing if the file cannot be read."""
+    try:
+        content, _ = read_config_file(str(config_file))
+    except ConfigError:
+        return []
+    cfg = get_cfg()
+    add_proscale_config(cfg)
+    defaults = dict(_leaves(cfg))
+    return [
+        (key, _shown(value), _shown(defaults[key]) if key in defaults else "–")
+        for key, value in _leaves(content)
+        if key not in defaults or _listed(value) != _listed(defaults[key])
     ]
-    return ["classes", *names], rows
 
 
-_KINDS = {"_th": "things", "_st": "stuff"}
+def _leaves(block: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in block.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
-def _table(head: str, rows: Sequence[Sequence[Cell]], with_bar: Sequence[bool]) -> str:
+def _listed(value: Any) -> Any:
+    # YAML makes lists of tuples.
+    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else str(_listed(value))
+
+
+def _table(headers: Iterator[str], rows: Sequence[Sequence[Cell]], with_bar: Sequence[bool]) -> str:
+    head = "".join(f'<th scope="col">{header}</th>' for header in headers)
     body = "".join("<tr>" + "".join(map(_cell, row, with_bar)) + "</tr>" for row in rows)
     content = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
     return f'<div class="wide"><table>{content}</table></div>'
@@ -75,7 +161,8 @@ def _table(head: str, rows: Sequence[Sequence[Cell]], with_bar: Sequence[bool]) 
 
 def _cell(value: Cell, with_bar: bool) -> str:
     if isinstance(value, str):
-        return f"<td>{_text(value)}</td>"
+        return f"<td>{html.escape(value)}</td>"
+    # The page sorts by data-value; classes without a metric come last.
     if math.isnan(value):
         return '<td class="number" data-value="-1">–</td>'
     shown = str(value) if isinstance(value, int) else f"{value:.1f}"
@@ -85,7 +172,3 @@ def _cell(value: Cell, with_bar: bool) -> str:
         f'<td class="number drawn" data-value="{value!r}"><span class="track">'
         f'<i style="width:{min(max(value, 0), 100):.1f}%"></i></span>{shown}</td>'
     )
-
-
-def _text(text: str) -> str:
-    return html.escape(text)

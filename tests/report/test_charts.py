@@ -7,8 +7,15 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from proscale.report.charts import MAX_POINTS, Line, chart, thinned, ticks
-from proscale.report.curves import curve_charts, evaluated
+from proscale.report.charts import (
+    MAX_POINTS,
+    Line,
+    chart,
+    curve_charts,
+    evaluated,
+    thinned,
+    ticks,
+)
 
 
 def places(text):
@@ -34,7 +41,7 @@ def test_lines_go_from_edge_to_edge():
     assert 12 <= first[1] < last[1] <= 204
 
 
-def test_what_is_not_finite_breaks_the_line_and_is_marked():
+def test_values_that_are_not_finite_break_the_line_and_are_marked():
     points = [(0, 1.0), (1, 2.0), (2, math.nan), (3, 2.0), (4, 1.0), (5, math.inf)]
     text = chart("loss", [Line("a", points)])
     assert [len(line) for line in places(text)] == [2, 2]
@@ -76,7 +83,7 @@ def test_ticks_are_round():
     assert ticks(4, 4, 5) == [4]
 
 
-def test_which_metrics_are_drawn_together():
+def test_metrics_that_are_drawn_together():
     names = ["total_loss", "loss_ce", "loss_ce_0", "loss_mask", "lr", "grad_norm", "time"]
     names += ["data_time", "eta_seconds", "skipped_steps", "panoptic_seg/PQ", "panoptic_seg/SQ"]
     curves = {name: [(0, 0.0), (1, 1.0)] for name in names} | {"overflowed_steps": [(0, 0.0)]}

@@ -11,7 +11,7 @@ def write(path, content):
     path.write_text(json.dumps(content))
 
 
-def test_figures_of_data_set_classes_and_images(tmp_path):
+def test_metrics_of_data_set_classes_and_images(tmp_path):
     write(tmp_path / "results.json", {"val": {"panoptic_seg": {"PQ": 50.0, "SQ": None}}})
     folder = tmp_path / "inference" / "val"
     categories = [
@@ -24,10 +24,10 @@ def test_figures_of_data_set_classes_and_images(tmp_path):
     (found,), faults = read_evaluations(tmp_path)
     assert not faults
     assert (found.dataset, found.task, found.headline) == ("val", "panoptic_seg", "PQ")
-    assert found.figures["PQ"] == 50.0 and math.isnan(found.figures["SQ"])
+    assert found.metrics["PQ"] == 50.0 and math.isnan(found.metrics["SQ"])
     cat, sky = found.classes
-    assert (cat.name, cat.kind, cat.figures) == ("cat", "thing", {"PQ": 80.0, "TP": 2})
-    assert sky.kind == "stuff" and math.isnan(sky.figures["PQ"])
+    assert (cat.name, cat.kind, cat.metrics) == ("cat", "thing", {"PQ": 80.0, "TP": 2})
+    assert sky.kind == "stuff" and math.isnan(sky.metrics["PQ"])
     assert [image.file_name for image in found.images] == ["a.jpg", "b.jpg"]
     assert found.images[0].value == 12.5 and math.isnan(found.images[1].value)
 
@@ -36,7 +36,7 @@ def test_classes_of_instances_are_among_the_results(tmp_path):
     figures = {"AP": 30.0, "AP50": 40.0, "AP-cat": 20.0, "AP-traffic light": None}
     write(tmp_path / "results.json", {"val": {"segm": figures}})
     ((found,), _) = read_evaluations(tmp_path)
-    assert found.figures == {"AP": 30.0, "AP50": 40.0}
+    assert found.metrics == {"AP": 30.0, "AP50": 40.0}
     assert [c.name for c in found.classes] == ["cat", "traffic light"]
     assert found.images == []
 
@@ -47,7 +47,7 @@ def test_views_of_one_data_set_and_of_several(tmp_path):
     assert (one.dataset, one.task, one.has_views) == ("", "sem_seg", True)
     write(tmp_path / "inference_TTA/val/sem_seg.json", {"per_class": [{"name": "a", "IoU": 2.0}]})
     ((one,), _) = read_evaluations(tmp_path)
-    assert (one.dataset, one.classes[0].figures) == ("val", {"IoU": 2.0})
+    assert (one.dataset, one.classes[0].metrics) == ("val", {"IoU": 2.0})
     content = {f"{name}_TTA": {"sem_seg": {"mIoU": 1.0}} for name in ("a", "b")}
     write(tmp_path / "results_TTA.json", content)
     found, _ = read_evaluations(tmp_path)

@@ -1,4 +1,4 @@
-"""The whole page: of complete runs, and of what is there of others."""
+"""The whole page: of complete runs, and of incomplete ones."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog
 
 from proscale.errors import RunFolderError
 from proscale.report import page, write_report
-from proscale.report.evaluations import ImageFigure, read_evaluations
+from proscale.report.evaluations import ImageMetric, read_evaluations
 from proscale.report.images import extremes
 
 
@@ -36,7 +36,7 @@ def sections(text):
 
 
 def pairs(text, metric):
-    """Numbers of predictions with a figure, and of truths."""
+    """Numbers of predictions with a metric, and of annotations."""
     figures = re.findall(rf'class="file">{metric} \d+\.\d · ', text)
     return len(figures), text.count('class="file">truth · ')
 
@@ -60,7 +60,7 @@ def test_a_semantic_run(make_run, report, no_cost):
     assert pairs(text, "mIoU") == (2, 2)
 
 
-def test_the_figure_of_an_image_is_that_of_a_data_set_of_it(make_run):
+def test_every_image_has_a_metric(make_run):
     run = make_run()
     (evaluation,), _ = read_evaluations(run)
     assert len(evaluation.images) == 2
@@ -131,7 +131,7 @@ def test_no_run(tmp_path, name):
 
 
 def test_extremes():
-    images = [ImageFigure(f"{i}", float(value)) for i, value in enumerate([5, 1, np.nan, 9, 3])]
+    images = [ImageMetric(f"{i}", float(value)) for i, value in enumerate([5, 1, np.nan, 9, 3])]
     best, worst = extremes(images, 2)
     assert [image.value for image in best] == [9, 5]
     assert [image.value for image in worst] == [1, 3]
