@@ -19,6 +19,10 @@ class DataError(UserError):
     """A file of a data set is wrong."""
 
 
+class MissingFileError(DataError, FileNotFoundError):
+    """A file of a data set is not there."""
+
+
 class ExportError(UserError):
     """A model cannot be exported, or its file does not compute the same."""
 

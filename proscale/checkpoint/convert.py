@@ -6,6 +6,7 @@ Mask2Former and PRO-SCALE, ``backbone.…`` and ``sem_seg_head.…``.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ class Conversion:
     settings: Mapping[str, object] = field(default_factory=dict)
 
 
-def convert_state_dict(state_dict: Mapping, to: str = PROSCALE) -> dict[str, Tensor]:
+def convert_state_dict(state_dict: Mapping[str, Any], to: str = PROSCALE) -> dict[str, Tensor]:
     """Convert a checkpoint of a known naming scheme.
 
     Args:
@@ -78,14 +79,20 @@ def convert_state_dict(state_dict: Mapping, to: str = PROSCALE) -> dict[str, Ten
     return convert(state_dict, to=to).state_dict
 
 
-def convert(state_dict: Mapping, *, to: str = PROSCALE, model: Collection[str] = ()) -> Conversion:
-    """As :func:`convert_state_dict`, with what it found out.
+def convert(
+    state_dict: Mapping[str, Any],
+    *,
+    to: str = PROSCALE,
+    model: Collection[str] = (),
+    file: str | Path = "state_dict",
+) -> Conversion:
+    """As :func:`convert_state_dict`, with the names that have no counterpart.
 
     Args:
-        state_dict: see there.
-        to: see there.
+        state_dict, to: see there.
         model: names of the tensors of the model that it is for, where it is known. A model with a
             network of timm takes timm's names.
+        file: named in errors.
 
     Raises:
         CheckpointError: see there.
@@ -101,7 +108,7 @@ def convert(state_dict: Mapping, *, to: str = PROSCALE, model: Collection[str] =
         return Conversion(converted, "timm", unknown)
     if source is None:
         raise CheckpointError(
-            f"names of no known scheme ({', '.join((PROSCALE, *SCHEMES))}): "
+            f"{file}: names of no known scheme ({', '.join((PROSCALE, *SCHEMES))}): "
             f"{', '.join(list(state)[:3]) or 'none at all'}, …"
         )
     # All conversions go by this project's names.
@@ -122,7 +129,7 @@ def convert(state_dict: Mapping, *, to: str = PROSCALE, model: Collection[str] =
     ours = [name for name in left if name.startswith((_BACKBONE, _HEAD)) and name not in unknown]
     if ours:
         raise CheckpointError(
-            f"scheme {to} has no names for {len(ours)} tensors of the model: "
+            f"{file}: scheme {to} has no names for {len(ours)} tensors of the model: "
             f"{', '.join(ours[:3])}, …"
         )
     return Conversion(converted, source, left, settings)

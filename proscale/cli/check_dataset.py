@@ -43,12 +43,9 @@ def run(options: argparse.Namespace) -> None:
     """Run the command."""
     if options.workers < 1:
         raise ConfigError(f"--workers is {options.workers}: expected 1 or more")
-    # Warnings of faulty files are part of the report.
-    logging.getLogger("proscale.data.datasets.semantic_folders").setLevel(logging.ERROR)
-    try:
-        report = check_datasets(_names(options), workers=options.workers)
-    except (ValueError, FileNotFoundError) as error:
-        raise ConfigError(str(error)) from error
+    # Warnings of unreadable files are part of the report.
+    logging.getLogger("proscale.data.formats.semantic_folders").setLevel(logging.ERROR)
+    report = check_datasets(_names(options), workers=options.workers)
     for dataset in report.datasets:
         print(f"\n{dataset.name}: {dataset.task}, {dataset.num_images} images")
         print(f"{histogram(dataset)}\n")

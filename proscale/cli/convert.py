@@ -1,24 +1,21 @@
-"""``proscale convert``: a checkpoint file under the names of another scheme, or fit to a model.
+"""``proscale convert``: a checkpoint file under the names of another scheme, or adapted to a model.
 
 The scheme of INPUT is recognised by its names. Files are PyTorch's (.pth, .pt, .bin; .pkl is only
 read) or safetensors, chosen by suffix. With --config-file, OUTPUT has what this model can use, such
-as the encoder's layers of a Mask2Former for PRO-SCALE, and all that was taken over, is new or was
-left out is listed.
+as the encoder's layers of a Mask2Former for PRO-SCALE; the tensors taken over, new and left out are
+listed.
 """
 
 import argparse
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-
-from detectron2.config import CfgNode
-from torch import Tensor
+from typing import Any
 
 from proscale.checkpoint import (
     PROSCALE,
     SCHEMES,
     Conversion,
-    WeightTransfer,
     adapt_weights,
     convert,
     read_checkpoint,
@@ -32,7 +29,7 @@ from proscale.config.schema import value_of
 from proscale.cost.shape_tracing import build_without_weights
 from proscale.errors import CheckpointError, ConfigError
 
-# More names than this are told by what they begin with.
+# More names than this are grouped by their first parts.
 _NAMED = 12
 
 
@@ -57,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust",
         action="store_true",
-        help="read a pickle that holds more than tensors, too: this runs code that is in it",
+        help="read a pickle that holds more than tensors, too: this runs the code in it",
     )
     parser.set_defaults(opts=[])
 
@@ -69,67 +66,63 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError(f"--config-file is {' '.join(options.config_file)}: expected one file")
     if options.config_file and options.to != PROSCALE:
         raise ConfigError(f"--config-file goes with --to {PROSCALE}, not --to {options.to}")
-    try:
-        check_suffix(options.output, WRITABLE)  # before the work
-        content = read_checkpoint(options.input, trust=options.trust)
-        try:
-            if options.config_file:
-                _fit(content, options)
-            else:
-                _rename(content, options)
-        except CheckpointError as error:
-            raise CheckpointError(f"{options.input}: {error}") from error
-    except CheckpointError as error:
-        raise ConfigError(str(error)) from error
+    check_suffix(options.output, WRITABLE)  # before the work
+    content = read_checkpoint(options.input, trust=options.trust)
+    if options.config_file:
+        _adapt(content, options)
+    else:
+        _rename(content, options)
 
 
-def _rename(content: Mapping, options: argparse.Namespace) -> None:
-    conversion = convert(content, to=options.to)
+def _rename(content: Mapping[str, Any], options: argparse.Namespace) -> None:
+    conversion = convert(content, to=options.to, file=options.input)
     container = "model" if options.to == PROSCALE else SCHEMES[options.to][0].container
-    _write(
-        conversion.state_dict, conversion, options, f"under the names of {options.to}", container
+    write_checkpoint(options.output, conversion.state_dict, container=container)
+    _print_files(
+        options, conversion, len(conversion.state_dict), f"under the names of {options.to}"
     )
-    what = "kept under their names" if options.to == PROSCALE else "left out"
-    _list(f"Without a counterpart, {what}", conversion.unknown)
+    kept = "kept under their names" if options.to == PROSCALE else "left out"
+    _print_names(f"Without a counterpart, {kept}", conversion.unknown)
     if conversion.settings:
         print("They were trained with:")
         print("\n".join(f"  {key} {value}" for key, value in conversion.settings.items()))
 
 
-def _fit(content: Mapping, options: argparse.Namespace) -> None:
+def _adapt(content: Mapping[str, Any], options: argparse.Namespace) -> None:
     (file,) = options.config_file
     cfg = setup_cfg(file, [*options.opts, "MODEL.DEVICE", "cpu"])
     model = build_without_weights(cfg)
-    conversion = convert(content, model=model.state_dict().keys())
+    conversion = convert(content, model=model.state_dict().keys(), file=options.input)
     result = adapt_weights(conversion.state_dict, model)
     if not result.state_dict:
         raise CheckpointError(
-            f"no tensor in it fits the model of {file}; it has "
+            f"{options.input}: no tensor in it fits the model of {file}; it has "
             f"{', '.join(result.left_out[:3])}, …, the model {', '.join(result.new[:3])}, …"
         )
-    _write(result.state_dict, conversion, options, f"for the model of {file}", "model")
-    _list("Taken over", result.state_dict)
-    _list_layers(result)
-    _list("New, to start as the model initialises them", result.new)
-    _list("Left out", result.left_out, layers=True)
-    _tell_other_settings(cfg, conversion.settings, file)
+    write_checkpoint(options.output, result.state_dict, container="model")
+    _print_files(options, conversion, len(result.state_dict), f"for the model of {file}")
+    _print_names("Taken over", result.state_dict)
+    if changed := sorted({*result.layers, *result.cut}):
+        print("Of these, layers of the encoder:")
+    for layer in changed:
+        kept, there = result.cut.get(layer, (0, 0))
+        levels = f", {kept} of {there} levels of its attention" if kept else ""
+        print(f"  layer {layer} from layer {result.layers.get(layer, layer)}{levels}")
+    _print_names("New, to start as the model initialises them", result.new)
+    _print_names("Left out", result.left_out, layers=True)
+    for key, expected in conversion.settings.items():
+        if (value := value_of(cfg, key)) != expected:
+            print(f"Mind: they were trained with {key} {expected}, {file} has {value}")
 
 
-def _write(
-    state: Mapping[str, Tensor],
-    conversion: Conversion,
-    options: argparse.Namespace,
-    what: str,
-    container: str | None,
+def _print_files(
+    options: argparse.Namespace, conversion: Conversion, count: int, names: str
 ) -> None:
-    write_checkpoint(options.output, state, container=container)
-    print(
-        f"{options.input}: names of scheme {conversion.source}\n"
-        f"{options.output}: {len(state)} tensors {what}"
-    )
+    print(f"{options.input}: names of scheme {conversion.source}")
+    print(f"{options.output}: {count} tensors {names}")
 
 
-def _list(title: str, names: Iterable[str], *, layers: bool = False) -> None:
+def _print_names(title: str, names: Iterable[str], *, layers: bool = False) -> None:
     """The names, or, of many, how many begin alike; ``layers`` tells the encoder's apart."""
     lines = list(names)
     if not lines:
@@ -146,24 +139,3 @@ def _beginning(name: str, layers: bool) -> str:
     if layers and name.startswith(ENCODER_LAYERS):
         return ".".join(parts[: ENCODER_LAYERS.count(".") + 1])
     return ".".join(parts[: 2 if parts[0] == "sem_seg_head" else 1])
-
-
-def _list_layers(result: WeightTransfer) -> None:
-    layers = sorted({*result.layers, *result.cut})
-    if not layers:
-        return
-    print("Of these, layers of the encoder:")
-    for layer in layers:
-        line = f"  layer {layer} from layer {result.layers.get(layer, layer)}"
-        if layer in result.cut:
-            kept, there = result.cut[layer]
-            line += f", {kept} of {there} levels of its attention"
-        print(line)
-
-
-def _tell_other_settings(cfg: CfgNode, settings: Mapping[str, object], file: str) -> None:
-    """Print what the weights were trained with where ``cfg`` has something else."""
-    for key, expected in settings.items():
-        value = value_of(cfg, key)
-        if value != expected:
-            print(f"Mind: they were trained with {key} {expected}, {file} has {value}")

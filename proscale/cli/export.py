@@ -6,39 +6,33 @@ computes something else is not written.
 """
 
 import argparse
-import os
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
-from torch import Tensor, nn
+from torch import nn
 
-from proscale.benchmark.latency import Timing, measure
 from proscale.benchmark.machine import describe_machine
 from proscale.checkpoint import check_weights, load_weights
 from proscale.cli.arguments import parse_size, positive
-from proscale.config import setup_cfg
+from proscale.config import built_from_keys, setup_cfg
 from proscale.cost.tables import markdown_table, write_json
-from proscale.errors import CheckpointError, ConfigError, ExportError
-from proscale.export.check import TOLERANCE, Agreement, Runner, check_images, compare
-from proscale.export.evaluation import ExportedModel, evaluate
-from proscale.export.metadata import describe
-from proscale.export.network import ExportableNetwork, exportable
-from proscale.export.onnx_export import OnnxRunner, require_packages, write_onnx
-from proscale.export.quantisation import quantise
-from proscale.export.torch_export import (
+from proscale.errors import ConfigError, ExportError
+from proscale.export.check import TOLERANCE, CheckedFile, Runner, check_file, check_images
+from proscale.export.network import ExportableNetwork, describe, exportable
+from proscale.export.onnx_file import OnnxRunner, quantise, require_packages, write_onnx
+from proscale.export.torch_file import (
     MAX_SIDE,
     MIN_SIDE,
     ProgramRunner,
-    record,
+    export_program,
     write_program,
 )
+from proscale.utils.whole_files import whole_file
 
 TORCH_EXPORT, ONNX = "torch-export", "onnx"
 SUFFIXES = {TORCH_EXPORT: ".pt2", ONNX: ".onnx"}
@@ -88,25 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=5,
         help="calls of each that are timed (default: %(default)s)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers, too")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration overrides")
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A file, run beside the model.
-
-    Attributes:
-        size: bytes.
-        agreements: with the model, by batch.
-        times: of the model and the file for an image of the first size.
-        quality: percent, by name; empty without --evaluate.
-    """
-
-    size: int
-    agreements: Sequence[Agreement]
-    times: Mapping[str, Timing]
-    quality: Mapping[str, float]
 
 
 def run(options: argparse.Namespace) -> None:
@@ -120,41 +97,37 @@ def run(options: argparse.Namespace) -> None:
     check_weights(cfg, resume=False, required=bool(options.weights))
     if options.evaluate:
         _check_data(cfg)
-    try:
+    with built_from_keys():
         model = build_model(cfg).eval()
-        load_weights(model, cfg)
-        network = exportable(model)
-        metadata = describe(cfg, model, network, options.config_file)
-        program = record(network)
-    except (CheckpointError, ValueError) as error:
-        raise ConfigError(f"{options.config_file}: {error}") from error
+    load_weights(model, cfg)
+    network = exportable(model)
+    metadata = describe(cfg, model, network, options.config_file)
+    program = export_program(network)
     batches, source = check_images(cfg, options.check_size)
     print(f"Checked on {source}\n", flush=True)
 
-    found: dict[str, Candidate] = {}
+    check = partial(check_file, network=network, batches=batches, repeats=options.repeats)
+    if options.evaluate:
+        check.keywords["evaluate"] = partial(_evaluate, cfg, model, network)
+    found: dict[str, CheckedFile] = {}
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the output, so that a checked file only has to be renamed.
-    with TemporaryDirectory(dir=options.output.parent) as folder:
-        file = Path(folder, options.output.name)
+    with whole_file(options.output, durable=True) as file:
         if options.format == ONNX:
             write_onnx(program, network.outputs, file, metadata)
         else:
             write_program(program, file, metadata)
-        found["float32"] = _try(file, options, cfg, model, network, batches)
-        passed = all(one.worst <= options.tolerance for one in found["float32"].agreements)
+        found["float32"] = check(file, _runner(file, options.format))
+        passed = found["float32"].passes(options.tolerance)
         if passed and options.int8:
-            full, file = file, Path(folder, f"int8_{options.output.name}")
-            quantise(full, file)
-            found["int8"] = _try(file, options, cfg, model, network, batches)
-        if passed:
-            os.replace(file, options.output)
-    _report(found)
-    write_json(options.json, _document(options, source, found, passed))
-    if not passed:
-        sys.exit(
-            f"proscale: {options.output} is not written: outputs differ by more than --tolerance "
-            f"{options.tolerance:g} from the model's"
-        )
+            quantise(file, file)
+            found["int8"] = check(file, _runner(file, options.format))
+        _report(found)
+        write_json(options.json, _document(options, source, found, passed))
+        if not passed:
+            raise ExportError(
+                f"{options.output} is not written: outputs differ by more than --tolerance "
+                f"{options.tolerance:g} from the model's"
+            )
     print(f"\nWritten: {options.output}")
 
 
@@ -170,16 +143,13 @@ def _check_options(options: argparse.Namespace) -> None:
             f"--int8 goes with --format {ONNX}, which onnxruntime quantises; PyTorch's own "
             "quantisation has moved to another package"
         )
-    for size in options.check_size:
-        if not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
+    for height, width in options.check_size:
+        if not (MIN_SIDE <= height <= MAX_SIDE and MIN_SIDE <= width <= MAX_SIDE):
             raise ConfigError(
-                f"--check-size is {size[0]}x{size[1]}: expected sides from {MIN_SIDE} to {MAX_SIDE}"
+                f"--check-size is {height}x{width}: expected sides from {MIN_SIDE} to {MAX_SIDE}"
             )
     if options.format == ONNX:
-        try:
-            require_packages()
-        except ExportError as error:
-            raise ConfigError(str(error)) from error
+        require_packages()
 
 
 def _check_data(cfg: CfgNode) -> None:
@@ -193,69 +163,52 @@ def _check_data(cfg: CfgNode) -> None:
         ) from error
 
 
-def _try(
-    file: Path,
-    options: argparse.Namespace,
-    cfg: CfgNode,
-    model: nn.Module,
-    network: ExportableNetwork,
-    batches: Sequence[Tensor],
-) -> Candidate:
-    run_file: Runner = (
-        OnnxRunner(file, threads=torch.get_num_threads())
-        if options.format == ONNX
-        else ProgramRunner(file)
-    )
-    agreements = compare(network, run_file, batches)
-    image = batches[0][:1]
-    with torch.no_grad():
-        times = measure(
-            {"model": lambda: network(image), "file": lambda: run_file(image)},
-            repeats=options.repeats,
-            warmup=1,
-        )
-    quality = {}
-    if options.evaluate:
-        quality = evaluate(cfg, ExportedModel(model, network, run_file).eval())
-    return Candidate(file.stat().st_size, agreements, times, quality)
+def _runner(file: Path, file_format: str) -> Runner:
+    if file_format == ONNX:
+        return OnnxRunner(file, threads=torch.get_num_threads())
+    return ProgramRunner(file)
 
 
-def _report(found: Mapping[str, Candidate]) -> None:
+def _evaluate(
+    cfg: CfgNode, model: nn.Module, network: ExportableNetwork, run: Runner
+) -> dict[str, float]:
+    from proscale.export.evaluation import ExportedModel, evaluate  # imports the trainer
+
+    return evaluate(cfg, ExportedModel(model, network, run).eval())
+
+
+def _report(found: Mapping[str, CheckedFile]) -> None:
     rows = [
         [
             name,
-            "×".join(map(str, agreement.shape)),
-            *(f"{output}: {value:.1e}" for output, value in agreement.differences.items()),
+            "×".join(map(str, deviation.shape)),
+            *(f"{output}: {value:.1e}" for output, value in deviation.differences.items()),
         ]
-        for name, candidate in found.items()
-        for agreement in candidate.agreements
+        for name, file in found.items()
+        for deviation in file.deviations
     ]
-    outputs = len(rows[0]) - 2
-    headers = ["file", "images", *(["greatest difference"] + [""] * (outputs - 1))]
+    headers = ["file", "images", "greatest difference", *[""] * (len(rows[0]) - 3)]
     print(markdown_table(rows, headers, text=headers))
-    headers = ["file", "MB", "ms an image", "model, ms", "time over model's"]
-    figures = list(next(iter(found.values())).quality)
+    metrics = list(found["float32"].quality)
+    headers = ["file", "MB", "ms an image", "model, ms", "time over model's", *metrics]
     rows = [
         [
             name,
-            f"{candidate.size / 1e6:.1f}",
-            *(f"{1000 * candidate.times[key].median:.0f}" for key in ("file", "model")),
-            f"{candidate.times['file'].median / candidate.times['model'].median:.2f}",
-            *(f"{candidate.quality[figure]:.2f}" for figure in figures),
+            f"{file.size / 1e6:.1f}",
+            *(f"{1000 * file.times[key].median:.0f}" for key in ("file", "model")),
+            f"{file.times['file'].median / file.times['model'].median:.2f}",
+            *(f"{value:.2f}" for value in file.quality.values()),
         ]
-        for name, candidate in found.items()
+        for name, file in found.items()
     ]
-    print("\n" + markdown_table(rows, [*headers, *figures], text=("file",)))
-    if "int8" in found:
-        for figure in figures:
-            full, quantised = (found[name].quality[figure] for name in ("float32", "int8"))
-            print(
-                f"\n{figure} lost by int8: {full - quantised:.2f} ({full:.2f} to {quantised:.2f})"
-            )
+    print("\n" + markdown_table(rows, headers, text=("file",)))
+    for metric in metrics if "int8" in found else ():
+        full, quantised = (found[name].quality[metric] for name in ("float32", "int8"))
+        print(f"\n{metric} lost by int8: {full - quantised:.2f} ({full:.2f} to {quantised:.2f})")
 
 
 def _document(
-    options: argparse.Namespace, source: str, found: Mapping[str, Candidate], passed: bool
+    options: argparse.Namespace, source: str, found: Mapping[str, CheckedFile], passed: bool
 ) -> dict:
     return {
         "machine": describe_machine(torch.device("cpu")),
@@ -268,15 +221,5 @@ def _document(
             "tolerance": options.tolerance,
         },
         "written": str(options.output) if passed else None,
-        "files": {
-            name: {
-                "bytes": candidate.size,
-                "differences": [
-                    {"shape": list(one.shape), **one.differences} for one in candidate.agreements
-                ],
-                "seconds": {key: timing.as_dict() for key, timing in candidate.times.items()},
-                "quality": dict(candidate.quality),
-            }
-            for name, candidate in found.items()
-        },
+        "files": {name: file.as_dict() for name, file in found.items()},
     }

@@ -8,9 +8,9 @@ import argparse
 import os
 from pathlib import Path
 
-from proscale.data.datasets.builtin import data_root
+from proscale.data.datasets.registration import data_root
 from proscale.data.prepare import PREPARATIONS, prepare
-from proscale.errors import ConfigError
+from proscale.errors import ConfigError, DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,16 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run the command.
-
-    Raises:
-        ConfigError: something that is converted is missing or not as it should be.
-    """
+    """Run the command."""
     if options.workers < 1:
         raise ConfigError(f"--workers is {options.workers}: expected 1 or more")
     try:
         tallies = prepare(options.dataset, options.root, workers=options.workers)
-    except (OSError, ImportError, ValueError) as error:
-        raise ConfigError(f"prepare {options.dataset}: {error}") from error
+    except OSError as error:  # no space, no permission, or a source is missing
+        raise DataError(f"prepare {options.dataset}: {error}") from error
     for tally in tallies:
         print(f"{tally.target}: {tally.made} images converted, {tally.kept} were there")

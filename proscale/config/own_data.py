@@ -28,6 +28,7 @@ from detectron2.data import MetadataCatalog
 
 from proscale.config.files import read_config_file
 from proscale.config.schema import set_value, value_of
+from proscale.data.formats.semantic_folders import MASK_SUFFIX
 from proscale.errors import ConfigError
 
 KEY = "DATASETS.OWN"
@@ -224,7 +225,7 @@ def _parse_block(block: Any, where: str) -> OwnDataset:
         splits=splits,
         classes=_class_names(block, where),
         image_suffix=_string(block, "IMAGE_SUFFIX", where) if "IMAGE_SUFFIX" in block else None,
-        mask_suffix=_string(block, "MASK_SUFFIX", where, default=".png"),
+        mask_suffix=_string(block, "MASK_SUFFIX", where, default=MASK_SUFFIX),
     )
 
 

@@ -1,14 +1,14 @@
 """Data sets and what becomes of their entries: registration, mappers, and the demo's generator.
 
 Importing this package registers the names of COCO, ADE20K, Cityscapes and Mapillary Vistas that
-Detectron2 lacks or reads otherwise, and the demo's.
+Detectron2 lacks or reads otherwise, and the demo's. Their files are read when they are used.
 """
 
 from proscale.data.datasets.ade20k import register_ade20k
 from proscale.data.datasets.cityscapes import register_cityscapes
 from proscale.data.datasets.coco import register_coco
-from proscale.data.datasets.coco_panoptic import register_coco_panoptic
 from proscale.data.datasets.mapillary import register_mapillary
+from proscale.data.datasets.registration import register_coco_panoptic
 from proscale.data.datasets.shapes import register_shapes
 from proscale.data.mappers import MAPPERS, build_mapper
 from proscale.data.training_loader import TrainingLoader, build_training_loader

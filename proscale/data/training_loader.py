@@ -9,7 +9,7 @@ of samples. To start at a later batch, the stream is walked through without read
 import atexit
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from proscale.data.formats.image_file import exif_orientation, open_image
+from proscale.errors import ConfigError
 from proscale.utils.random_state import Purpose, seed_generators
 
 Mapper = Callable[[dict], dict]
@@ -35,12 +36,15 @@ _SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrai
 
 
 class Place(NamedTuple):
-    """Where a sample comes from."""
+    """Where a sample comes from.
 
-    index: int
-    """Of its entry in the data set."""
+    Attributes:
+        entry: number of its entry in the data set.
+        position: in the stream of samples of all processes.
+    """
+
+    entry: int
     position: int
-    """In the stream of samples of all processes."""
 
 
 class TrainingLoader:
@@ -113,7 +117,7 @@ class TrainingLoader:
     def _batches(self) -> Iterator[list[Place]]:
         batches: dict[bool, list[Place]] = {False: [], True: []}
         for place in self._places():
-            batch = batches[self.groups_aspect_ratios and self._is_wide_at(place.index)]
+            batch = batches[self.groups_aspect_ratios and self._is_wide_at(place.entry)]
             batch.append(place)
             if len(batch) == self.batch_size:
                 yield batch[:]
@@ -135,17 +139,17 @@ def build_training_loader(cfg: CfgNode, mapper: Mapper) -> TrainingLoader:
     """Build the loader of ``DATASETS.TRAIN`` by ``DATALOADER``, ``SOLVER.IMS_PER_BATCH``, ``SEED``.
 
     Raises:
-        ValueError: one of these keys has a value not accepted.
+        ConfigError: one of these keys has a value not accepted.
     """
     world_size = comm.get_world_size()
     batch_size, left_over = divmod(cfg.SOLVER.IMS_PER_BATCH, world_size)
     if left_over or not batch_size:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; accepted with {world_size} "
-            f"processes are multiples of {world_size}"
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}: expected a multiple of "
+            f"{world_size}, the number of processes"
         )
     if cfg.SEED < 0:
-        raise ValueError(f"SEED is {cfg.SEED}; accepted by the training loader are 0, 1, 2, …")
+        raise ConfigError(f"SEED is {cfg.SEED}: expected 0, 1, 2, … in training")
     entries = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     )
@@ -172,15 +176,15 @@ class _Samples(Dataset):
 
     def __getitem__(self, place: Place) -> dict[str, Any]:
         seed_generators(self.seed, Purpose.SAMPLE, place.position)
-        return self.mapper(self.dataset[place.index])
+        return self.mapper(self.dataset[place.entry])
 
 
-def _choose_sampler(cfg: CfgNode, entries: Iterable[dict]) -> Callable[[int], Sampler]:
+def _choose_sampler(cfg: CfgNode, entries: Collection[dict]) -> Callable[[int], Sampler]:
     """From a seed to the sampler that ``DATALOADER.SAMPLER_TRAIN`` names."""
     node, size = cfg.DATALOADER, len(entries)
     name = node.SAMPLER_TRAIN
     if name not in _SAMPLERS:
-        raise ValueError(f"DATALOADER.SAMPLER_TRAIN is {name!r}: expected {', '.join(_SAMPLERS)}")
+        raise ConfigError(f"DATALOADER.SAMPLER_TRAIN is {name!r}: expected {', '.join(_SAMPLERS)}")
     if name == "TrainingSampler":
         return lambda seed: TrainingSampler(size, seed=seed)
     if name == "RandomSubsetTrainingSampler":
@@ -188,10 +192,10 @@ def _choose_sampler(cfg: CfgNode, entries: Iterable[dict]) -> Callable[[int], Sa
             size, node.RANDOM_SUBSET_RATIO, seed_shuffle=seed, seed_subset=seed
         )
     if any("annotations" not in entry for entry in entries):
-        raise ValueError(
-            f"DATALOADER.SAMPLER_TRAIN is {name}, which counts instances; accepted with "
-            f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}, which lists none, are the others: "
-            f"{', '.join(other for other in _SAMPLERS if other != name)}"
+        raise ConfigError(
+            f"DATALOADER.SAMPLER_TRAIN is {name}, which counts instances: expected one of "
+            f"{', '.join(other for other in _SAMPLERS if other != name)} with DATASETS.TRAIN "
+            f"{cfg.DATASETS.TRAIN}, which lists none"
         )
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
         entries, node.REPEAT_THRESHOLD

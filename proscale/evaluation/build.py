@@ -75,18 +75,13 @@ def build_evaluator(
         if not cfg.MODEL.MASK_FORMER.TEST[switch]:
             continue
         kind = EVALUATORS[evaluator_type].get(switch)
-        if kind is None:
-            obstacle = f"there is none for evaluator_type {evaluator_type!r} of {dataset_name!r}"
-        elif kind is InstanceEvaluator:
-            obstacle = _without_instances(dataset_name)
-        else:
-            obstacle = ""
-        if kind is not None and not obstacle:
-            options = {name: cfg.TEST[name.upper()] for name in _OPTIONS[kind]}
-            evaluators.append(kind(dataset_name, output_dir, **options))
-        else:
+        obstacle = _obstacle(kind, dataset_name)
+        if kind is None or obstacle:
             message = "%s is not computed, although MODEL.MASK_FORMER.TEST.%s is True: %s"
             logger.warning(message, metric, switch, obstacle)
+        else:
+            options = {name: cfg.TEST[name.upper()] for name in _OPTIONS[kind]}
+            evaluators.append(kind(dataset_name, output_dir, **options))
     if not evaluators:
         raise ConfigError(
             f"nothing to evaluate on data set {dataset_name!r}: expected True for at least one of "
@@ -96,9 +91,15 @@ def build_evaluator(
     return DatasetEvaluators(evaluators)
 
 
-def _without_instances(dataset_name: str) -> str:
-    """Why COCO's instance AP cannot be computed; empty if it can."""
-    json_file = MetadataCatalog.get(dataset_name).get("json_file")
-    if not json_file:
-        return f"data set {dataset_name!r} has no instances' JSON (json_file)"
-    return "" if PathManager.isfile(json_file) else f"{json_file} of {dataset_name!r} is no file"
+def _obstacle(kind: type[DatasetEvaluator] | None, dataset_name: str) -> str:
+    """The reason why a data set cannot be evaluated so; empty if it can."""
+    metadata = MetadataCatalog.get(dataset_name)
+    json_file = metadata.get("json_file")
+    if kind is None:
+        return f"{dataset_name!r} is of evaluator_type {metadata.evaluator_type!r}, without it"
+    # Panoptic data sets may come without COCO's instance annotations.
+    if kind is not InstanceEvaluator or (json_file and PathManager.isfile(json_file)):
+        return ""
+    if json_file:
+        return f"{json_file} of data set {dataset_name!r} is no file"
+    return f"data set {dataset_name!r} has no instances' JSON (json_file)"

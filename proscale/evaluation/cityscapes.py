@@ -145,6 +145,7 @@ class CityscapesSemanticEvaluator(SemanticEvaluator):
         return super()._no_counts() | {"weighted": weighted}
 
     def _ground_truth(self, file_name: str) -> np.ndarray:
+        # Labels that are not evaluated, such as the own car, are unlabelled.
         classes = np.full(256, IGNORE)
         classes[LABEL_IDS] = np.arange(len(CLASSES))
         return classes[self._files.read(file_name, LABELS_SUFFIX)]
@@ -152,6 +153,7 @@ class CityscapesSemanticEvaluator(SemanticEvaluator):
     def _count(self, file_name: str, predicted: np.ndarray, labels: np.ndarray) -> None:
         super()._count(file_name, predicted, labels)
         instances = self._files.read(file_name, INSTANCES_SUFFIX)
+        # Groups of instances have no size of an instance, and no weight.
         is_instance = np.isin(instances // INSTANCES_PER_CLASS, LABEL_IDS)
         ids, number = np.unique(instances[is_instance], return_inverse=True)
         # Pixels of [instance, predicted class].
@@ -274,9 +276,11 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
         # Pixels of groups and of void have their label alone.
         is_group, is_small = ids < INSTANCES_PER_CLASS, pixels < MIN_PIXELS
         label_ids = np.where(is_group, ids, ids // INSTANCES_PER_CLASS)
+        # Groups and small instances need not be found.
         is_counted = ~is_group & ~is_small
         void_pixels = overlaps[:, is_group & ~np.isin(ids, LABEL_IDS)].sum(axis=1)
         for class_ in THINGS.tolist():
+            # The benchmark leaves empty predictions out.
             chosen = (classes == class_) & (predicted_pixels > 0)
             same = label_ids == LABEL_IDS[class_]
             # As in the benchmark, pixels of small groups excuse twice.
@@ -317,6 +321,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
             {"name": CLASSES[class_], "AP": nan_mean(values), "AP50": float(values[0])}
             for class_, values in zip(THINGS, precision, strict=True)
         ]
+        # Classes without instances are left out of the means.
         summary = {"AP": nan_mean(precision), "AP50": nan_mean(precision[:, 0])}
         logger.info("Cityscapes instances on %s:\n%s", self._dataset_name, metrics_table([summary]))
         logger.info("Cityscapes instances per class:\n%s", metrics_table(per_class))

@@ -52,9 +52,8 @@ class InstanceEvaluator(DatasetEvaluator):
             annotations, a test split, can only be saved.
 
     Raises:
-        DataError: the JSON is not of the format, or has a category that is no thing of the data
-            set; it has no annotations and ``save_predictions`` is off.
-        ConfigError: there is no ``output_dir`` to save to.
+        DataError: the JSON is not of the format, or has a category that is no thing.
+        ConfigError, DataError: see ``prediction_dir``.
     """
 
     def __init__(
@@ -70,16 +69,13 @@ class InstanceEvaluator(DatasetEvaluator):
             DatasetCatalog.get(dataset_name)  # Detectron2 finds out when it loads the data set
         ids = metadata.thing_dataset_id_to_contiguous_id
         self._dataset_name = dataset_name
-        self._json_file = metadata.json_file
-        content = _read_instances(self._json_file, sorted(ids), dataset_name)
+        self._json = metadata.json_file
+        content = _read_instances(self._json, sorted(ids), dataset_name)
         self._is_annotated = "annotations" in content
         self._prediction_dir = prediction_dir(
-            output_dir,
-            save_predictions=save_predictions,
-            is_annotated=self._is_annotated,
-            annotation_file=self._json_file,
+            output_dir, save=save_predictions, is_annotated=self._is_annotated, file=self._json
         )
-        # The place of a category and of an image among the sorted ids is its number.
+        # Categories and images are numbered in the order of their ids.
         names = {category["id"]: category["name"] for category in content["categories"]}
         self._category_names = [names[id_] for id_ in sorted(names)]
         self._categories = {id_: number for number, id_ in enumerate(sorted(names))}
@@ -87,9 +83,11 @@ class InstanceEvaluator(DatasetEvaluator):
         self._sizes = {i["id"]: (i["height"], i["width"]) for i in content["images"]}
         image_ids = metadata.get("image_ids", self._sizes)
         self._images = {image_id: number for number, image_id in enumerate(sorted(image_ids))}
-        self._annotations: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+        # By image and category, in which detections are matched.
+        self._annotations: dict[tuple[Any, int], list[dict[str, Any]]] = defaultdict(list)
         for annotation in content.get("annotations", ()):
-            self._annotations[annotation["image_id"]].append(annotation)
+            place = annotation["image_id"], annotation["category_id"]
+            self._annotations[place].append(annotation)
         self._kinds = ("bbox", "segm", "boundary") if boundary_iou else ("bbox", "segm")
         self.reset()
 
@@ -104,13 +102,13 @@ class InstanceEvaluator(DatasetEvaluator):
         Args:
             inputs: dicts with ``image_id``.
             outputs: dicts with ``instances``: Detectron2's ``Instances`` with ``pred_masks``
-                (N, H, W) bool in the size of the image, ``scores`` (N,) and ``pred_classes`` (N,),
-                contiguous.
+                (N, H, W) bool in the size of the image, ``scores`` (N,) and contiguous
+                ``pred_classes`` (N,).
 
         Raises:
             DataError: an annotation's mask is not of the format.
-            ValueError: the data set lacks the image or has had it; a class is no thing; or masks
-                have another size than the image.
+            ValueError: an image is unknown or repeated, a class is no thing, or masks have another
+                size than the image.
         """
         for input_, output in zip(inputs, outputs, strict=True):
             self._process_image(input_["image_id"], output["instances"])
@@ -122,24 +120,36 @@ class InstanceEvaluator(DatasetEvaluator):
                 f"image_id {image_id}: data set {self._dataset_name!r} has {len(self._images)} "
                 f"images, this one {problem}"
             )
-        size = tuple(instances.pred_masks.shape[1:])
-        if size != self._sizes[image_id]:
+        size, expected = tuple(instances.pred_masks.shape[1:]), self._sizes[image_id]
+        if size != expected:
             raise ValueError(
-                f"image_id {image_id}: pred_masks are of size {size}, the image is "
-                f"{self._sizes[image_id]}"
+                f"image_id {image_id}: pred_masks are of size {size}, the image is {expected}"
             )
         self._seen.add(image_id)
-        # Equal scores keep the order of the model.
+        # COCO's first step: detections in descending order of score, equal ones as they came.
         scores = instances.scores.double().cpu().numpy()
         order = np.argsort(-scores, kind="stable")
         masks = [_encode(instances.pred_masks[i].cpu().numpy()) for i in order.tolist()]
         scores = scores[order]
-        category_ids = [
-            self._dataset_id(class_, image_id) for class_ in instances.pred_classes[order].tolist()
-        ]
+        classes = instances.pred_classes[order].tolist()
+        for class_ in classes:
+            if class_ not in self._dataset_ids:
+                raise ValueError(
+                    f"image_id {image_id}: {class_} is not the contiguous id of a thing of data "
+                    f"set {self._dataset_name!r}: expected {sorted(self._dataset_ids)}"
+                )
+        category_ids = [self._dataset_ids[class_] for class_ in classes]
         if self._prediction_dir is not None:
-            for prediction in zip(category_ids, scores.tolist(), masks, strict=True):
-                self._saved.append(_as_json(image_id, *prediction))
+            # As text, which takes less memory than dicts.
+            for category_id, score, mask in zip(category_ids, scores.tolist(), masks, strict=True):
+                prediction = {
+                    "image_id": image_id,
+                    "category_id": category_id,
+                    "bbox": rle.toBbox(mask).tolist(),
+                    "score": score,
+                    "segmentation": {**mask, "counts": mask["counts"].decode("ascii")},
+                }
+                self._saved.append(json.dumps(prediction))
         if self._is_annotated:
             self._match(image_id, np.array(category_ids), scores, masks)
 
@@ -148,13 +158,12 @@ class InstanceEvaluator(DatasetEvaluator):
     ) -> None:
         for category_id in sorted(set(category_ids.tolist()) & set(self._categories)):
             chosen = np.flatnonzero(category_ids == category_id)
-            annotations = self._annotations.get(image_id, ())
-            true = [a for a in annotations if a["category_id"] == category_id]
-            objects = _objects(true)
+            annotations = self._annotations.get((image_id, category_id), [])
+            objects = _objects(annotations)
             compared = _compare(
                 [masks[i] for i in chosen],
-                [self._encoded(annotation) for annotation in true],
-                np.array([a["bbox"] for a in true], dtype=np.float64),
+                [self._encoded(annotation) for annotation in annotations],
+                np.array([a["bbox"] for a in annotations], dtype=np.float64),
                 objects.is_crowd.astype(int).tolist(),
                 with_boundaries="boundary" in self._kinds,
             )
@@ -174,28 +183,17 @@ class InstanceEvaluator(DatasetEvaluator):
             return run_lengths(annotation["segmentation"], *self._sizes[image_id])
         except ValueError as error:
             raise DataError(
-                f"{self._json_file}: annotation {annotation['id']} of image {image_id}: {error}"
+                f"{self._json}: annotation {annotation['id']} of image {image_id}: {error}"
             ) from error
-
-    def _dataset_id(self, class_: int, image_id: Any) -> int:
-        if class_ not in self._dataset_ids:
-            raise ValueError(
-                f"image_id {image_id}: {class_} is not the contiguous id of a thing of data set "
-                f"{self._dataset_name!r}: expected {sorted(self._dataset_ids)}"
-            )
-        return self._dataset_ids[class_]
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Merge the ranks' matches; log tables and write the file on rank 0.
 
-        Images that were never processed have their objects missed, as in Detectron2.
-
         Returns:
-            ``{"bbox": {"AP": ..., "AP50": ..., "AP75": ..., "APs": ..., "APm": ..., "APl": ...,
-            "AP-(category)": ...}, "segm": {...}}`` and, if asked for, ``boundary``, in percent (nan
-            if there is nothing to be found) on rank 0, None on the others. Without annotations the
-            inner dicts are empty.
+            ``{"bbox": {"AP": ..., ...}, "segm": {...}}`` and, if asked for, ``boundary``, each with
+            ``AveragePrecision.summary``, empty without annotations; None on other ranks than 0.
         """
+        # One array travels faster than one for every image and category.
         for precision in self._precision.values():
             precision.compact()
         gathered = comm.gather((self._precision, self._saved))
@@ -215,12 +213,17 @@ class InstanceEvaluator(DatasetEvaluator):
             total = AveragePrecision(len(self._categories))
             for precision, _ in gathered:
                 total.merge(precision[kind])
-            for image_id in self._images:
-                for annotation in self._annotations.get(image_id, ()):
-                    category = self._categories[annotation["category_id"]]
-                    total.add_objects(category, _objects([annotation]))
+            # Objects of images that were never processed are missed, as in Detectron2.
+            for (image_id, category_id), annotations in self._annotations.items():
+                if image_id in self._images:
+                    total.add_objects(self._categories[category_id], _objects(annotations))
             results[kind] = total.summary(self._category_names)
-            _log(self._dataset_name, kind, results[kind])
+            summary = {k: value for k, value in results[kind].items() if not k.startswith("AP-")}
+            categories = [(name, results[kind][f"AP-{name}"]) for name in self._category_names]
+            table = metrics_table(categories, ["category", "AP"])
+            name = f"Instance AP ({kind})"
+            logger.info("%s on %s:\n%s", name, self._dataset_name, metrics_table([summary]))
+            logger.info("%s per category:\n%s", name, table)
         return results
 
 
@@ -279,11 +282,13 @@ def _compare(
 
     boxes, areas = rle.toBbox(predicted), rle.area(predicted).astype(np.float64)
     overlaps = iou(predicted, true)
+    # pycocotools takes the area of a detection from its box or from its mask, by kind.
     compared = {
         "bbox": (iou(boxes, true_boxes), boxes[:, 2] * boxes[:, 3]),
         "segm": (overlaps, areas),
     }
     if with_boundaries:
+        # The lesser of the two, since boundaries alone would match a ring with a disc.
         boundaries = [
             [_encode(inner_boundary(rle.decode(mask).astype(bool))) for mask in masks]
             for masks in (predicted, true)
@@ -301,25 +306,3 @@ def _objects(annotations: Sequence[dict]) -> Objects:
         areas=np.array([a["area"] for a in annotations], dtype=np.float64),
         is_crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool),
     )
-
-
-def _as_json(image_id: Any, category_id: int, score: float, mask: dict) -> str:
-    return json.dumps(
-        {
-            "image_id": image_id,
-            "category_id": category_id,
-            "bbox": rle.toBbox(mask).tolist(),
-            "score": score,
-            "segmentation": {**mask, "counts": mask["counts"].decode("ascii")},
-        }
-    )
-
-
-def _log(dataset_name: str, kind: str, metrics: dict[str, float]) -> None:
-    summary = {name: value for name, value in metrics.items() if not name.startswith("AP-")}
-    categories = [
-        (name.removeprefix("AP-"), value) for name, value in metrics.items() if name not in summary
-    ]
-    table = metrics_table(categories, ["category", "AP"])
-    logger.info("Instance AP (%s) on %s:\n%s", kind, dataset_name, metrics_table([summary]))
-    logger.info("Instance AP (%s) per category:\n%s", kind, table)

@@ -21,8 +21,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from proscale.data.formats.coco_format import PANOPTIC_CATEGORIES, check_panoptic_annotations
-from proscale.data.formats.data_folder import DataFolder
-from proscale.data.formats.json_file import check_lists, read_json
+from proscale.data.formats.json_file import DataFolder, check_lists, read_json
 from proscale.data.formats.panoptic_png import read_panoptic_png, write_panoptic_png
 from proscale.errors import DataError
 from proscale.evaluation.panoptic_quality import PanopticQuality, PanopticResults
@@ -47,21 +46,19 @@ class CocoPanopticEvaluator(DatasetEvaluator):
     Args:
         dataset_name: a registered data set whose metadata has ``panoptic_json``, ``panoptic_root``,
             ``thing_dataset_id_to_contiguous_id`` and ``stuff_dataset_id_to_contiguous_id``, as
-            Detectron2's ``register_coco_panoptic`` sets them. If it has ``image_ids``, the data set
-            consists of these images of the JSON only.
-        output_dir: where to write ``panoptic_seg.json`` with the summary and every category's
-            metrics, and ``panoptic_seg_images.json`` with the PQ of every image by itself, the mean
-            over the categories that occur in it; None writes nothing.
-        save_predictions: also write the predictions to ``output_dir`` as COCO's test server takes
-            them: ``panoptic_predictions.json`` and the PNG files in ``panoptic_predictions``. A
-            data set without annotations, a test split, can only be saved.
+            Detectron2's ``register_coco_panoptic`` sets them, and optionally ``image_ids``, the
+            images of the JSON that count.
+        output_dir: where to write ``panoptic_seg.json`` with the metrics, also by category, and
+            ``panoptic_seg_images.json`` with the PQ of every image, the mean over the categories
+            that occur in it; None writes nothing.
+        save_predictions: also write predictions as COCO's test server takes them, a
+            ``panoptic_predictions.json`` and PNG files in ``panoptic_predictions``. A data set
+            without annotations, a test split, can only be saved.
         num_workers: threads that score, 1 or more.
 
     Raises:
-        DataError: the JSON is not of the format, has a category without contiguous id in the
-            metadata, or no annotation of one of ``image_ids``; there is nothing to compare with and
-            ``save_predictions`` is off.
-        ConfigError: there is no ``output_dir`` to save to.
+        DataError: the JSON is not of the format, or does not fit the metadata.
+        ConfigError, DataError: see ``prediction_dir``.
     """
 
     def __init__(
@@ -79,10 +76,7 @@ class CocoPanopticEvaluator(DatasetEvaluator):
         self._root = metadata.panoptic_root
         self._categories, annotations, self._is_annotated = _read_annotations(self._json)
         self._prediction_dir = prediction_dir(
-            output_dir,
-            save_predictions=save_predictions,
-            is_annotated=self._is_annotated,
-            annotation_file=self._json,
+            output_dir, save=save_predictions, is_annotated=self._is_annotated, file=self._json
         )
         image_ids = metadata.get("image_ids", annotations)
         absent = [image_id for image_id in image_ids if image_id not in annotations]
@@ -128,7 +122,6 @@ class CocoPanopticEvaluator(DatasetEvaluator):
         Raises:
             ValueError: the data set lacks the image; or, at the latest in ``evaluate``, a
                 prediction does not fit the format or its ground truth (``PanopticQuality.update``).
-                Names the image, and the segment if it is one.
         """
         for input_, output in zip(inputs, outputs, strict=True):
             image_id = input_["image_id"]
@@ -144,10 +137,8 @@ class CocoPanopticEvaluator(DatasetEvaluator):
             ids = predicted_map.cpu().numpy()
             self._scored.append(image_id)
             if self._prediction_dir is not None:
-                name = annotation["file_name"]
-                self._saved.append(
-                    {"image_id": image_id, "file_name": name, "segments_info": segments}
-                )
+                saved = {"image_id": image_id, "file_name": annotation["file_name"]}
+                self._saved.append(saved | {"segments_info": segments})
             self._background.submit(
                 partial(self._score, ids, segments, annotation, input_["file_name"], image)
             )
@@ -172,6 +163,7 @@ class CocoPanopticEvaluator(DatasetEvaluator):
         image: str,
     ) -> tuple[PanopticQuality, dict[str, Any]]:
         """The counts of one image, and its PQ; runs on a thread of its own."""
+        # Counts of its own, since `_quality` is the main thread's; it merges them in `_add`.
         quality = PanopticQuality(self._categories)
         if self._is_annotated:
             path = self._file_in(self._root, annotation)
@@ -202,12 +194,11 @@ class CocoPanopticEvaluator(DatasetEvaluator):
         """Merge the ranks' counts; log two tables and write the files on rank 0.
 
         Returns:
-            ``{"panoptic_seg": {"PQ": ..., "SQ": ..., "RQ": ..., "PQ_th": ..., ...}}`` in percent on
-            rank 0, None on the others. Without annotations the inner dict is empty.
+            ``{"panoptic_seg": PanopticResults.summary()}`` on rank 0, with an empty dict if there
+            are no annotations; None on the others.
 
         Raises:
-            ValueError: images of the data set were never scored, or scored more than once; or see
-                ``process``.
+            ValueError: see ``check_every_image_once`` and ``process``.
         """
         self._background.finish()
         gathered = comm.gather((self._quality, self._scored, self._images, self._saved))
@@ -218,6 +209,7 @@ class CocoPanopticEvaluator(DatasetEvaluator):
         for quality in qualities:
             total.merge(quality)
         scored, images, saved = (list(chain(*parts)) for parts in lists)
+        # Samplers that pad shards to equal length would count images twice.
         check_every_image_once(self._annotations, scored, dataset_name=self._dataset_name)
 
         if self._prediction_dir is not None:

@@ -126,13 +126,7 @@ class PanopticQuality:
         is_crowd = np.array([bool(s.get("iscrowd", 0)) for s in true_segments], dtype=bool)
 
         # Pixels that each true and each predicted segment have in common, areas of both.
-        overlap = _overlaps(
-            true_map,
-            [s["id"] for s in true_segments],
-            predicted_map,
-            [s["id"] for s in predicted_segments],
-            image,
-        )
+        overlap = _overlaps(true_map, true_segments, predicted_map, predicted_segments, image)
         intersection, on_void = overlap[1:, 1:], overlap[0, 1:]
         true_area, predicted_area = overlap[1:].sum(axis=1), overlap[:, 1:].sum(axis=0)
         if not predicted_area.all():
@@ -222,9 +216,9 @@ class PanopticQuality:
 
 def _overlaps(
     true_map: np.ndarray,
-    true_ids: Sequence[int],
+    true_segments: Sequence[Mapping[str, Any]],
     predicted_map: np.ndarray,
-    predicted_ids: Sequence[int],
+    predicted_segments: Sequence[Mapping[str, Any]],
     image: object,
 ) -> np.ndarray:
     """(1 + T, 1 + P) pixel counts of every pair of segments; row 0 and column 0 are void."""
@@ -236,19 +230,19 @@ def _overlaps(
     is_start[1:] |= predicted_map[1:] != predicted_map[:-1]
     starts = np.flatnonzero(is_start)
     lengths = np.diff(starts, append=true_map.size)
-    rows = _positions(true_map[starts], true_ids, f"image {image}, true")
-    columns = _positions(predicted_map[starts], predicted_ids, f"image {image}, predicted")
-    shape = (1 + len(true_ids), 1 + len(predicted_ids))
+    rows = _positions(true_map[starts], true_segments, f"image {image}, true")
+    columns = _positions(predicted_map[starts], predicted_segments, f"image {image}, predicted")
+    shape = (1 + len(true_segments), 1 + len(predicted_segments))
     # Float weights add up exactly: the counts stay far below 2**53.
     counts = np.bincount(rows * shape[1] + columns, weights=lengths, minlength=shape[0] * shape[1])
     return counts.astype(np.int64).reshape(shape)
 
 
-def _positions(ids: np.ndarray, segment_ids: Sequence[int], where: str) -> np.ndarray:
-    """1 + the position in ``segment_ids`` of each of ``ids`` (N,); 0 for void."""
+def _positions(ids: np.ndarray, segments: Sequence[Mapping[str, Any]], where: str) -> np.ndarray:
+    """1 + the position in ``segments`` of each of ``ids`` (N,); 0 for void."""
     if not np.issubdtype(ids.dtype, np.integer):
         raise DataError(f"{where} map: its dtype is {ids.dtype}: expected integer segment ids")
-    known = np.array([VOID, *segment_ids], dtype=np.int64)
+    known = np.array([VOID, *(s["id"] for s in segments)], dtype=np.int64)
     order = np.argsort(known)
     in_order = known[order]
     repeated = in_order[1:][in_order[1:] == in_order[:-1]]

@@ -49,22 +49,23 @@ def _without_nan(value: Any) -> Any:
 
 
 def prediction_dir(
-    output_dir: str | None, *, save_predictions: bool, is_annotated: bool, annotation_file: str
+    output_dir: str | None, *, save: bool, is_annotated: bool, file: str
 ) -> str | None:
     """The folder for predictions; None if they are not saved.
 
     Raises:
         ConfigError: there is no ``output_dir`` to save to.
-        DataError: a split without annotations, which cannot be scored, is not saved either.
+        DataError: predictions of a split that cannot be scored, for ``file`` has no annotations,
+            are not saved either.
     """
-    if save_predictions and output_dir is None:
-        raise ConfigError("TEST.SAVE_PREDICTIONS is True: expected an output folder for them")
-    if not is_annotated and not save_predictions:
+    if save and output_dir is None:
+        raise ConfigError("TEST.SAVE_PREDICTIONS is True: expected an output folder")
+    if not is_annotated and not save:
         raise DataError(
-            f"{annotation_file} has no annotations: expected some, or TEST.SAVE_PREDICTIONS True "
+            f"{file} has no annotations: expected some, or TEST.SAVE_PREDICTIONS True "
             "to write predictions for a test server"
         )
-    return output_dir if save_predictions else None
+    return output_dir if save else None
 
 
 def check_every_image_once(
@@ -80,12 +81,11 @@ def check_every_image_once(
         ValueError: some were never scored or more than once; names the first.
     """
     times = Counter(scored)
-    missing = [image for image in expected if image not in times]
-    repeated = [image for image, count in times.items() if count > 1]
-    for images, problem in (
-        (missing, "have no prediction"),
-        (repeated, "were predicted more than once"),
-    ):
+    problems = {
+        "have no prediction": [image for image in expected if image not in times],
+        "were predicted more than once": [image for image in times if times[image] > 1],
+    }
+    for problem, images in problems.items():
         if images:
             raise ValueError(
                 f"{len(images)} of the {len(expected)} images of data set {dataset_name!r} "

@@ -36,28 +36,6 @@ def class_iou(confusion: np.ndarray) -> np.ndarray:
         return 100 * right / (confusion.sum(axis=1) + confusion.sum(axis=0) - right)
 
 
-def confusion_metrics(
-    confusion: np.ndarray,
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Metrics of a (C, C) confusion matrix [true, predicted], in percent.
-
-    Returns:
-        mIoU, fwIoU, mACC and pACC; and ``IoU`` and ``ACC`` of the classes, (C,) each. Undefined
-        ones are nan.
-    """
-    right, true = np.diag(confusion).astype(np.float64), confusion.sum(axis=1)
-    iou = class_iou(confusion)
-    with np.errstate(invalid="ignore"):
-        accuracy = 100 * right / true
-        summary = {
-            "mIoU": nan_mean(iou),
-            "fwIoU": float(np.nansum(iou * true) / true.sum()),
-            "mACC": nan_mean(accuracy),
-            "pACC": float(100 * right.sum() / true.sum()),
-        }
-    return summary, {"IoU": iou, "ACC": accuracy}
-
-
 class SemanticEvaluator(DatasetEvaluator):
     """mIoU, fwIoU, mACC and pACC, in percent.
 
@@ -68,13 +46,11 @@ class SemanticEvaluator(DatasetEvaluator):
 
     Args:
         dataset_name: a registered data set. Its metadata has ``stuff_classes``, the names of all C
-            classes; its entries have either ``sem_seg_file_name``, an image of class ids in which
-            the metadata's ``ignore_label`` means unlabelled, or ``pan_seg_file_name`` and
-            ``segments_info`` with contiguous category ids, in which void and crowd segments are
-            unlabelled.
-        output_dir: where to write ``sem_seg.json`` with the metrics and every class's IoU and
-            accuracy, and ``sem_seg_images.json`` with the mIoU of every image by itself; None
-            writes nothing.
+            classes; its entries have either ``sem_seg_file_name``, an image of class ids and the
+            metadata's ``ignore_label``, or ``pan_seg_file_name`` and ``segments_info`` with
+            contiguous category ids, whose void and crowd segments are unlabelled.
+        output_dir: where to write ``sem_seg.json`` with the metrics, also by class, and
+            ``sem_seg_images.json`` with the mIoU of every image; None writes nothing.
         boundary_iou: also compute mBoundaryIoU, the mean over classes of the IoU of the boundaries
             of their masks (Cheng et al. 2021), summed over the data set like IoU.
     """
@@ -113,8 +89,8 @@ class SemanticEvaluator(DatasetEvaluator):
                 tensor (C, H, W), or the best class of every pixel, an integer tensor (H, W).
 
         Raises:
-            DataError: a prediction has another number of classes or another size than the ground
-                truth; that has a class id out of range; the data set has none for the image.
+            DataError: the ground truth is missing, has a class id out of range or another size.
+            ValueError: the prediction has a class id out of range.
         """
         for input_, output in zip(inputs, outputs, strict=True):
             name, predicted = input_["file_name"], output["sem_seg"]
@@ -138,12 +114,13 @@ class SemanticEvaluator(DatasetEvaluator):
                 f"expected 0 to {num_classes - 1}"
             )
         labelled = labels != IGNORE
+        # One number for each pair of a true and a predicted class.
         confusion = np.bincount(
             labels[labelled] * num_classes + predicted[labelled], minlength=num_classes**2
         ).reshape(num_classes, num_classes)
         self._counts["confusion"] += confusion
-        summary, _ = confusion_metrics(confusion)
-        self._images.append({"file_name": file_name, "mIoU": summary["mIoU"]})
+        # A class that is neither true nor predicted in the image has no IoU, which the mean skips.
+        self._images.append({"file_name": file_name, "mIoU": nan_mean(class_iou(confusion))})
         if self._boundary_iou:
             for class_ in np.union1d(labels[labelled], predicted[labelled]).tolist():
                 true = inner_boundary(labels == class_)
@@ -155,9 +132,8 @@ class SemanticEvaluator(DatasetEvaluator):
         """Add up the ranks' counts; log tables and write the JSON files on rank 0.
 
         Returns:
-            ``{"sem_seg": {"mIoU": ..., "fwIoU": ..., "mACC": ..., "pACC": ...}}``, and
-            ``mBoundaryIoU`` if asked for, in percent (nan if no pixel was labelled) on rank 0, None
-            on the others.
+            ``{"sem_seg": {"mIoU": ..., ...}}`` in percent (nan if no pixel was labelled) on rank 0,
+            None on the others.
         """
         gathered = comm.gather((self._counts, self._images))
         if not comm.is_main_process():
@@ -169,11 +145,10 @@ class SemanticEvaluator(DatasetEvaluator):
             {"name": name} | {key: float(values[class_]) for key, values in per_class.items()}
             for class_, name in enumerate(self._class_names)
         ]
-        logger.info(
-            "Semantic segmentation on %s:\n%s", self._dataset_name, metrics_table([summary])
-        )
+        name = self._dataset_name
+        logger.info("Semantic segmentation on %s:\n%s", name, metrics_table([summary]))
         logger.info("Semantic segmentation per class:\n%s", metrics_table(rows))
-        dataset = {"dataset": self._dataset_name}
+        dataset = {"dataset": name}
         content = dataset | {"summary": summary, "per_class": rows}
         write_results(self._output_dir, RESULTS_FILE, content)
         write_results(self._output_dir, IMAGES_FILE, dataset | {"images": images})
@@ -182,13 +157,22 @@ class SemanticEvaluator(DatasetEvaluator):
     def _metrics(
         self, counts: Mapping[str, np.ndarray]
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """The summary, and (C,) metrics of the classes; undefined ones are nan."""
-        summary, per_class = confusion_metrics(counts["confusion"])
-        if self._boundary_iou:
-            intersection, union = counts["boundaries"]
-            with np.errstate(invalid="ignore"):
+        """The summary, and (C,) metrics of the classes, in percent; undefined ones are nan."""
+        confusion = counts["confusion"]
+        right, true = np.diag(confusion).astype(np.float64), confusion.sum(axis=1)
+        intersection, union = counts["boundaries"]
+        # 0 / 0 of classes that do not occur is nan.
+        with np.errstate(invalid="ignore"):
+            per_class = {"IoU": class_iou(confusion), "ACC": 100 * right / true}
+            summary = {
+                "mIoU": nan_mean(per_class["IoU"]),
+                "fwIoU": float(np.nansum(per_class["IoU"] * true) / true.sum()),
+                "mACC": nan_mean(per_class["ACC"]),
+                "pACC": float(100 * right.sum() / true.sum()),
+            }
+            if self._boundary_iou:
                 per_class["BoundaryIoU"] = 100 * intersection / union
-            summary["mBoundaryIoU"] = nan_mean(per_class["BoundaryIoU"])
+                summary["mBoundaryIoU"] = nan_mean(per_class["BoundaryIoU"])
         return summary, per_class
 
     @cached_property
@@ -212,6 +196,7 @@ class SemanticEvaluator(DatasetEvaluator):
 
     def _read_labels(self, path: str) -> np.ndarray:
         labels = read_label_image(PathManager.get_local_path(path)).astype(np.int64)
+        # Before the check, since the label may lie within the range of the classes or above it.
         labels[labels == self._ignore_label] = IGNORE
         if labels.max(initial=IGNORE) >= len(self._class_names):
             raise DataError(
@@ -221,9 +206,9 @@ class SemanticEvaluator(DatasetEvaluator):
         return labels
 
     def _read_panoptic(self, path: str, segments: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        ids, index = np.unique(
-            read_panoptic_png(PathManager.get_local_path(path)), return_inverse=True
-        )
+        # A segment's class is looked up once, not for every pixel.
+        segment_ids = read_panoptic_png(PathManager.get_local_path(path))
+        ids, index = np.unique(segment_ids, return_inverse=True)
         class_of = {
             s["id"]: IGNORE if s.get("iscrowd", 0) else s["category_id"] for s in segments
         } | {VOID: IGNORE}

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from proscale.engine.trainer import Trainer
 from proscale.evaluation import build_evaluator
 from proscale.export.check import Runner
-from proscale.export.network import ExportableNetwork, MaskNetwork
-from proscale.modeling import with_sliding_window
+from proscale.export.network import ExportableNetwork
+from proscale.modeling import MaskFormer, with_sliding_window
 
-#: The figure that stands for each kind of results.
-FIGURES = {"panoptic_seg": "PQ", "segm": "AP", "sem_seg": "mIoU"}
+METRICS = {"panoptic_seg": "PQ", "segm": "AP", "sem_seg": "mIoU"}
+"""The main metric of each kind of results."""
 
 
 class ExportedModel(nn.Module):
@@ -21,7 +21,7 @@ class ExportedModel(nn.Module):
 
     Args:
         model: makes the results.
-        network: of the model; says how images are padded.
+        network: of the model; knows how images are padded.
         run: runs the file.
     """
 
@@ -38,7 +38,7 @@ class ExportedModel(nn.Module):
         images = sample["image"][None]
         size = (images.shape[2], images.shape[3])
         outputs: list[Tensor] = [output[0] for output in self.run(images)]
-        if isinstance(self.network, MaskNetwork):
+        if isinstance(self.model, MaskFormer):
             return self.model.results(
                 *outputs, padded_size=self.network.padded(size), image_size=size, sample=sample
             )
@@ -47,7 +47,7 @@ class ExportedModel(nn.Module):
 
 
 def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
-    """:data:`FIGURES` of the model, an :class:`ExportedModel` too, on the first data set of
+    """:data:`METRICS` of the model, an :class:`ExportedModel` too, on the first data set of
     ``DATASETS.TEST``, percent."""
     name = cfg.DATASETS.TEST[0]
     results = inference_on_dataset(
@@ -55,4 +55,4 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
         Trainer.build_test_loader(cfg, name),
         build_evaluator(cfg, name),
     )
-    return {FIGURES[kind]: results[kind][FIGURES[kind]] for kind in FIGURES if kind in results}
+    return {metric: results[kind][metric] for kind, metric in METRICS.items() if kind in results}

@@ -4,6 +4,13 @@ Results are made from logits outside: that takes sizes which only the caller kno
 NumPy (``docs/export.md``).
 """
 
+import json
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import SemanticSegmentor
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,33 +20,36 @@ from proscale.modeling import MaskFormer, SegFormerHead
 from proscale.modeling.backbones import MixVisionTransformer
 from proscale.modeling.backbones.swin import whole_windows
 from proscale.modeling.backbones.token_merging import BipartiteSoftMatching
+from proscale.utils.types import Size
 
 
 class ExportableNetwork(nn.Module):
     """From a batch of images of one size to logits.
 
     Args:
-        model: whose ``backbone``, ``sem_seg_head``, ``pixel_mean`` and ``pixel_std`` are shared.
+        model: its ``backbone``, ``sem_seg_head``, ``pixel_mean`` and ``pixel_std`` are shared.
         size_divisibility: images are padded to a multiple of it, on the right and below.
     """
 
     outputs: tuple[str, ...]
-    """Names of what ``forward`` returns, in order."""
+    """Names of the outputs of ``forward``, in order."""
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(self, model: nn.Module, size_divisibility: int):
         super().__init__()
-        self.backbone = model.backbone
-        self.sem_seg_head = model.sem_seg_head
-        self.register_buffer("pixel_mean", model.pixel_mean)
-        self.register_buffer("pixel_std", model.pixel_std)
+        self.backbone = model.get_submodule("backbone")
+        self.sem_seg_head = model.get_submodule("sem_seg_head")
+        self.register_buffer("pixel_mean", model.get_buffer("pixel_mean"))
+        self.register_buffer("pixel_std", model.get_buffer("pixel_std"))
         self.size_divisibility = max(size_divisibility, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """``(B, 3, H, W)`` uint8, channels in the order of ``INPUT.FORMAT``, to the logits."""
         raise NotImplementedError
 
-    def padded(self, size: tuple[int, int]) -> tuple[int, int]:
-        """What images of ``size`` (H, W) are padded to."""
+    def padded(self, size: Size) -> Size:
+        """The size that images of ``size`` (H, W) are padded to."""
         height, width = (whole_windows(side, self.size_divisibility) for side in size)
         return height, width
 
@@ -48,6 +58,7 @@ class ExportableNetwork(nn.Module):
         normalised = (images - self.pixel_mean) / self.pixel_std
         height, width = images.shape[-2:]
         below, right = self.padded((height, width))
+        # Zeros behind normalisation, as the model pads: the colour of the mean.
         return self.backbone(F.pad(normalised, (0, right - width, 0, below - height)))
 
 
@@ -78,27 +89,25 @@ def exportable(model: nn.Module) -> ExportableNetwork:
     """The network of ``model``, which shares its weights, in evaluation mode.
 
     Raises:
-        ExportError: the model is of a kind that cannot be exported; the configuration's key is
-            named.
+        ExportError: models of this kind cannot be exported; the configuration's key is named.
     """
-    _check_backbone(model.backbone)
+    backbone, head = model.get_submodule("backbone"), model.get_submodule("sem_seg_head")
+    if isinstance(backbone, MixVisionTransformer):
+        _check_token_merging(backbone)
     if isinstance(model, MaskFormer):
         if model.inference_dtype is not None:
             name = str(model.inference_dtype).removeprefix("torch.")
             raise ExportError(f"MODEL.MASK_FORMER.TEST.DTYPE is {name}: expected float32")
         return MaskNetwork(model, model.size_divisibility).eval()
-    if isinstance(model, SemanticSegmentor) and isinstance(model.sem_seg_head, SegFormerHead):
+    if isinstance(model, SemanticSegmentor) and isinstance(head, SegFormerHead):
         return SemanticNetwork(model, model.backbone.size_divisibility).eval()
     raise ExportError(
         f"MODEL.META_ARCHITECTURE is {type(model).__name__} and MODEL.SEM_SEG_HEAD.NAME "
-        f"{type(model.sem_seg_head).__name__}: expected MaskFormer, and SemanticSegmentor "
-        "with SegFormerHead"
+        f"{type(head).__name__}: expected MaskFormer, and SemanticSegmentor with SegFormerHead"
     )
 
 
-def _check_backbone(backbone: nn.Module) -> None:
-    if not isinstance(backbone, MixVisionTransformer):
-        return
+def _check_token_merging(backbone: MixVisionTransformer) -> None:
     methods = [method for stage in backbone.token_merging for method in vars(stage).values()]
     if any(isinstance(method, BipartiteSoftMatching) for method in methods):
         raise ExportError(
@@ -106,3 +115,44 @@ def _check_backbone(backbone: nn.Module) -> None:
             "image's size that exporters know: expected none, n2d_2x2, and the modes n1d and "
             "n2d"
         )
+
+
+def describe(cfg: CfgNode, model: nn.Module, network: ExportableNetwork, config_file: str) -> str:
+    """The metadata of a file, from which results can be made without this project.
+
+    Returns:
+        JSON of the input's format, the classes, and the thresholds of the panoptic results.
+        ``classes`` has the names in the order of the logits, numbers where no data set of the
+        configuration has names for all; ``things`` the indices of those that are counted.
+    """
+    document: dict[str, Any] = {
+        "input_format": cfg.INPUT.FORMAT,
+        "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
+        "pixel_std": list(cfg.MODEL.PIXEL_STD),
+        "size_divisibility": network.size_divisibility,
+        "min_size_test": cfg.INPUT.MIN_SIZE_TEST,
+        "max_size_test": cfg.INPUT.MAX_SIZE_TEST,
+        "classes": _class_names(cfg),
+        "config": config_file,
+        "weights": cfg.MODEL.WEIGHTS,
+        "proscale": version("proscale"),
+        "torch": torch.__version__,
+    }
+    if isinstance(model, MaskFormer):
+        document |= {
+            "things": sorted(model.things),
+            "object_mask_threshold": model.object_mask_threshold,
+            "overlap_threshold": model.overlap_threshold,
+        }
+    return json.dumps(document)
+
+
+def _class_names(cfg: CfgNode) -> list[str]:
+    count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        metadata = MetadataCatalog.get(name)
+        for key in ("stuff_classes", "thing_classes"):
+            names = metadata.get(key, ())
+            if len(names) == count:
+                return list(names)
+    return [str(number) for number in range(count)]

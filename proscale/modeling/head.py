@@ -7,6 +7,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
+from proscale.modeling.pixel_decoders.base import PixelDecoder
 from proscale.modeling.transformer_decoder import build_transformer_decoder
 
 PIXEL_DECODERS = ("MSDeformAttnPixelDecoder", "PROSCALE")
@@ -25,7 +26,7 @@ MultiScaleMaskedTransformerDecoder`.
     """
 
     @configurable
-    def __init__(self, *, pixel_decoder: nn.Module, predictor: nn.Module, num_classes: int):
+    def __init__(self, *, pixel_decoder: PixelDecoder, predictor: nn.Module, num_classes: int):
         super().__init__()
         self.pixel_decoder = pixel_decoder
         self.predictor = predictor
@@ -74,6 +75,7 @@ MultiScaleMaskedTransformerDecoder`.
         Returns:
             the predictor's outputs.
         """
+        # Pixel decoder: mask features (B, mask_dim, H/4, W/4) and three levels for the queries.
         mask_features, _, levels = self.pixel_decoder.forward_features(features)
         if auxiliary is None:
             auxiliary = self.training

@@ -15,7 +15,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
-from proscale.ops.mask_resize import Size, Sizes, mask_probabilities
+from proscale.ops.mask_resize import Sizes, mask_probabilities
+from proscale.utils.types import Size
 
 
 class Collector(Protocol):
@@ -47,6 +48,7 @@ def collect_results(
         sizes, resize_first, strip_bytes: see
             :func:`~proscale.ops.mask_resize.mask_probabilities`.
     """
+    # Masks are made for the queries that any result needs, ascending and without repetition.
     active = [collector for collector in collectors if len(collector.queries)]
     if active:
         needed = torch.cat([collector.queries for collector in active]).unique()
@@ -75,6 +77,7 @@ class SemanticScores:
         self.scores = self.weights.new_empty(len(self.weights), *size)
 
     def add(self, rows: slice, probabilities: Tensor) -> None:
+        # Σ over queries of p(class) · mask (MaskFormer, §3.4): (K, N) · (N, rows·W).
         width = probabilities.shape[2]
         pixels = slice(rows.start * width, rows.stop * width)
         torch.mm(self.weights, probabilities.flatten(1), out=self.scores.flatten(1)[:, pixels])
@@ -112,7 +115,7 @@ class PanopticMap:
     Args:
         things: classes that are counted; segments of any other class are fused.
         score_threshold: queries scored at or below it are dropped.
-        overlap_threshold: a segment is kept if the pixels it wins are at least this share of its
+        overlap_threshold: a segment is kept if the pixels it wins are at least this fraction of its
             own mask.
         with_scores: whether the published dicts get a score as well.
     """
@@ -127,6 +130,7 @@ class PanopticMap:
         overlap_threshold: float,
         with_scores: bool = False,
     ):
+        # Queries that predict “no object”, or nothing with confidence, take no part.
         scores, labels = class_logits.float().softmax(-1).max(-1)
         keep = (labels != class_logits.shape[1] - 1) & (scores > score_threshold)
         self.queries = keep.nonzero()[:, 0]
@@ -140,6 +144,7 @@ class PanopticMap:
         self.winners = torch.zeros(size, dtype=torch.int32, device=class_logits.device)
 
     def add(self, rows: slice, probabilities: Tensor) -> None:
+        # Each pixel goes to the query with the largest score · mask.
         winner = (self.scores[:, None, None] * probabilities).max(0).indices
         certain = probabilities.gather(0, winner[None])[0] >= 0.5
         self.winners[rows] = 2 * winner + certain
@@ -148,6 +153,7 @@ class PanopticMap:
     def result(self) -> tuple[Tensor, list[dict]]:
         if not len(self.queries):
             return self.winners, []
+        # Pixels that each query wins: without and with its own mask.
         pixels = self.winners.flatten().bincount(minlength=2 * len(self.queries)).view(-1, 2)
         ids, segments = self._segments(
             self.labels.tolist(),
@@ -174,8 +180,10 @@ class PanopticMap:
         segments: list[dict] = []
         fused: dict[int, int] = {}
         for query, label in enumerate(labels):
+            # Occluded: the query has lost most of its own mask to others.
             if not covered[query] or won[query] / areas[query] < self.overlap_threshold:
                 continue
+            # Segments of one stuff class are fused.
             isthing = label in self.things
             if isthing or label not in fused:
                 id_ = len(segments) + 1
@@ -209,6 +217,7 @@ class InstanceSet:
         things: Collection[int] | None,
     ):
         num_classes = class_logits.shape[1] - 1
+        # The best of all Q·K pairs of query and class.
         scores = _class_probabilities(class_logits).flatten()
         scores, best = scores.topk(min(max_instances, len(scores)), sorted=False)
         queries, labels = best // num_classes, best % num_classes
@@ -228,6 +237,7 @@ class InstanceSet:
         masks = probabilities > 0.5
         torch.index_select(masks, 0, self.pairs, out=self.masks[:, rows])
         self.areas += areas(masks)
+        # For the mean probability inside the mask, and for the box around it.
         self.inside += F.threshold(probabilities, 0.5, 0).flatten(1).sum(1)
         self.row_peaks[:, rows] = probabilities.amax(2)
         self.column_peaks = self.column_peaks.maximum(probabilities.amax(1))
@@ -235,6 +245,7 @@ class InstanceSet:
     def result(self) -> Instances:
         result = Instances(tuple(self.masks.shape[-2:]))
         boxes = boxes_around(self.row_peaks > 0.5, self.column_peaks > 0.5)
+        # Score: class probability · mean mask probability inside the mask.
         quality = self.inside / (self.areas + 1e-6)
         result.pred_masks = self.masks
         result.pred_boxes = Boxes(boxes[self.pairs])
@@ -268,5 +279,5 @@ def boxes_around(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _class_probabilities(class_logits: Tensor) -> Tensor:
-    """``(Q, K)``: “no object” takes its share, and is left out."""
+    """``(Q, K)``: softmax with “no object”, which is then left out."""
     return class_logits.float().softmax(-1)[:, :-1]

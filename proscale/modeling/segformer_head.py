@@ -6,7 +6,7 @@ its own resolution and only the sum is made at the finest one: the same numbers,
 the multiply-adds and without the concatenation.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import fvcore.nn.weight_init as weight_init
 import torch
@@ -44,6 +44,8 @@ class SegFormerHead(nn.Module):
     Raises:
         ValueError: ``form`` or ``norm`` is another one.
     """
+
+    fuse: Conv2d
 
     @configurable
     def __init__(
@@ -131,7 +133,7 @@ class SegFormerHead(nn.Module):
             for name in self.in_features
         ]
         # The fusion's part (C, C, 1, 1) of each stage.
-        weights: Sequence[Tensor] = self.fuse.weight.chunk(len(maps), dim=1)
+        weights = list(self.fuse.weight.chunk(len(maps), dim=1))
         bias = None
         if self.form == "openmmlab":
             # Step 1: all stages to C channels.
@@ -139,7 +141,7 @@ class SegFormerHead(nn.Module):
         else:
             # Linear projections are one with the fusion: W_fuse · (W_i · x + b_i).
             parts = [weight.flatten(1) for weight in weights]
-            pairs = list(zip(parts, self.projections, strict=True))
+            pairs: list[tuple[Tensor, Conv2d]] = list(zip(parts, self.projections, strict=True))
             weights = [(part @ p.weight.flatten(1))[..., None, None] for part, p in pairs]
             bias = torch.stack([part @ p.bias for part, p in pairs]).sum(0)
         # Steps 2 to 4: resize to the finest stage, concatenate and fuse, classify.

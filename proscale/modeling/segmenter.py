@@ -6,8 +6,13 @@ from collections.abc import Collection, Sequence
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
-from detectron2.structures import ImageList
+from detectron2.modeling import (
+    META_ARCH_REGISTRY,
+    Backbone,
+    build_backbone,
+    build_sem_seg_head,
+)
+from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,7 +26,8 @@ from proscale.modeling.postprocessing import (
     collect_results,
 )
 from proscale.ops.frozen_norm import fold_frozen_norms
-from proscale.ops.mask_resize import Size, Sizes
+from proscale.ops.mask_resize import Sizes
+from proscale.utils.types import Size
 
 #: Accepted values of MODEL.MASK_FORMER.TEST.DTYPE; None leaves autocast as it is.
 INFERENCE_DTYPES = {
@@ -61,13 +67,16 @@ class MaskFormer(nn.Module):
         ValueError: if ``strip_memory`` is not positive, or ``inference_dtype`` unknown.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     @configurable
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: Backbone,
         sem_seg_head: nn.Module,
-        criterion: nn.Module,
+        criterion: SetCriterion,
         deep_supervision: bool,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
@@ -102,9 +111,9 @@ class MaskFormer(nn.Module):
         self.deep_supervision = deep_supervision
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
-        if size_divisibility < 0:
-            size_divisibility = backbone.size_divisibility
-        self.size_divisibility = size_divisibility
+        self.size_divisibility: int = (
+            backbone.size_divisibility if size_divisibility < 0 else size_divisibility
+        )
         self.things = frozenset(things)
         self.semantic_on = semantic_on
         self.instance_on = instance_on
@@ -178,6 +187,7 @@ class MaskFormer(nn.Module):
         results: list[dict] = [{}] * len(images)
         for indices in self._group_by_padded_size(images):
             group = ImageList.from_tensors([images[i] for i in indices], self.size_divisibility)
+            # Class logits (B, Q, K + 1) and mask logits (B, Q, H/4, W/4).
             outputs = self.infer(group.tensor)
             for index, class_logits, mask_logits in zip(
                 indices, outputs["pred_logits"], outputs["pred_masks"], strict=True
@@ -185,8 +195,8 @@ class MaskFormer(nn.Module):
                 results[index] = self.results(
                     class_logits,
                     mask_logits,
-                    padded_size=tuple(group.tensor.shape[-2:]),
-                    image_size=tuple(images[index].shape[-2:]),
+                    padded_size=_size(group.tensor),
+                    image_size=_size(images[index]),
                     sample=batched_inputs[index],
                 )
         return results
@@ -207,6 +217,7 @@ class MaskFormer(nn.Module):
             return self._predict(batch)
 
     def _group_by_padded_size(self, images: list[Tensor]) -> list[list[int]]:
+        # Images that are padded to the same size go through the network together.
         step = max(self.size_divisibility, 1)
         groups = defaultdict(list)
         for index, image in enumerate(images):
@@ -216,15 +227,17 @@ class MaskFormer(nn.Module):
     def _losses(
         self, images: list[Tensor], samples: list[dict], target_counts: Sequence[int] | None
     ) -> dict[str, Tensor]:
+        # Images of a batch are padded to the largest, and so are their ground-truth masks.
         batch = ImageList.from_tensors(images, self.size_divisibility)
         outputs = self._predict(batch.tensor)
         if not self.deep_supervision:
             del outputs["aux_outputs"]
         targets = [
-            prepare_target(sample["instances"].to(self.device), tuple(batch.tensor.shape[-2:]))
+            prepare_target(sample["instances"].to(self.device), _size(batch.tensor))
             for sample in samples
         ]
         losses = self.criterion(outputs, targets, target_counts)
+        # λ_cls, λ_ce and λ_dice, the same for every prediction (Mask2Former, §4.1).
         return {name: loss * self.criterion.weight_dict[name] for name, loss in losses.items()}
 
     def results(
@@ -232,8 +245,8 @@ class MaskFormer(nn.Module):
         class_logits: Tensor,
         mask_logits: Tensor,
         *,
-        padded_size: tuple[int, int],
-        image_size: tuple[int, int],
+        padded_size: Size,
+        image_size: Size,
         sample: dict,
     ) -> dict:
         """The results of one image, whose outputs may come from elsewhere, an exported file say.
@@ -249,6 +262,7 @@ class MaskFormer(nn.Module):
             as of :meth:`forward`.
         """
         size = (sample.get("height", image_size[0]), sample.get("width", image_size[1]))
+        # One pass over the masks, strip by strip, serves all kinds of results.
         collectors: dict[str, Collector] = {}
         if self.semantic_on:
             kind = SemanticLabels if self.semantic_labels_only else SemanticScores
@@ -303,7 +317,11 @@ def thing_classes(cfg: CfgNode) -> list[int]:
     return sorted((ids or {}).values())
 
 
-def prepare_target(instances, padded_size: tuple[int, int]) -> dict[str, Tensor]:
+def _size(images: Tensor) -> Size:
+    return images.shape[-2], images.shape[-1]
+
+
+def prepare_target(instances: Instances, padded_size: Size) -> dict[str, Tensor]:
     """Labels and masks of one image, the masks padded to ``padded_size``.
 
     Args:
@@ -334,6 +352,7 @@ def build_criterion(cfg: CfgNode) -> SetCriterion:
         cost_dice=node.DICE_WEIGHT,
         num_points=node.TRAIN_NUM_POINTS,
     )
+    # Deep supervision: the auxiliary outputs' losses, loss_ce_0 …, weigh the same.
     auxiliary = range(node.DEC_LAYERS - 1)
     return SetCriterion(
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,

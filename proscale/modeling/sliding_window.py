@@ -51,7 +51,8 @@ class SlidingWindow(nn.Module):
         image = sample["image"]
         height, width = image.shape[-2:]
         rows, columns = self.windows(height, width)
-        total = None
+        # Scores of all windows are added up; one window at a time is in the model.
+        total: Tensor | None = None
         for top, bottom in rows:
             for left, right in columns:
                 (result,) = self.model([{"image": image[:, top:bottom, left:right]}])
@@ -59,6 +60,7 @@ class SlidingWindow(nn.Module):
                 if total is None:
                     total = scores.new_zeros(len(scores), height, width)
                 total[:, top:bottom, left:right] += scores
+        assert total is not None
         # Windows form a grid, so that their number over a pixel is a product.
         total /= _counts(rows, height).to(total)[:, None]
         total /= _counts(columns, width).to(total)

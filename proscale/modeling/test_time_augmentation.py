@@ -18,7 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from proscale.modeling.postprocessing import SemanticScores, collect_results
 from proscale.modeling.segmenter import MaskFormer
-from proscale.ops.mask_resize import Size, Sizes, mask_probabilities
+from proscale.ops.mask_resize import Sizes, mask_probabilities
+from proscale.utils.types import Size
 
 MASK_STRIDE = 4
 """Pixels of the largest view for one of the masks that are averaged, as in the model itself."""
@@ -39,8 +40,10 @@ def with_test_time_augmentation(cfg: CfgNode, model: nn.Module) -> nn.Module:
         raise ValueError("TEST.AUG.MIN_SIZES is empty: expected short sides in pixels, one or more")
     if isinstance(model, DistributedDataParallel):
         model = model.module
-    kind = MaskFormerWithTTA if isinstance(model, MaskFormer) else SemanticSegmentorWithTTA
-    return kind(model, DatasetMapperTTA(cfg))
+    mapper = DatasetMapperTTA(cfg)
+    if isinstance(model, MaskFormer):
+        return MaskFormerWithTTA(model, mapper)
+    return SemanticSegmentorWithTTA(model, mapper)
 
 
 class SemanticSegmentorWithTTA(nn.Module):
@@ -63,11 +66,12 @@ class SemanticSegmentorWithTTA(nn.Module):
 
     def _segment(self, sample: dict) -> Tensor:
         views = self.mapper(_with_size(sample))
-        total = None
+        total: Tensor | None = None
         for view in views:
             (result,) = self.model([view])
             scores = _unflip(result["sem_seg"], view)
             total = scores if total is None else total.add_(scores)
+        assert total is not None
         return total / len(views)
 
 
@@ -92,12 +96,11 @@ class MaskFormerWithTTA(nn.Module):
     def _segment(self, sample: dict) -> dict:
         model, size = self.model, (sample["height"], sample["width"])
         views = self.mapper(sample)
-        largest = max(
-            (tuple(view["image"].shape[-2:]) for view in views), key=lambda s: s[0] * s[1]
-        )
-        grid = tuple(-(-length // MASK_STRIDE) for length in largest)
+        # Masks of all views are compared on one grid, a quarter of the largest view's size.
+        largest = max((view["image"].shape[-2:] for view in views), key=lambda s: s[0] * s[1])
+        grid = (-(-largest[0] // MASK_STRIDE), -(-largest[1] // MASK_STRIDE))
         fusion = QueryFusion()
-        scores = None
+        scores: Tensor | None = None
         for view in views:
             class_logits, mask_logits, sizes = self._predict(view["image"], size)
             if model.semantic_on:
@@ -105,12 +108,13 @@ class MaskFormerWithTTA(nn.Module):
                 of_view = _unflip(of_view, view)
                 scores = of_view if scores is None else scores.add_(of_view)
             if model.panoptic_on or model.instance_on:
+                # Queries that predict “no object” take part in no view.
                 probabilities = class_logits.float().softmax(-1)
                 queries = (probabilities.argmax(-1) < probabilities.shape[1] - 1).nonzero()[:, 0]
                 masks = self._masks(mask_logits, queries, sizes, grid)
                 fusion.add(probabilities[queries], _unflip(masks, view))
-        results = {}
-        if model.semantic_on:
+        results: dict = {}
+        if scores is not None:
             scores /= len(views)
             results["sem_seg"] = scores.argmax(0) if model.semantic_labels_only else scores
         if model.panoptic_on or model.instance_on:
@@ -123,7 +127,9 @@ class MaskFormerWithTTA(nn.Module):
         images = ImageList.from_tensors([model.normalise(image)], model.size_divisibility)
         outputs = model.infer(images.tensor)
         sizes = Sizes(
-            padded=tuple(images.tensor.shape[-2:]), image=tuple(image.shape[-2:]), result=size
+            padded=(images.tensor.shape[2], images.tensor.shape[3]),
+            image=(image.shape[1], image.shape[2]),
+            result=size,
         )
         return outputs["pred_logits"][0], outputs["pred_masks"][0], sizes
 
@@ -170,11 +176,12 @@ class QueryFusion:
     without such a partner is a new one.
     """
 
+    probabilities: Tensor  #: ``(M, K + 1)`` sums over the views that have the query
+    masks: Tensor  #: ``(M, h, w)`` likewise
+    counts: Tensor  #: ``(M,)`` how many these are
+
     def __init__(self) -> None:
         self.num_views = 0
-        self.probabilities: Tensor | None = None
-        self.masks: Tensor | None = None
-        self.counts: Tensor | None = None
 
     def add(self, probabilities: Tensor, masks: Tensor) -> None:
         """Add the queries of a view.
@@ -184,10 +191,11 @@ class QueryFusion:
             masks: ``(N, h, w)`` in [0, 1], h and w being the same in all views.
         """
         self.num_views += 1
-        if self.probabilities is None:
+        if self.num_views == 1:
             self.probabilities, self.masks = probabilities.clone(), masks.clone()
             self.counts = probabilities.new_ones(len(probabilities))
             return
+        # Partners are added up, queries without one are appended.
         known, new = self._partners(probabilities, masks)
         self.probabilities[known] += probabilities[new]
         self.masks[known] += masks[new]
@@ -200,6 +208,7 @@ class QueryFusion:
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Logits of the M queries' classes ``(M, K + 1)`` and masks ``(M, h, w)``."""
+        # Views without the query vote for “no object”; masks are averaged over the others.
         probabilities = self.probabilities / self.num_views
         probabilities[:, -1] += 1 - self.counts / self.num_views
         masks = self.masks / self.counts[:, None, None]
@@ -207,10 +216,12 @@ class QueryFusion:
 
     def _partners(self, probabilities: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Indices of queries known and of new ones that mean the same."""
+        # IoU of every pair of binary masks, (M, N).
         old = (self.masks > 0.5 * self.counts[:, None, None]).flatten(1).float()
         new = (masks > 0.5).flatten(1).float()
         common = old @ new.T
         iou = common / (old.sum(1)[:, None] + new.sum(1) - common).clamp_min(1)
+        # Σ over classes of the product of their probabilities: equal masks go by equal classes.
         agreement = (self.probabilities / self.counts[:, None])[:, :-1] @ probabilities[:, :-1].T
         is_same = iou > 0.5
         # Pairs that may not be are worth nothing.

@@ -223,7 +223,13 @@ def multiply_adds(value_shape: Sequence[int], locations_shape: Sequence[int]) ->
 
 
 @register_flop_formula(torch.ops.proscale.deformable_attention)
-def _flops(value_shape, sizes, locations_shape, weights_shape, backend, **kwargs) -> int:
+def _flops(
+    value_shape: Sequence[int],
+    sizes: Sequence[int],
+    locations_shape: Sequence[int],
+    *args: Any,
+    **kwargs: Any,
+) -> int:
     # PyTorch's counter counts a multiply-add as two.
     return 2 * multiply_adds(value_shape, locations_shape)
 

@@ -45,8 +45,10 @@ def forward(
     for image in range(batch):
         table = values[image].reshape(-1, width).contiguous()
         for block in _blocks(queries, heads, plan):
+            # Rows of the table and their weights: four cells for each of a bag's L·P points.
             cells = plan.cells(locations[image, block])
             attention = weights[image, block].flatten(2)
+            # A bag is a query's head: the weighted sum of its rows.
             sums, *_ = torch.embedding_bag(
                 table,
                 cells.rows.flatten(),
@@ -83,10 +85,12 @@ def backward(
             attention = weights[image, block].flatten(2)
             rows[bags] = cells.rows
             row_weights[bags] = cells.row_weights(attention)
+            # Gradient of every row's weight, and from it of locations and attention.
             sampled = _sample(cells.rows, gradients[image, bags], table)
             by_location, by_weight = cells.gradients(attention, sampled)
             grad_locations[image, block] = by_location.view_as(grad_locations[image, block])
             grad_weights[image, block] = by_weight.view_as(grad_weights[image, block])
+        # Gradient of the values, over all blocks together.
         grad_value[image] = _scatter(rows, row_weights, gradients[image], len(table)).view(
             tokens, heads, width
         )
@@ -111,9 +115,9 @@ class Cells(NamedTuple):
         """Bilinear weight times attention, ``(n, M, K)``, of every row: ``(R, 4K)``."""
         weights = attention.new_empty(*attention.shape, 2, 2)
         for y, along_y in enumerate((self.near, self.far)):
-            share = attention * along_y[..., 1]
+            by_row = attention * along_y[..., 1]
             for x, along_x in enumerate((self.near, self.far)):
-                torch.mul(share, along_x[..., 0], out=weights[..., y, x])
+                torch.mul(by_row, along_x[..., 0], out=weights[..., y, x])
         return weights.view(self.rows.shape)
 
     def gradients(self, attention: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,19 +127,23 @@ class Cells(NamedTuple):
             attention: ``(n, M, K)``.
             sampled: ``(R, 4K)``, gradient of the weight of every row.
         """
+        # The output is Σ a · w_y · w_x · value: derivatives by a, and by x and y through w.
         corner = sampled.view(*attention.shape, 2, 2)
         near_slope, far_slope = self._slopes()
         by_y = [  # at the rows of the first and the second y
-            self._mix(corner[..., y, 0], corner[..., y, 1], self.near, self.far, 0) for y in (0, 1)
+            _mix(corner[..., y, 0], corner[..., y, 1], self.near, self.far, 0) for y in (0, 1)
         ]
         slope_by_y = [
-            self._mix(corner[..., y, 0], corner[..., y, 1], near_slope, far_slope, 0)
-            for y in (0, 1)
+            _mix(corner[..., y, 0], corner[..., y, 1], near_slope, far_slope, 0) for y in (0, 1)
         ]
-        by_attention = self._mix(*by_y, self.near, self.far, 1)
+        by_attention = _mix(by_y[0], by_y[1], self.near, self.far, 1)
         by_cell = attention.new_empty(*attention.shape, 2)
-        torch.mul(attention, self._mix(*slope_by_y, self.near, self.far, 1), out=by_cell[..., 0])
-        torch.mul(attention, self._mix(*by_y, near_slope, far_slope, 1), out=by_cell[..., 1])
+        torch.mul(
+            attention,
+            _mix(slope_by_y[0], slope_by_y[1], self.near, self.far, 1),
+            out=by_cell[..., 0],
+        )
+        torch.mul(attention, _mix(by_y[0], by_y[1], near_slope, far_slope, 1), out=by_cell[..., 1])
         by_location = by_cell.flatten(2).mul_(self.scale)
         return by_location.view(by_cell.shape), by_attention
 
@@ -149,9 +157,10 @@ class Cells(NamedTuple):
             far = far * self.single
         return near.to(self.near.dtype).view_as(self.near), far.view_as(self.far)
 
-    @staticmethod
-    def _mix(first: Tensor, second: Tensor, near: Tensor, far: Tensor, axis: int) -> Tensor:
-        return (first * near[..., axis]).addcmul_(second, far[..., axis])
+
+def _mix(first: Tensor, second: Tensor, near: Tensor, far: Tensor, axis: int) -> Tensor:
+    """``first`` and ``second`` weighted by the cells' weights along an axis."""
+    return (first * near[..., axis]).addcmul_(second, far[..., axis])
 
 
 class Plan(NamedTuple):
@@ -247,18 +256,18 @@ def _blocks(queries: int, heads: int, plan: Plan) -> Iterator[slice]:
 def _scatter(rows: Tensor, row_weights: Tensor, gradients: Tensor, num_rows: int) -> Tensor:
     """Add each bag's gradient, weighted, to the rows it gathered: ``(num_rows, D)``."""
     # SciPy works in the thread that calls it, and lets others work meanwhile.
-    shares = [
+    parts = [
         part.chunk(min(SCATTER_THREADS, torch.get_num_threads()))
         for part in (rows, row_weights, gradients)
     ]
-    with ThreadPoolExecutor(len(shares[0])) as pool:
-        first, *others = pool.map(partial(_scatter_share, num_rows), *shares)
+    with ThreadPoolExecutor(len(parts[0])) as pool:
+        first, *others = pool.map(partial(_scatter_part, num_rows), *parts)
     for other in others:
         first += other
     return torch.from_numpy(first)
 
 
-def _scatter_share(
+def _scatter_part(
     num_rows: int, rows: Tensor, row_weights: Tensor, gradients: Tensor
 ) -> np.ndarray:
     bags, length = rows.shape

@@ -66,6 +66,6 @@ def cached_table(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @wraps(function)
     def cached(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        return function(*args, **kwargs) if use_reference() else compute(*args, **kwargs)
+        return function(*args, **kwargs) if use_reference() else compute(*args, **kwargs)  # type: ignore[arg-type]
 
     return cached

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,7 +91,7 @@ def backward(
 
 
 def _launch(
-    kernel,
+    kernel: Any,
     tensors: tuple[Tensor, ...],
     value: Tensor,
     spatial_shapes: Sequence[tuple[int, int]],
@@ -106,6 +107,7 @@ def _launch(
     _, queries, _, levels, points, _ = sampling_locations.shape
     block_p, block_d = triton.next_power_of_2(points), triton.next_power_of_2(width)
     block_n = max(_TILE // (block_p * block_d), 1)
+    # One program for each head and block of queries of each image.
     grid = (batch * heads * triton.cdiv(queries, block_n),)
     # Triton launches on the current device, whichever holds the tensors.
     with torch.cuda.device_of(value):

@@ -10,6 +10,9 @@ Tensors are contiguous, in the shapes of :func:`proscale.ops.deformable_attentio
 ``(L, 3)`` int32: height, width and first token of each level. Offsets are int64.
 """
 
+# mypy: allow-incomplete-defs, allow-untyped-defs
+# Triton reads annotations: arguments without one are values of the running program.
+
 import triton
 import triton.language as tl
 
@@ -82,18 +85,20 @@ def forward_kernel(
         height = tl.load(levels + 3 * level)
         width = tl.load(levels + 3 * level + 1)
         start = tl.load(levels + 3 * level + 2)
+        # The block's points on this level: location, weight and cell, (BLOCK_N, BLOCK_P).
         places = (rows * LEVELS + level)[:, None] * POINTS + point[None, :]
         x = tl.load(locations + 2 * places, mask=valid, other=0)
         y = tl.load(locations + 2 * places + 1, mask=valid, other=0)
         weight = tl.load(weights + places, mask=valid, other=0).to(ACCUMULATE)
         column, right = _cell(x, width, ACCUMULATE)
         row, below = _cell(y, height, ACCUMULATE)
+        # Σ over the four corners of attention weight · bilinear weight · value.
         for down in tl.static_range(2):
             for along in tl.static_range(2):
                 token, inside = _corner(row + down, column + along, height, width, start, valid)
                 pointers, mask = _pointers(maps, token, inside, channel, HEADS * DIM, DIM)
-                share = weight * (below if down else 1 - below) * (right if along else 1 - right)
-                total += share[:, :, None] * tl.load(pointers, mask=mask, other=0).to(ACCUMULATE)
+                factor = weight * (below if down else 1 - below) * (right if along else 1 - right)
+                total += factor[:, :, None] * tl.load(pointers, mask=mask, other=0).to(ACCUMULATE)
 
     places = rows[:, None] * DIM + channel[None, :]
     mask = exists[:, None] & (channel < DIM)[None, :]
@@ -135,6 +140,7 @@ def backward_kernel(
         height = tl.load(levels + 3 * level)
         width = tl.load(levels + 3 * level + 1)
         start = tl.load(levels + 3 * level + 2)
+        # The block's points on this level: location, weight and cell, (BLOCK_N, BLOCK_P).
         places = (rows * LEVELS + level)[:, None] * POINTS + point[None, :]
         x = tl.load(locations + 2 * places, mask=valid, other=0)
         y = tl.load(locations + 2 * places + 1, mask=valid, other=0)
@@ -149,6 +155,7 @@ def backward_kernel(
                 token, inside = _corner(row + down, column + along, height, width, start, valid)
                 pointers, mask = _pointers(value + offset, token, inside, channel, HEADS * DIM, DIM)
                 cell = tl.load(pointers, mask=mask, other=0).to(ACCUMULATE)
+                # ⟨value, gradient⟩ of the corner, times the derivative of its bilinear weight.
                 change = tl.sum(cell * grad, axis=2)
                 vertical = below if down else 1 - below
                 horizontal = right if along else 1 - right
@@ -163,8 +170,9 @@ def backward_kernel(
                 pointers, mask = _pointers(
                     grad_value + offset, token, inside, channel, HEADS * DIM, DIM
                 )
-                share = weight * (below if down else 1 - below) * (right if along else 1 - right)
-                tl.atomic_add(pointers, share[:, :, None] * grad, mask=mask, sem="relaxed")
+                factor = weight * (below if down else 1 - below) * (right if along else 1 - right)
+                tl.atomic_add(pointers, factor[:, :, None] * grad, mask=mask, sem="relaxed")
+        # Locations are fractions of the map: a unit is `width` or `height` cells.
         dtype = grad_locations.dtype.element_ty
         tl.store(grad_locations + 2 * places, (width * weight * grad_x).to(dtype), mask=valid)
         tl.store(grad_locations + 2 * places + 1, (height * weight * grad_y).to(dtype), mask=valid)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from proscale.data.datasets.semantic_folders import IMAGE_SUFFIXES
+from proscale.data.formats.semantic_folders import IMAGE_SUFFIXES
 from proscale.errors import ConfigError, DataError
 from proscale.predict.drawing import Drawing
 from proscale.predict.outputs import Failure, OutputFolder, Source, Written

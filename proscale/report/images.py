@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from proscale.data.formats.relabel import relabel
-from proscale.data.mappers.truth import PanopticTruth, SemanticTruth
+from proscale.data.formats.label_image import relabel
+from proscale.data.mappers.annotations import PanopticReader, SemanticReader
 from proscale.errors import RenderError
 from proscale.predict import Prediction, Predictor
 from proscale.predict.drawing import Drawing
@@ -98,12 +98,12 @@ class ImagePairs:
         height, width = pixels.shape[:2]
         if self._task == "semantic" and "sem_seg_file_name" in entry:
             ignored = MetadataCatalog.get(self._evaluation.dataset).ignore_label
-            reader = SemanticTruth(num_classes=len(classes), ignore_label=ignored)
+            reader = SemanticReader(num_classes=len(classes), ignore_label=ignored)
             labels = reader.read(entry, (height, width))
             return from_annotation(self._task, labels.ids, labels.classes, classes)
         if "pan_seg_file_name" not in entry:
             return None
-        segments = PanopticTruth().read(entry, (height, width))
+        segments = PanopticReader().read(entry, (height, width))
         if self._task == "panoptic":
             return from_annotation(self._task, segments.ids, segments.classes, classes)
         # The segments of a class become one; 0 is no class.

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "export.md"
 
 @pytest.fixture
 def arguments(small_cfg, tmp_path):
-    """A model that is recorded in seconds, whose segments pass without training."""
+    """A model that is exported in seconds, whose segments pass without training."""
     small_cfg.merge_from_list(
         [
             *("MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.DEPTH", 18),
@@ -50,6 +51,9 @@ def check_quantisation(file, small):
     outputs = zip(full(images), quantised(images), strict=True)
     assert all(0 < (one - other).abs().max() < 1 for one, other in outputs)
     assert [path.name for path in small.parent.glob("*.onnx")] == ["int8.onnx"]  # and nothing else
+    in_place = shutil.copy(file, small.with_name("in_place.onnx"))
+    quantise(Path(in_place), Path(in_place))
+    assert Path(in_place).read_bytes() == small.read_bytes()
 
 
 def test_a_checked_file_and_the_documents_example(arguments, tmp_path, capsys):
@@ -99,7 +103,7 @@ def test_a_checked_file_and_the_documents_example(arguments, tmp_path, capsys):
 def test_a_file_that_fails_its_check_is_not_written(arguments, tmp_path, monkeypatch):
     wrong = (torch.zeros(1), torch.zeros(1))
     monkeypatch.setattr(export, "ProgramRunner", lambda file: lambda images: wrong)
-    monkeypatch.setattr(export, "record", lambda network: None)
+    monkeypatch.setattr(export, "export_program", lambda network: None)
     monkeypatch.setattr(export, "write_program", lambda program, file, about: file.touch())
     file = tmp_path / "model.pt2"
     with pytest.raises(SystemExit, match=r"model\.pt2 is not written: outputs differ by more"):
@@ -121,7 +125,10 @@ def test_a_file_that_fails_its_check_is_not_written(arguments, tmp_path, monkeyp
         (["--check-size", "64x64", "96x96"], "--check-size is 64x64: expected sides from 96"),
         (["--evaluate"], r"--evaluate: the data set '' of DATASETS\.TEST cannot be read"),
         (["--weights", "nowhere.pth"], r"MODEL\.WEIGHTS: there is no file nowhere\.pth"),
-        (["MODEL.MASK_FORMER.TEST.DTYPE", "bfloat16"], r"config\.yaml: MODEL.*expected float32"),
+        (
+            ["MODEL.MASK_FORMER.TEST.DTYPE", "bfloat16"],
+            r"MODEL\.MASK_FORMER\.TEST\.DTYPE is bfloat16: expected float32",
+        ),
     ],
 )
 def test_ends_with_one_sentence(arguments, extra, message):
@@ -130,6 +137,6 @@ def test_ends_with_one_sentence(arguments, extra, message):
 
 
 def test_missing_packages_are_named(arguments, monkeypatch):
-    monkeypatch.setattr("proscale.export.onnx_export.find_spec", lambda name: None)
+    monkeypatch.setattr("proscale.export.onnx_file.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match=r"pip install 'proscale\[export\]'"):
         main(["export", *arguments, "--format", "onnx", "--output", "model.onnx"])

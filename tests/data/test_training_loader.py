@@ -170,7 +170,7 @@ def test_wrong_values_are_refused(make, overrides, message):
 
 def test_repeating_by_class_needs_instances(make, entries):
     del entries[3]["annotations"]
-    with pytest.raises(ValueError, match=r"which counts instances; .*RandomSubset"):
+    with pytest.raises(ValueError, match=r"which counts instances: .*RandomSubset"):
         make("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler")
 
 

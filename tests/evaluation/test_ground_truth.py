@@ -22,7 +22,7 @@ from proscale import add_proscale_config
 from proscale.data.datasets.ade20k import THINGS, register_ade20k
 from proscale.data.datasets.cityscapes import register_cityscapes
 from proscale.data.datasets.coco import register_coco
-from proscale.data.mappers.truth import InstanceTruth, PanopticTruth, SemanticTruth
+from proscale.data.mappers.annotations import InstanceReader, PanopticReader, SemanticReader
 from proscale.data.prepare import prepare
 from proscale.evaluation import build_evaluator
 
@@ -109,11 +109,11 @@ def test_ground_truth_scores_100(prepared, name, task):
 def _output(entry: dict, size: tuple[int, int], task: str, metadata) -> dict:
     if task == SEMANTIC and "sem_seg_file_name" in entry:
         ignored = metadata.ignore_label
-        truth = SemanticTruth(num_classes=ignored, ignore_label=ignored).read(entry, size)
+        truth = SemanticReader(num_classes=ignored, ignore_label=ignored).read(entry, size)
     elif task == INSTANCE:
-        truth = InstanceTruth().read(entry, size)
+        truth = InstanceReader().read(entry, size)
     else:
-        truth = PanopticTruth().read(entry, size)
+        truth = PanopticReader().read(entry, size)
     targets = truth.targets(T.TransformList([]), size, size)["instances"]
     classes, masks = targets.gt_classes, targets.gt_masks.tensor
     if task == INSTANCE:

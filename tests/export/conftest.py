@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 def tiny_cfg(small_cfg):
-    """A PRO-SCALE model that is recorded in seconds."""
+    """A PRO-SCALE model that is exported in seconds."""
     small_cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
     small_cfg.MODEL.RESNETS.DEPTH = 18
     small_cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 16

@@ -116,7 +116,7 @@ def places(own_block, cfg):
         register(task)
         report = check_datasets([f"own_{task}_train"], workers=1)
         # Told as the command would, which ends with exit status 1 if there are errors.
-        raise DataError("\n".join(f"{f.kind} {f.file}: {f.detail}" for f in report.faults))
+        raise DataError("\n".join(f"{f.kind} {f.file}: {f.detail}" for f in report.problems))
 
     return {"train": train, "evaluate": evaluate, "check": check}
 

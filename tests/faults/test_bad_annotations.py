@@ -8,8 +8,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_panoptic
 
-from proscale.data.datasets.builtin import detectron2_metadata
 from proscale.data.datasets.coco import guard
+from proscale.data.datasets.registration import detectron2_metadata
 from proscale.data.formats.json_file import MAX_BYTES
 from proscale.data.formats.panoptic_png import read_panoptic_png, write_panoptic_png
 from proscale.data.prepare import prepare
@@ -112,7 +112,7 @@ PANOPTIC = {
     "unknown category": (
         first_segment(category_id=99),
         ("train", "evaluate", "check"),
-        ("category_id 99", "known are"),
+        ("category_id 99: expected",),
     ),
     "annotated twice": (
         lambda f: f.edit_panoptic(lambda c: c["annotations"].append(c["annotations"][0])),
@@ -188,7 +188,7 @@ INSTANCE = {
     "unknown category": (
         first_annotation(category_id=99),
         EVERYWHERE,
-        (INSTANCES, "category_id 99", "known are"),
+        (INSTANCES, "category_id 99: expected"),
     ),
     "no id": (
         lambda f: f.edit_instances(lambda c: c["annotations"][0].pop("id")),

@@ -103,17 +103,17 @@ FAULTS = {
     "of another size": (
         lambda f: save(f, np.zeros((50, 60, 3), np.uint8)),
         ("train", "evaluate"),
-        ("000001.jpg", "(50, 60)", "its annotation states (64, 64)"),
+        ("000001.jpg", "(50, 60)", "expected (64, 64), as its annotation states"),
     ),
     "of another size, checked": (
         lambda f: save(f, np.zeros((50, 60, 3), np.uint8)),
         ("check",),
-        ("image-size", "stated 64x64 (height x width), is 50x60"),
+        ("image-size", "(50, 60)", "expected (64, 64), as its annotation states"),
     ),
     "1x1": (
         lambda f: save(f, np.zeros((1, 1, 3), np.uint8)),
         ("train", "evaluate"),
-        ("000001.jpg", "(1, 1)", "its annotation states (64, 64)"),
+        ("000001.jpg", "(1, 1)", "expected (64, 64), as its annotation states"),
     ),
     "mask of another size": (
         lambda f: Image.open(f.panoptic).resize((32, 32), 0).save(f.panoptic),

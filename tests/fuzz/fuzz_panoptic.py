@@ -27,10 +27,14 @@ import numpy as np
 with atheris.instrument_imports(include=["proscale.data", "PIL", "json"]):
     from PIL import Image
 
-    from proscale.data.datasets.coco_panoptic import load_coco_panoptic, panoptic_metadata
-    from proscale.data.formats.coco_format import PANOPTIC_CATEGORIES, read_categories
+    from proscale.data.datasets.registration import panoptic_metadata
+    from proscale.data.formats.coco_format import (
+        PANOPTIC_CATEGORIES,
+        load_coco_panoptic,
+        read_categories,
+    )
     from proscale.data.formats.panoptic_png import id_to_rgb, read_panoptic_png
-    from proscale.data.mappers.targets import mask_drawer
+    from proscale.data.formats.run_lengths import run_lengths
     from proscale.errors import DataError
 
 CATEGORIES = [{"id": i, "name": str(i), "isthing": i % 2} for i in (1, 2)]
@@ -103,7 +107,7 @@ def read(data: bytes, folder: Path) -> None:
         )
         load_coco_panoptic(metadata)
         try:
-            mask_drawer(json.loads(path.read_bytes()).get("segmentation"), (4, 4))
+            run_lengths(json.loads(path.read_bytes()).get("segmentation"), 4, 4)
         except ValueError as error:
             raise DataError(f"{path}: {error}") from error
     except DataError as error:

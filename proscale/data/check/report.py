@@ -6,8 +6,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from proscale.data.check.faults import ERRORS, WARNINGS, Fault
 from proscale.data.check.run import DatasetReport, Report
+from proscale.data.formats.problems import ERRORS, WARNINGS, Problem
 
 # A histogram of more classes than this is set in several columns.
 _ROWS = 20
@@ -15,7 +15,7 @@ _COLUMNS = 3
 
 
 def histogram(dataset: DatasetReport) -> str:
-    """How often each class occurs, and its share of all annotated pixels."""
+    """How often each class occurs, and its fraction of all annotated pixels."""
     total = sum(dataset.pixels.values()) or 1
     cells = [
         (name, dataset.images[i], dataset.segments[i], f"{100 * dataset.pixels[i] / total:.2f}")
@@ -32,10 +32,10 @@ _ALIGN = ("left", "right", "right", "right")
 
 
 def summary(report: Report) -> str:
-    """Every kind of fault that was found: how often, and the first; then the verdict."""
-    by_kind: dict[str, list[Fault]] = defaultdict(list)
-    for fault in report.faults:
-        by_kind[fault.kind].append(fault)
+    """How often every kind of problem was found, and the first; then the verdict."""
+    by_kind: dict[str, list[Problem]] = defaultdict(list)
+    for problem in report.problems:
+        by_kind[problem.kind].append(problem)
     rows = [
         (severity, kind, len(by_kind[kind]), f"{by_kind[kind][0].file}: {by_kind[kind][0].detail}")
         for severity, kinds in (("error", ERRORS), ("warning", WARNINGS))
@@ -44,11 +44,11 @@ def summary(report: Report) -> str:
     ]
     headers, widths = ["", "check", "found", "the first"], [None, None, None, 96]
     table = tabulate(rows, headers=headers, maxcolwidths=widths)
-    errors = sum(fault.is_error for fault in report.faults)
+    errors = sum(problem.is_error for problem in report.problems)
     images = sum(dataset.num_images for dataset in report.datasets)
     verdict = (
         f"{images} images of {', '.join(d.name for d in report.datasets)}: {errors} errors, "
-        f"{len(report.faults) - errors} warnings"
+        f"{len(report.problems) - errors} warnings"
     )
     return f"{table}\n\n{verdict}" if rows else verdict
 
@@ -56,8 +56,8 @@ def summary(report: Report) -> str:
 def as_document(report: Report) -> dict[str, Any]:
     """Everything that was found."""
     return {
-        "errors": sum(fault.is_error for fault in report.faults),
-        "warnings": sum(not fault.is_error for fault in report.faults),
+        "errors": sum(problem.is_error for problem in report.problems),
+        "warnings": sum(not problem.is_error for problem in report.problems),
         "datasets": [
             {
                 "name": dataset.name,
@@ -72,14 +72,14 @@ def as_document(report: Report) -> dict[str, Any]:
                     }
                     for i, name in enumerate(dataset.class_names)
                 ],
-                "faults": [_describe(fault) for fault in dataset.faults],
+                "faults": [_describe(problem) for problem in dataset.problems],
             }
             for dataset in report.datasets
         ],
-        "between": [_describe(fault) for fault in report.between],
+        "between": [_describe(problem) for problem in report.between],
         "meanings": ERRORS | WARNINGS,
     }
 
 
-def _describe(fault: Fault) -> dict[str, Any]:
-    return {"severity": "error" if fault.is_error else "warning", **asdict(fault)}
+def _describe(problem: Problem) -> dict[str, Any]:
+    return {"severity": "error" if problem.is_error else "warning", **asdict(problem)}

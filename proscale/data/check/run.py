@@ -1,43 +1,72 @@
-"""Checks data sets: each image and its annotation in parallel, then what several have in common."""
+"""Checks data sets: each image and its annotation in parallel, then what several have in common.
+
+Training stops at the first error; here problems are collected. Annotation files of COCO's formats
+and folders of label images are read leniently, anything else through Detectron2's catalog.
+"""
 
 import multiprocessing
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
-from proscale.data.check.faults import Fault, first_few
-from proscale.data.check.images import inspect_image
-from proscale.data.check.samples import Contents, Sample, read_contents
-from proscale.data.check.truths import Classes, Findings
+from proscale.data.check.sample import Findings, check_sample, check_unique
+from proscale.data.datasets.registration import instance_metadata
+from proscale.data.formats.coco_format import (
+    INSTANCE_CATEGORIES,
+    Entries,
+    check_instances,
+    instance_entries,
+    panoptic_entries,
+    read_categories,
+    read_panoptic,
+)
+from proscale.data.formats.json_file import read_json
+from proscale.data.formats.problems import Problem, first_few
+from proscale.data.formats.semantic_folders import IMAGE_SUFFIXES, mask_files, semantic_entries
+from proscale.data.mappers.annotations import (
+    AnnotationReader,
+    InstanceReader,
+    PanopticReader,
+    SemanticReader,
+)
+from proscale.errors import ConfigError, DataError
 
+# What Detectron2's entries have; panoptic ones may have labels besides.
+_TASKS_BY_KEY = {
+    "segments_info": "panoptic",
+    "annotations": "instance",
+    "sem_seg_file_name": "semantic",
+}
 _CHUNK = 16
 
 
 @dataclass
 class DatasetReport:
-    """What was found in a data set.
+    """Results for a data set.
 
     Attributes:
         name: as registered.
-        task: ``panoptic``, ``instance`` or ``semantic``.
+        task: ``panoptic``, ``instance`` or ``semantic``; ``unknown`` if it cannot be read.
         class_names: of all classes.
-        num_images: looked at.
-        faults: what is wrong.
+        num_images: checked.
+        problems: of its files.
         images, segments, pixels: how many have, or are of, each class, by its place.
-        digests: files by what they show.
+        digests: files by their pixels.
         image_ids: of images that have one.
     """
 
     name: str
-    task: str
-    class_names: Sequence[str]
-    num_images: int
-    faults: list[Fault]
+    task: str = "unknown"
+    class_names: Sequence[str] = ()
+    num_images: int = 0
+    problems: list[Problem] = field(default_factory=list)
     images: Counter[int] = field(default_factory=Counter)
     segments: Counter[int] = field(default_factory=Counter)
     pixels: Counter[int] = field(default_factory=Counter)
@@ -51,18 +80,18 @@ class DatasetReport:
 
 @dataclass
 class Report:
-    """What was found in several data sets, and between them."""
+    """Results for several data sets, and problems between them."""
 
     datasets: list[DatasetReport]
-    between: list[Fault]
+    between: list[Problem]
 
     @property
-    def faults(self) -> list[Fault]:
-        return [*(f for dataset in self.datasets for f in dataset.faults), *self.between]
+    def problems(self) -> list[Problem]:
+        return [*(p for dataset in self.datasets for p in dataset.problems), *self.between]
 
     @property
     def has_errors(self) -> bool:
-        return any(fault.is_error for fault in self.faults)
+        return any(problem.is_error for problem in self.problems)
 
 
 def check_datasets(names: Sequence[str], *, workers: int) -> Report:
@@ -73,70 +102,144 @@ def check_datasets(names: Sequence[str], *, workers: int) -> Report:
         workers: processes; 1 stays in this one.
 
     Raises:
-        ValueError: a data set has no annotations of a kind that can be checked.
+        ConfigError: a data set has no annotations of a kind that can be checked.
     """
-    datasets = [_check(read_contents(name), workers) for name in names]
+    datasets = [_check(name, workers) for name in names]
     pairs = combinations(datasets, 2)
-    return Report(datasets, [fault for a, b in pairs for fault in _compare(a, b)])
+    return Report(datasets, [problem for a, b in pairs for problem in _compare(a, b)])
 
 
-def _check(contents: Contents, workers: int) -> DatasetReport:
-    report = DatasetReport(
-        name=contents.name,
-        task=contents.task,
-        class_names=contents.classes.names,
-        num_images=len(contents.samples),
-        faults=contents.faults,
-    )
-    results = _map(partial(_check_sample, contents.classes), contents.samples, workers)
-    progress = tqdm(results, contents.name, len(contents.samples), unit="image", disable=None)
-    for sample, (digest, findings) in zip(contents.samples, progress, strict=True):
-        report.faults += findings.faults
+def _check(name: str, workers: int) -> DatasetReport:
+    report = DatasetReport(name)
+    metadata: dict[str, Any] = {}
+    entries: Entries = []
+    try:
+        metadata = MetadataCatalog.get(name).as_dict()
+        report.task, entries = _read(metadata, report.problems)
+    except DataError as error:
+        file = metadata.get("panoptic_json") or metadata.get("json_file") or name
+        detail = str(error).removeprefix(f"{file}: ")
+        report.problems.append(Problem("annotation-file", file, detail))
+    if report.task == "unknown":
+        return report
+    report.class_names = metadata.get("thing_classes") or metadata["stuff_classes"]
+    reader: AnnotationReader = InstanceReader()
+    if report.task == "panoptic":
+        reader = PanopticReader()
+    elif report.task == "semantic":
+        report.class_names, ignored = metadata["stuff_classes"], metadata["ignore_label"]
+        reader = SemanticReader(num_classes=len(report.class_names), ignore_label=ignored)
+    report.num_images = len(entries)
+    results = _map(partial(check_sample, reader, metadata.get("json_file", "")), entries, workers)
+    progress = tqdm(results, name, len(entries), unit="image", disable=None)
+    for entry, findings in zip(entries, progress, strict=True):
+        report.problems += findings.problems
         report.images.update(findings.segments.keys())
         report.segments.update(findings.segments)
         report.pixels.update(findings.pixels)
-        if digest is not None:
-            report.digests[digest].append(sample.image)
-        if sample.image_id is not None:
-            report.image_ids.add(sample.image_id)
-    report.faults += _duplicates(report)
+        if findings.digest is not None:
+            report.digests[findings.digest].append(entry["file_name"])
+        if entry.get("image_id") is not None:
+            report.image_ids.add(entry["image_id"])
+    for files in report.digests.values():
+        if len(files) > 1:
+            detail = f"also {first_few(files[1:])}"
+            report.problems.append(Problem("image-duplicate", files[0], detail))
     absent = [n for i, n in enumerate(report.class_names) if not report.segments[i]]
-    if absent and contents.samples:
+    if absent and entries:
         detail = f"{len(absent)} of {len(report.class_names)} classes: {first_few(absent)}"
-        report.faults.append(Fault("class-absent", contents.name, detail))
+        report.problems.append(Problem("class-absent", name, detail))
     return report
 
 
-def _check_sample(classes: Classes, sample: Sample) -> tuple[str | None, Findings]:
-    image = inspect_image(sample.image, sample.size)
-    findings = sample.truth.check(sample.image, image.size, classes)
-    findings.faults = image.faults + findings.faults
-    return image.digest, findings
+def _read(metadata: dict[str, Any], problems: list[Problem]) -> tuple[str, Entries]:
+    """The task and the entries of a data set, read leniently."""
+    evaluator = metadata.get("evaluator_type", "")
+    # Cityscapes' panoptic file has names of images that do not exist; its loader mends them.
+    if metadata.get("panoptic_json") and not evaluator.startswith("cityscapes"):
+        return "panoptic", _read_panoptic(metadata, problems)
+    if evaluator in ("coco", "lvis"):
+        return "instance", _read_instances(metadata, problems)
+    if evaluator.endswith("sem_seg") and metadata.get("mask_suffix"):
+        entries = semantic_entries(metadata, problems.append)
+        used = {entry.get("sem_seg_file_name") for entry in entries}
+        unused = [mask.name for mask in mask_files(metadata) if str(mask) not in used]
+        if unused:
+            detail = f"{len(unused)}: {first_few(unused)}"
+            problems.append(Problem("mask-unused", metadata["sem_seg_root"], detail))
+        return "semantic", entries
+    try:
+        entries = DatasetCatalog.get(metadata["name"])
+    except (OSError, ValueError, KeyError, AssertionError) as error:
+        raise DataError(str(error)) from error
+    if not entries:
+        problems.append(Problem("image-missing", metadata["name"], "the data set has no images"))
+        return "unknown", []
+    task = next((task for key, task in _TASKS_BY_KEY.items() if key in entries[0]), None)
+    if task is None:
+        raise ConfigError(
+            f"data set {metadata['name']} has entries with {', '.join(entries[0])}: expected "
+            f"those with {', '.join(_TASKS_BY_KEY)}"
+        )
+    return task, entries
 
 
-def _map(function: partial, samples: Sequence[Sample], workers: int) -> Iterator:
+def _read_panoptic(metadata: dict[str, Any], problems: list[Problem]) -> Entries:
+    path = metadata["panoptic_json"]
+    content = read_panoptic(path, problems.append)
+    names = [image["file_name"] for image in content["images"]]
+    check_unique(names, path, "image file", "image-repeated", problems.append)
+    entries = panoptic_entries(content, metadata, problems.append)
+    if "image_ids" not in metadata:
+        pngs = {annotation["file_name"] for annotation in content["annotations"]}
+        problems += _unused("image-not-annotated", metadata["image_root"], IMAGE_SUFFIXES, names)
+        problems += _unused("mask-unused", metadata["panoptic_root"], (".png",), pngs)
+    return entries
+
+
+def _read_instances(metadata: dict[str, Any], problems: list[Problem]) -> Entries:
+    path = metadata["json_file"]
+    content = read_json(path)
+    check_instances(content, path, problems.append)
+    names = (image["file_name"] for image in content["images"])
+    check_unique(names, path, "image file", "image-repeated", problems.append)
+    ids = (annotation["id"] for annotation in content["annotations"])
+    check_unique(ids, path, "annotation", "segment-repeated", problems.append)
+    if "thing_dataset_id_to_contiguous_id" not in metadata:
+        # Detectron2 learns them from the file when it loads the data.
+        categories = read_categories(path, INSTANCE_CATEGORIES)
+        metadata |= instance_metadata(categories, image_root=metadata["image_root"], json_file=path)
+    return instance_entries(content, metadata, problems.append)
+
+
+def _unused(
+    kind: str, folder: str, suffixes: tuple[str, ...], used: Collection[str]
+) -> Iterable[Problem]:
+    used = set(used)
+    files = [file for file in Path(folder).glob("*") if file.suffix.lower() in suffixes]
+    unused = sorted(file.name for file in files if file.name not in used)
+    if unused:
+        detail = f"{len(unused)} files that no annotation names: {first_few(unused)}"
+        yield Problem(kind, folder, detail)
+
+
+def _map(function: partial, entries: Entries, workers: int) -> Iterator[Findings]:
     if workers == 1:
-        yield from map(function, samples)
+        yield from map(function, entries)
         return
     with multiprocessing.Pool(workers) as pool:
-        yield from pool.imap(function, samples, chunksize=_CHUNK)
+        yield from pool.imap(function, entries, chunksize=_CHUNK)
 
 
-def _duplicates(report: DatasetReport) -> Iterable[Fault]:
-    for files in report.digests.values():
-        if len(files) > 1:
-            yield Fault("image-duplicate", files[0], f"also {first_few(files[1:])}")
-
-
-def _compare(a: DatasetReport, b: DatasetReport) -> Iterable[Fault]:
+def _compare(a: DatasetReport, b: DatasetReport) -> Iterable[Problem]:
     both = f"{a.name}, {b.name}"
     for digest in a.digests.keys() & b.digests.keys():
         files = a.digests[digest][0], b.digests[digest][0]
-        yield Fault("leaked-image", files[0], f"the same picture is {files[1]} of {b.name}")
+        yield Problem("leaked-image", files[0], f"the same picture is {files[1]} of {b.name}")
     for kind, mine, theirs in (
         ("name-in-both", a.file_names, b.file_names),
         ("id-in-both", a.image_ids, b.image_ids),
     ):
         common = sorted(mine & theirs, key=str)
         if common:
-            yield Fault(kind, both, f"{len(common)}: {first_few(common)}")
+            yield Problem(kind, both, f"{len(common)}: {first_few(common)}")

@@ -9,10 +9,15 @@ from typing import Any
 
 from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES
 
-from proscale.data.datasets.builtin import data_root, register_builtin
-from proscale.data.datasets.coco_instances import load_coco_instances
-from proscale.data.datasets.coco_panoptic import load_coco_panoptic, panoptic_metadata
-from proscale.data.datasets.semantic_folders import load_semantic_folders, semantic_metadata
+from proscale.data.datasets.registration import (
+    data_root,
+    instance_metadata,
+    panoptic_metadata,
+    register_builtin,
+    semantic_metadata,
+)
+from proscale.data.formats.coco_format import load_coco_instances, load_coco_panoptic
+from proscale.data.formats.semantic_folders import load_semantic_folders
 
 FOLDER = "ADEChallengeData2016"
 
@@ -62,17 +67,15 @@ def register_ade20k(root: Path | None = None) -> None:
             things_first=False,  # published weights keep the benchmark's order
         )
         panoptic["evaluator_type"] = "ade20k_panoptic_seg"
-        instance = {
-            "image_root": str(image_root),
-            "json_file": str(instances_json),
-            "evaluator_type": "coco",
-            "thing_classes": [ADE20K_SEM_SEG_CATEGORIES[id_] for id_ in THINGS],
-            "thing_dataset_id_to_contiguous_id": {id_: i for i, id_ in enumerate(THINGS)},
-        }
-        for task, load, metadata in (
-            ("sem_seg", load_semantic_folders, semantic),
-            ("panoptic", load_coco_panoptic, panoptic),
-            ("instance", load_coco_instances, instance),
+        instance = instance_metadata(
+            [category for category in categories() if category["isthing"]],
+            image_root=image_root,
+            json_file=instances_json,
+        )
+        for task, name, load, metadata in (
+            ("semantic", "sem_seg", load_semantic_folders, semantic),
+            ("panoptic", "panoptic", load_coco_panoptic, panoptic),
+            ("instance", "instance", load_coco_instances, instance),
         ):
-            preparation = "ade20k-semantic" if task == "sem_seg" else f"ade20k-{task}"
-            register_builtin(f"ade20k_{task}_{split}", load, metadata, preparation=preparation)
+            preparation = f"ade20k-{task}"
+            register_builtin(f"ade20k_{name}_{split}", load, metadata, preparation=preparation)

@@ -1,8 +1,8 @@
 """Cityscapes under Detectron2's names, read from its PNG files alone.
 
 Detectron2 reads instances from polygons, with a geometry library and for minutes, and asserts
-rather than says what is missing. Here instances are those of the ``instanceIds`` images, which the
-benchmark's evaluation takes as the truth, and all entries have the size of their image.
+that files are there. Here instances are those of the ``instanceIds`` images, the ground truth of
+the benchmark's evaluation, and all entries have the size of their image.
 """
 
 from collections.abc import Mapping
@@ -14,13 +14,14 @@ import pycocotools.mask
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 from detectron2.structures import BoxMode
 
-from proscale.data.datasets.builtin import Entries, data_root, detectron2_metadata, register_builtin
-from proscale.data.datasets.coco_panoptic import load_coco_panoptic
-from proscale.data.datasets.semantic_folders import load_semantic_folders
-from proscale.data.formats.data_folder import DataFolder
+from proscale.data.datasets.registration import data_root, detectron2_metadata, register_builtin
+from proscale.data.formats.coco_format import Entries, load_coco_panoptic
 from proscale.data.formats.image_file import open_image
+from proscale.data.formats.json_file import DataFolder
 from proscale.data.formats.label_image import read_label_image
 from proscale.data.formats.run_lengths import encode_segments
+from proscale.data.formats.semantic_folders import load_semantic_folders
+from proscale.errors import MissingFileError
 
 IMAGE_SUFFIX = "_leftImg8bit.png"
 INSTANCES_SUFFIX = "_gtFine_instanceIds.png"
@@ -43,33 +44,28 @@ def register_cityscapes(root: Path | None = None) -> None:
     for split in SPLITS:
         image_root, label_root = root / "leftImg8bit" / split, root / "gtFine" / split
         panoptic = root / "gtFine" / f"cityscapes_panoptic_{split}"
-        folders = {
+        # Detectron2's evaluators look for the ground truth in gt_dir.
+        common = {
             "image_root": str(image_root),
+            "image_dir": str(image_root),
+            "gt_dir": str(label_root),
+        }
+        folders = common | {
             "sem_seg_root": str(label_root),
             "image_suffix": IMAGE_SUFFIX,
             "stuff_colors": [category["color"] for category in CITYSCAPES_CATEGORIES],
             "thing_colors": [c["color"] for c in CITYSCAPES_CATEGORIES if c["isthing"]],
         }
-        panoptic_files = {
-            "image_root": str(image_root),
-            "panoptic_root": str(panoptic),
-            "panoptic_json": f"{panoptic}.json",
-        }
-        # Detectron2's evaluators look for the truth in gt_dir.
-        detectron2_dirs = {"image_dir": str(image_root), "gt_dir": str(label_root)}
-        for task, load, files, preparation in (
-            ("sem_seg", _load_semantic, folders | {"mask_suffix": LABELS_SUFFIX}, "cityscapes"),
-            # Nothing but what is downloaded.
-            (
-                "instance_seg",
-                load_cityscapes_instances,
-                folders | {"mask_suffix": INSTANCES_SUFFIX},
-                "",
-            ),
-            ("panoptic", load_cityscapes_panoptic, panoptic_files, "cityscapes"),
+        semantic = folders | {"mask_suffix": LABELS_SUFFIX}
+        instances = folders | {"mask_suffix": INSTANCES_SUFFIX}
+        files = common | {"panoptic_root": str(panoptic), "panoptic_json": f"{panoptic}.json"}
+        for task, load, metadata, preparation in (
+            ("sem_seg", _load_semantic, semantic, "cityscapes"),
+            ("instance_seg", load_cityscapes_instances, instances, ""),  # as downloaded
+            ("panoptic", load_cityscapes_panoptic, files, "cityscapes"),
         ):
             name = f"cityscapes_fine_{task}_{split}"
-            metadata = detectron2_metadata(name) | detectron2_dirs | files
+            metadata = detectron2_metadata(name) | metadata
             register_builtin(name, load, metadata, preparation=preparation)
 
 
@@ -85,8 +81,7 @@ def load_cityscapes_instances(metadata: Mapping[str, Any]) -> Entries:
         objects that could not be told apart are crowds.
 
     Raises:
-        FileNotFoundError: images have no instances.
-        ValueError: there are no images, or an unreadable one.
+        DataError: there are no images, or an ``instanceIds`` image is missing or unreadable.
     """
     entries = load_semantic_folders(metadata)
     with ThreadPoolExecutor() as pool:
@@ -99,8 +94,7 @@ def load_cityscapes_panoptic(metadata: Mapping[str, Any]) -> Entries:
     ``cityscapesscripts`` writes file names of images that do not exist; they follow from the ids.
 
     Raises:
-        FileNotFoundError: there is no annotation file, or no ``labelTrainIds`` of an image.
-        ValueError: see ``load_coco_panoptic``.
+        DataError: see ``load_coco_panoptic``; or there is no ``labelTrainIds`` of an image.
     """
     entries = load_coco_panoptic(metadata)
     images, labels = DataFolder(metadata["image_root"]), DataFolder(metadata["gt_dir"])
@@ -111,7 +105,7 @@ def load_cityscapes_panoptic(metadata: Mapping[str, Any]) -> Entries:
         entry["file_name"] = images.file(path + IMAGE_SUFFIX, where)
         entry["sem_seg_file_name"] = labels.file(path + LABELS_SUFFIX, where)
         if not Path(entry["sem_seg_file_name"]).is_file():
-            raise FileNotFoundError(f"there is no {entry['sem_seg_file_name']}")
+            raise MissingFileError(f"there is no {entry['sem_seg_file_name']}")
     return entries
 
 

@@ -11,14 +11,19 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from proscale.data.datasets.builtin import Entries, data_root, detectron2_metadata, register_builtin
-from proscale.data.datasets.coco_panoptic import register
-from proscale.data.datasets.semantic_folders import load_semantic_folders, semantic_metadata
-from proscale.data.formats.data_folder import DataFolder
-from proscale.errors import DataError
+from proscale.data.datasets.registration import (
+    data_root,
+    detectron2_metadata,
+    register_builtin,
+    semantic_metadata,
+)
+from proscale.data.formats.coco_format import load_coco_panoptic
+from proscale.data.formats.json_file import DataFolder
+from proscale.data.formats.semantic_folders import load_semantic_folders
+from proscale.errors import DataError, MissingFileError
 
 # Photographs of 640×480 pixels with few and large segments, things and stuff, and without crowds:
-# small enough a task for a model to learn it by heart on a CPU.
+# a small enough task for a model to overfit on a CPU.
 _EIGHT_TRAIN_IMAGES = (9, 144, 194, 387, 443, 450, 508, 510)
 
 
@@ -26,8 +31,8 @@ def register_coco(root: Path | None = None) -> None:
     """Register the names.
 
     - ``coco_2017_{train,val}_panoptic_with_sem_seg``: the panoptic splits under the names that
-      Mask2Former's configuration files test on. Semantic truth needs no files of its own: it
-      follows from the panoptic PNG files.
+      Mask2Former's configuration files test on. Semantic annotations need no files of their own:
+      they follow from the panoptic PNG files.
     - ``coco_2017_train_panoptic_8``: eight images of the training split.
     - ``coco_2017_{train,val}_sem_seg``: label images of the 133 panoptic classes, things included.
     - ``coco_2017_{train,val}_panoptic_stuffonly``: Detectron2's, label images of the 53 stuff
@@ -41,57 +46,52 @@ def register_coco(root: Path | None = None) -> None:
         guard(name)
     for split in ("train", "val"):
         panoptic = detectron2_metadata(f"coco_2017_{split}_panoptic")
-        register(f"coco_2017_{split}_panoptic_with_sem_seg", panoptic)
-        image_root = root / f"{split}2017"
-        register_builtin(
-            f"coco_2017_{split}_sem_seg",
-            load_semantic_folders,
-            semantic_metadata(
-                panoptic["stuff_classes"],
-                image_root=image_root,
-                mask_root=root / f"panoptic_semseg_{split}2017",
-                image_suffix=".jpg",
-                colors=panoptic["stuff_colors"],
-            ),
-            preparation="coco-semantic",
-        )
+        register_builtin(f"coco_2017_{split}_panoptic_with_sem_seg", load_coco_panoptic, panoptic)
         stuff = detectron2_metadata(f"coco_2017_{split}_panoptic_stuffonly")
-        folders = semantic_metadata(
-            stuff["stuff_classes"],
-            image_root=image_root,
-            mask_root=root / f"panoptic_stuff_{split}2017",
-            image_suffix=".jpg",
-            colors=stuff["stuff_colors"],
-        )
-        register_builtin(
-            f"coco_2017_{split}_panoptic_stuffonly",
-            load_semantic_folders,
-            stuff | folders,
-            preparation="coco-stuff",
-        )
-    register(
+        for name, known, folder, preparation in (
+            ("sem_seg", panoptic, "semseg", "coco-semantic"),
+            ("panoptic_stuffonly", stuff, "stuff", "coco-stuff"),
+        ):
+            metadata = semantic_metadata(
+                known["stuff_classes"],
+                image_root=root / f"{split}2017",
+                mask_root=root / f"panoptic_{folder}_{split}2017",
+                image_suffix=".jpg",
+                colors=known["stuff_colors"],
+            )
+            if known is stuff:
+                metadata = stuff | metadata
+            register_builtin(
+                f"coco_2017_{split}_{name}",
+                load_semantic_folders,
+                metadata,
+                preparation=preparation,
+            )
+    register_builtin(
         "coco_2017_train_panoptic_8",
-        detectron2_metadata("coco_2017_train_panoptic"),
-        image_ids=_EIGHT_TRAIN_IMAGES,
+        load_coco_panoptic,
+        detectron2_metadata("coco_2017_train_panoptic") | {"image_ids": _EIGHT_TRAIN_IMAGES},
     )
 
 
 def guard(name: str) -> None:
-    """Let Detectron2's own loader load a data set of COCO, but tell what is wrong by name."""
-    load, metadata = DatasetCatalog[name], MetadataCatalog.get(name)
+    """Let Detectron2's own loader load a data set of COCO, but name what is wrong."""
+    load_unguarded = DatasetCatalog[name]
 
-    def guarded(known: Mapping[str, Any]) -> Entries:
-        path = known["panoptic_json" if "panoptic_json" in known else "json_file"]
+    def load(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+        path = metadata["panoptic_json" if "panoptic_json" in metadata else "json_file"]
         try:
-            entries = load()
+            entries = load_unguarded()
+        except FileNotFoundError as error:
+            raise MissingFileError(str(error)) from error
         except (AssertionError, LookupError, TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{path}: not a file of COCO's format ({error!r})") from error
         for key, root in (("file_name", "image_root"), ("pan_seg_file_name", "panoptic_root")):
-            if root in known:
-                folder = DataFolder(known[root])
+            if root in metadata:
+                folder = DataFolder(metadata[root])
                 for entry in entries:
-                    file = os.path.relpath(entry[key], known[root])
+                    file = os.path.relpath(entry[key], metadata[root])
                     folder.file(file, f"{path}: {key} of image {entry['image_id']}")
         return entries
 
-    register_builtin(name, guarded, metadata)
+    register_builtin(name, load, MetadataCatalog.get(name))

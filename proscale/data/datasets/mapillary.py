@@ -9,11 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from proscale.data.datasets.builtin import LazyMetadata, data_root, register_builtin
-from proscale.data.datasets.coco_panoptic import load_coco_panoptic, panoptic_metadata
-from proscale.data.datasets.semantic_folders import load_semantic_folders, semantic_metadata
+from proscale.data.datasets.registration import (
+    LazyMetadata,
+    data_root,
+    panoptic_metadata,
+    register_builtin,
+    semantic_metadata,
+)
+from proscale.data.formats.coco_format import load_coco_panoptic
 from proscale.data.formats.json_file import read_json
-from proscale.errors import DataError
+from proscale.data.formats.semantic_folders import load_semantic_folders
+from proscale.errors import DataError, MissingFileError
 
 CONFIG_FILES = ("config_v1.2.json", "config.json")
 SPLITS = {"train": "training", "val": "validation"}
@@ -24,7 +30,7 @@ def register_mapillary(root: Path | None = None) -> None:
     """Register ``mapillary_vistas_{sem_seg,panoptic}_{train,val}``.
 
     Their metadata read the configuration file when their classes are asked for, which raises a
-    FileNotFoundError without it, and a ValueError if it is not as expected.
+    DataError if it is missing or not as expected.
 
     Args:
         root: the folder that has ``mapillary_vistas``; ``data_root()`` when None.
@@ -63,13 +69,14 @@ def read_classes(root: Path) -> list[dict[str, Any]]:
         for the label l: ``id`` l + 1, as in the panoptic files, ``name``, ``isthing``, ``color``.
 
     Raises:
-        FileNotFoundError: there is no configuration file.
-        DataError: it has no labels, or some that are not evaluated before some that are.
+        DataError: there is no configuration file, or it has no labels, or some that are not
+            evaluated before some that are.
     """
     found = [root / name for name in CONFIG_FILES if (root / name).is_file()]
     if not found:
-        raise FileNotFoundError(
-            f"no {' or '.join(CONFIG_FILES)} in {root}: Mapillary Vistas' classes come from it"
+        raise MissingFileError(
+            f"there is no {' or '.join(CONFIG_FILES)} in {root}: Mapillary Vistas' classes come "
+            "from it"
         )
     try:
         labels = read_json(found[0])["labels"]

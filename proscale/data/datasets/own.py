@@ -5,31 +5,37 @@ splits of a data set have the same contiguous class ids.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 
 from proscale.config.own_data import OwnDataset, OwnSplit, parse_blocks
-from proscale.data.datasets.coco_instances import instance_metadata, load_coco_instances
-from proscale.data.datasets.coco_panoptic import load_coco_panoptic, panoptic_metadata
-from proscale.data.datasets.semantic_folders import (
-    count_labels,
-    load_semantic_folders,
-    mask_files,
+from proscale.data.datasets.registration import (
+    instance_metadata,
+    panoptic_metadata,
+    register,
     semantic_metadata,
 )
 from proscale.data.formats.coco_format import (
     INSTANCE_CATEGORIES,
     PANOPTIC_CATEGORIES,
+    load_coco_instances,
+    load_coco_panoptic,
     read_categories,
 )
 from proscale.data.formats.label_image import read_palette
+from proscale.data.formats.semantic_folders import (
+    count_labels,
+    load_semantic_folders,
+    mask_files,
+)
+from proscale.errors import DataError
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 def register_own_data(blocks: Sequence[Any]) -> list[OwnDataset]:
@@ -42,8 +48,9 @@ def register_own_data(blocks: Sequence[Any]) -> list[OwnDataset]:
         blocks: the value of ``DATASETS.OWN``, see ``proscale.config.own_data``.
 
     Raises:
-        ValueError: a block is wrong; a file has no usable categories; the splits of a data set
-            differ in their classes; or a name is taken by another data set.
+        ConfigError: a block is wrong.
+        DataError: a file has no usable categories; the splits of a data set differ in their
+            classes; or a name is taken by another data set.
     """
     return [_register(dataset) for dataset in parse_blocks(blocks)]
 
@@ -58,23 +65,36 @@ def own_classes(name: str) -> tuple[str, ...]:
 def _register(dataset: OwnDataset) -> OwnDataset:
     if dataset.task == "semantic":
         return _register_semantic(dataset)
-    describe, load = _COCO_FORMATS[dataset.task]
     categories = _common_categories(dataset)
     for split in dataset.splits.values():
-        _register_split(split.name, describe(categories, split), load)
-    things = sum(bool(c.get("isthing", True)) for c in categories)
-    logger.info(
+        # The schema of the blocks requires the paths of a task.
+        assert split.annotations is not None
+        if dataset.task == "panoptic":
+            assert split.masks is not None
+            metadata = panoptic_metadata(
+                categories,
+                image_root=split.images,
+                panoptic_root=split.masks,
+                panoptic_json=split.annotations,
+                instances_json=split.instances,
+            )
+            register(split.name, load_coco_panoptic, metadata)
+        else:
+            metadata = instance_metadata(
+                categories, image_root=split.images, json_file=split.annotations
+            )
+            register(split.name, load_coco_instances, metadata)
+    things = sum(_isthing(category) for category in categories)
+    _logger.info(
         "Own data %s: %s, %d classes, %d of them things",
-        dataset.name,
-        dataset.task,
-        len(categories),
-        things,
+        *(dataset.name, dataset.task, len(categories), things),
     )
     return dataset
 
 
 def _register_semantic(dataset: OwnDataset) -> OwnDataset:
     def metadata(split: OwnSplit, names: Sequence[str], colors: Sequence = ()) -> dict[str, Any]:
+        assert split.masks is not None
         return semantic_metadata(
             names,
             image_root=split.images,
@@ -89,73 +109,42 @@ def _register_semantic(dataset: OwnDataset) -> OwnDataset:
     if names is None:
         try:
             names = tuple(f"class_{label}" for label in range(count_labels(masks)))
-        except ValueError as error:
-            raise ValueError(f"{dataset.where}.CLASSES is not given, and {error}") from error
+        except DataError as error:
+            raise DataError(f"{dataset.where}.CLASSES is not given, and {error}") from error
     colors = _palette_colors(masks)
     for split in dataset.splits.values():
-        _register_split(split.name, metadata(split, names, colors), load_semantic_folders)
-    logger.info("Own data %s: semantic, %d classes", dataset.name, len(names))
+        register(split.name, load_semantic_folders, metadata(split, names, colors))
+    _logger.info("Own data %s: semantic, %d classes", dataset.name, len(names))
     return replace(dataset, classes=names)
 
 
 def _palette_colors(masks: Sequence[Path]) -> list[list[int]]:
-    """Those of the first label image that can be read; who reads the others tells what is wrong."""
+    """Those of the first readable label image; the mapper names the unreadable ones."""
     for mask in masks:
-        with suppress(ValueError):
+        with suppress(DataError):
             return read_palette(mask)
     return []
-
-
-def _describe_panoptic(categories: Sequence[Mapping], split: OwnSplit) -> dict[str, Any]:
-    return panoptic_metadata(
-        categories,
-        image_root=split.images,
-        panoptic_root=split.masks,
-        panoptic_json=split.annotations,
-        instances_json=split.instances,
-    )
-
-
-def _describe_instances(categories: Sequence[Mapping], split: OwnSplit) -> dict[str, Any]:
-    return instance_metadata(categories, image_root=split.images, json_file=split.annotations)
-
-
-# How splits of a task are described and loaded.
-_COCO_FORMATS: dict[str, tuple[Callable, Callable]] = {
-    "panoptic": (_describe_panoptic, load_coco_panoptic),
-    "instance": (_describe_instances, load_coco_instances),
-}
 
 
 def _common_categories(dataset: OwnDataset) -> list[dict[str, Any]]:
     """The categories of the data set, in the order of its first split."""
     keys = PANOPTIC_CATEGORIES if dataset.task == "panoptic" else INSTANCE_CATEGORIES
-    first, *others = dataset.splits.values()
-    categories = read_categories(first.annotations, keys)
-    for other in others:
-        theirs = _classes_by_id(read_categories(other.annotations, keys))
-        differing = theirs.items() ^ _classes_by_id(categories).items()
+    files = [split.annotations for split in dataset.splits.values() if split.annotations]
+    categories = read_categories(files[0], keys)
+    for other in files[1:]:
+        differing = _classes(categories) ^ _classes(read_categories(other, keys))
         if differing:
-            raise ValueError(
-                f"{first.annotations} and {other.annotations} differ in the categories with ids "
-                f"{sorted({id_ for id_, _ in differing})}: expected the same id, name and "
-                "isthing in both"
+            raise DataError(
+                f"{files[0]} and {other} differ in the categories with ids "
+                f"{sorted({id_ for id_, *_ in differing})}: expected the same id, name and isthing "
+                "in both"
             )
     return categories
 
 
-def _classes_by_id(categories: Sequence[Mapping[str, Any]]) -> dict[int, tuple[str, bool]]:
-    return {c["id"]: (c["name"], bool(c.get("isthing", True))) for c in categories}
+def _classes(categories: Sequence[Mapping[str, Any]]) -> set[tuple[int, str, bool]]:
+    return {(c["id"], c["name"], _isthing(c)) for c in categories}
 
 
-def _register_split(name: str, metadata: dict[str, Any], load: Callable) -> None:
-    if name in DatasetCatalog.list():
-        known = MetadataCatalog.get(name).as_dict()
-        # Evaluators may add keys of their own.
-        if any(known.get(key) != value for key, value in metadata.items()):
-            raise ValueError(
-                f"data set {name} is already registered, with other files; choose another NAME"
-            )
-        return
-    DatasetCatalog.register(name, lambda: load(metadata))
-    MetadataCatalog.get(name).set(**metadata)
+def _isthing(category: Mapping[str, Any]) -> bool:
+    return bool(category.get("isthing", True))

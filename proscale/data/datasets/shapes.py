@@ -1,4 +1,8 @@
-"""Generates the demo's data set: scenes of simple shapes in COCO's panoptic format.
+"""The demo's data set: generated scenes of simple shapes in COCO's panoptic format.
+
+A scene is a landscape of two or three textured stuff regions with wavy borders, and two to five
+things lying on it, some of them in front of others. A class has its own shape or texture and its
+own range of colours, with noise on top, so that a small model learns the task within minutes.
 
 The layout is COCO's: ``{train,val}/*.jpg``, ``panoptic_{train,val}/*.png``, and in ``annotations/``
 ``panoptic_{train,val}.json`` and ``instances_{train,val}.json``. The same parameters give the same
@@ -7,22 +11,252 @@ bytes. A data set is complete or absent: it is written beside its place and move
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
-import pycocotools.mask
 from PIL import Image
 
-from proscale.data.datasets.coco_panoptic import panoptic_metadata, register
-from proscale.data.datasets.shapes_scene import CATEGORIES, Scene, draw_scene
+from proscale.data.datasets.registration import panoptic_metadata, register
+from proscale.data.formats.coco_format import load_coco_panoptic
 from proscale.data.formats.panoptic_png import write_panoptic_png
+from proscale.data.formats.run_lengths import describe_segments
 
 SPLITS = ("train", "val")
 STAMP = "dataset.json"
 # Below the current folder, like Detectron2's default for its data sets.
 DEFAULT_ROOT = Path("output/shapes")
+# The module's first name: data sets that carry it are kept.
+_GENERATOR = "proscale.data.shapes"
 # Raised whenever the same parameters give another data set than before.
 _VERSION = 1
+
+# Radius of a thing's circumscribed circle as a fraction of the image side, the fraction of its own
+# pixels that a thing keeps when others are put in front of it, and the fraction of the image that
+# is left of every stuff region. No segment is too small to be learned, so nothing becomes void.
+RADIUS_RANGE = (0.13, 0.24)
+MIN_VISIBLE_FRACTION = 0.55
+MIN_STUFF_FRACTION = 0.04
+THINGS_RANGE = (2, 5)
+_PLACEMENT_TRIES = 100
+_SUPERSAMPLING = 4
+
+
+class Category(NamedTuple):
+    """A COCO category; ``color`` is the RGB colour in which it is visualised."""
+
+    id: int
+    name: str
+    isthing: bool
+    color: tuple[int, int, int]
+
+
+# As in COCO, the ids have gaps.
+CATEGORIES = (
+    Category(1, "disc", True, (220, 60, 50)),
+    Category(2, "square", True, (250, 200, 40)),
+    Category(3, "triangle", True, (170, 70, 200)),
+    Category(4, "star", True, (250, 130, 190)),
+    Category(5, "ring", True, (245, 245, 245)),
+    Category(11, "sky", False, (110, 170, 235)),
+    Category(12, "grass", False, (80, 150, 60)),
+    Category(13, "field", False, (165, 115, 65)),
+    Category(14, "tiles", False, (125, 125, 130)),
+)
+THINGS = tuple(c for c in CATEGORIES if c.isthing)
+STUFF = tuple(c for c in CATEGORIES if not c.isthing)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A drawn scene.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB.
+        segments: (H, W) int, index into ``categories``; every index occurs, no pixel is unlabelled.
+        categories: category of every segment; one segment per stuff class, one per thing.
+    """
+
+    image: np.ndarray
+    segments: np.ndarray
+    categories: list[Category]
+
+
+def draw_scene(rng: np.random.Generator, size: int) -> Scene:
+    """Draw a square scene with sides of ``size`` pixels (at least 64)."""
+    if size < 64:
+        raise ValueError(f"image_size is {size}; scenes need at least 64 pixels a side")
+    segments, categories = _draw_regions(rng, size)
+    image = np.zeros((size, size, 3))
+    for index, category in enumerate(categories):
+        region = segments == index
+        image[region] = _TEXTURES[category.name](rng, size)[region]
+
+    wanted = rng.integers(THINGS_RANGE[0], THINGS_RANGE[1], endpoint=True)
+    areas: list[int] = []  # of the things, unoccluded
+    for _ in range(_PLACEMENT_TRIES):
+        if len(areas) == wanted:
+            break
+        category = THINGS[rng.integers(len(THINGS))]
+        contours = _place(rng, _CONTOURS[category.name], size)
+        coverage, rim = _rasterise(contours, size)
+        mask = coverage >= 0.5
+        left = np.bincount(segments[~mask], minlength=len(categories))
+        needed = [MIN_STUFF_FRACTION * size**2] * (len(categories) - len(areas))
+        needed += [MIN_VISIBLE_FRACTION * area for area in areas]
+        if np.any(left < needed):
+            continue
+        areas.append(int(mask.sum()))
+        segments[mask] = len(categories)
+        categories.append(category)
+        paint = _thing_paint(rng, category, size)
+        image += coverage[..., None] * (paint - image)
+        image += 0.6 * rim[..., None] * (0.3 * paint - image)
+
+    image += rng.normal(0, 4, image.shape)
+    return Scene(np.clip(image, 0, 255).round().astype(np.uint8), segments, categories)
+
+
+# --- stuff ----------------------------------------------------------------------------------------
+
+
+def _draw_regions(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Category]]:
+    """Two or three regions: sky, if there is one, above the others; the rest split once more."""
+    count = rng.integers(2, 3, endpoint=True)
+    categories = [STUFF[i] for i in rng.choice(len(STUFF), size=count, replace=False)]
+    categories.sort(key=lambda category: category.name != "sky")
+    has_sky = categories[0].name == "sky"
+    angle = rng.uniform(-0.2, 0.2) if has_sky else rng.uniform(-np.pi, np.pi)
+    segments = (~_wavy_half_plane(rng, size, angle, rng.uniform(-0.18, 0.12))).astype(int)
+    if count == 3:
+        angle = np.pi / 2 + rng.uniform(-0.6, 0.6) + (0.0 if has_sky else angle)
+        second = _wavy_half_plane(rng, size, angle, rng.uniform(-0.12, 0.12))
+        segments[(segments == 1) & second] = 2
+    return segments, categories
+
+
+def _wavy_half_plane(
+    rng: np.random.Generator, size: int, angle: float, offset: float
+) -> np.ndarray:
+    """The (size, size) bool mask of what lies above (angle 0) a wavy line near the centre."""
+    y, x = _unit_grid(size)
+    along = np.cos(angle) * x + np.sin(angle) * y
+    across = -np.sin(angle) * x + np.cos(angle) * y
+    wave = sum(
+        rng.uniform(0.01, 0.04) * np.sin(2 * np.pi * (f * along + rng.uniform()))
+        for f in (0.8, 2.1)
+    )
+    return across < offset + wave
+
+
+def _sky(rng: np.random.Generator, size: int) -> np.ndarray:
+    y, _ = _unit_grid(size)
+    top, bottom = np.array([70, 130, 225]), np.array([185, 215, 245])
+    clouds = np.clip(_smooth_noise(rng, size, 5) - 0.3, 0, 1)[..., None]
+    color = top + (y[..., None] + 0.5) * (bottom - top) + rng.uniform(-15, 15)
+    return color + clouds * (250 - color) * 0.6
+
+
+def _grass(rng: np.random.Generator, size: int) -> np.ndarray:
+    color = np.array([75, 140, 55]) + rng.uniform(-15, 15, 3)
+    blades = _smooth_noise(rng, size, size // 2)
+    patches = _smooth_noise(rng, size, 6)
+    return color * (1 + 0.22 * blades + 0.12 * patches)[..., None]
+
+
+def _field(rng: np.random.Generator, size: int) -> np.ndarray:
+    y, x = _unit_grid(size)
+    angle, rows = rng.uniform(0, np.pi), rng.uniform(12, 18)
+    furrows = np.sin(2 * np.pi * rows * (np.cos(angle) * x + np.sin(angle) * y))
+    color = np.array([160, 112, 66]) + rng.uniform(-12, 12, 3)
+    return color * (1 + 0.2 * furrows + 0.06 * _smooth_noise(rng, size, size // 3))[..., None]
+
+
+def _tiles(rng: np.random.Generator, size: int) -> np.ndarray:
+    y, x = _unit_grid(size)
+    angle, rows = rng.uniform(-0.6, 0.6), rng.uniform(9, 13)
+    u = np.floor(rows * (np.cos(angle) * x + np.sin(angle) * y))
+    v = np.floor(rows * (np.cos(angle) * y - np.sin(angle) * x))
+    color = np.array([138, 138, 145]) + rng.uniform(-12, 12)
+    return color * (1 + 0.18 * (2 * ((u + v) % 2) - 1))[..., None]
+
+
+_TEXTURES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
+    "sky": _sky,
+    "grass": _grass,
+    "field": _field,
+    "tiles": _tiles,
+}
+
+
+def _unit_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column coordinates of the pixel centres, in [-0.5, 0.5]."""
+    centres = (np.arange(size) + 0.5) / size - 0.5
+    y, x = np.meshgrid(centres, centres, indexing="ij")
+    return y, x
+
+
+def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
+    """(size, size) noise of roughly unit variance with about ``cells`` bumps a side."""
+    return cv2.resize(rng.normal(size=(cells, cells)), (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+# --- things ---------------------------------------------------------------------------------------
+
+
+def _polygon(corners: int, radii: tuple[float, ...] = (1.0,)) -> np.ndarray:
+    """(corners, 2) points on circles whose radii alternate."""
+    angles = 2 * np.pi * np.arange(corners) / corners
+    radius = np.resize(radii, corners)
+    return np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
+
+
+# Outlines within the unit circle. Where two contours of a shape enclose each other is a hole.
+_CONTOURS: dict[str, list[np.ndarray]] = {
+    "disc": [0.85 * _polygon(60)],
+    "square": [_polygon(4)],
+    "triangle": [1.05 * _polygon(3)],
+    "star": [1.1 * _polygon(10, (1.0, 0.5))],
+    "ring": [0.9 * _polygon(60), 0.45 * _polygon(60)],
+}
+
+
+def _place(rng: np.random.Generator, contours: list[np.ndarray], size: int) -> list[np.ndarray]:
+    """Scale, rotate and shift unit contours to pixels; the centre stays inside the image."""
+    radius = rng.uniform(*RADIUS_RANGE)
+    centre = rng.uniform(0.6 * radius, 1 - 0.6 * radius, 2)
+    angle = rng.uniform(0, 2 * np.pi)
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return [size * (radius * contour @ rotation + centre) for contour in contours]
+
+
+def _rasterise(contours: list[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fraction of every pixel covered by the shape, and by its rim: two (size, size) arrays."""
+    fine = [(contour * _SUPERSAMPLING).round().astype(np.int32) for contour in contours]
+    body = np.zeros((size * _SUPERSAMPLING,) * 2, np.uint8)
+    rim = np.zeros_like(body)
+    cv2.fillPoly(body, fine, 255)
+    cv2.polylines(rim, fine, isClosed=True, color=255, thickness=max(size // 24, 2))
+    rim &= body  # the rim belongs to the thing, so it lies inside
+    body_fraction, rim_fraction = (
+        cv2.resize(layer, (size, size), interpolation=cv2.INTER_AREA) / 255.0
+        for layer in (body, rim)
+    )
+    return body_fraction, rim_fraction
+
+
+def _thing_paint(rng: np.random.Generator, category: Category, size: int) -> np.ndarray:
+    """(size, size, 3) RGB: the class's colour, varied, with a soft light from one side."""
+    color = np.array(category.color) * rng.uniform(0.75, 1.0) + rng.uniform(-25, 25, 3)
+    y, x = _unit_grid(size)
+    angle = rng.uniform(0, 2 * np.pi)
+    return color * (1 + 0.25 * (np.cos(angle) * x + np.sin(angle) * y))[..., None]
+
+
+# --- files ---------------------------------------------------------------------------------------
 
 
 def generate(
@@ -46,7 +280,7 @@ def generate(
     """
     root = Path(root)
     parameters = {
-        "generator": "proscale.data.datasets.shapes",
+        "generator": _GENERATOR,
         "version": _VERSION,
         "num_train": num_train,
         "num_val": num_val,
@@ -54,10 +288,10 @@ def generate(
         "seed": seed,
     }
     if root.exists():
-        stamp = _read_stamp(root)
+        stamp = json.loads((root / STAMP).read_text()) if (root / STAMP).is_file() else {}
         if stamp == parameters:
             return root
-        if stamp.get("generator") != parameters["generator"]:
+        if stamp.get("generator") != _GENERATOR:
             raise FileExistsError(
                 f"{root} exists and is not a generated shapes data set (no such {STAMP} in it); "
                 "give a folder that does not exist yet"
@@ -81,22 +315,20 @@ def register_shapes(root: Path = DEFAULT_ROOT) -> None:
     The data set need not be there yet. Registering again has no effect.
 
     Raises:
-        ValueError: the names are registered with another ``root``.
+        DataError: the names are registered with another ``root``.
     """
     for split in SPLITS:
-        register(
-            f"shapes_{split}",
-            panoptic_metadata(
-                coco_categories(),
-                image_root=root / split,
-                panoptic_root=root / f"panoptic_{split}",
-                panoptic_json=root / "annotations" / f"panoptic_{split}.json",
-                instances_json=root / "annotations" / f"instances_{split}.json",
-            ),
+        metadata = panoptic_metadata(
+            coco_categories(),
+            image_root=root / split,
+            panoptic_root=root / f"panoptic_{split}",
+            panoptic_json=root / "annotations" / f"panoptic_{split}.json",
+            instances_json=root / "annotations" / f"instances_{split}.json",
         )
+        register(f"shapes_{split}", load_coco_panoptic, metadata)
 
 
-def coco_categories() -> list[dict]:
+def coco_categories() -> list[dict[str, Any]]:
     """The classes, as in ``categories`` of the annotation files."""
     return [
         {
@@ -110,12 +342,7 @@ def coco_categories() -> list[dict]:
     ]
 
 
-def _read_stamp(root: Path) -> dict:
-    path = root / STAMP
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def _write_json(path: Path, content: dict) -> None:
+def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content) + "\n")
 
 
@@ -123,63 +350,40 @@ def _write_split(root: Path, split: str, count: int, size: int, seed: tuple[int,
     image_dir, panoptic_dir = root / split, root / f"panoptic_{split}"
     image_dir.mkdir()
     panoptic_dir.mkdir()
-    images, panoptic, instances = [], [], []
+    images, panoptic = [], []
+    instances: list[dict[str, Any]] = []
     for number in range(count):
         rng = np.random.default_rng((*seed, number))
         scene = draw_scene(rng, size)
         image_id, name = number + 1, f"{number + 1:06d}"
-        ids = _segment_ids(rng, len(scene.categories))
-        _save_image(scene, image_dir / f"{name}.jpg")
+        # Distinct 24-bit ids, random as COCO's are; 0 is void.
+        ids = rng.choice(2**24 - 1, size=len(scene.categories), replace=False) + 1
+        Image.fromarray(scene.image).save(image_dir / f"{name}.jpg", quality=95)
         write_panoptic_png(panoptic_dir / f"{name}.png", ids[scene.segments])
         images.append({"id": image_id, "file_name": f"{name}.jpg", "height": size, "width": size})
-        segments = _describe(scene, ids)
-        panoptic.append(
-            {
-                "image_id": image_id,
-                "file_name": f"{name}.png",
-                "segments_info": [info for info, _ in segments],
+        described = describe_segments(scene.segments)
+        segments = []
+        for index, category in enumerate(scene.categories):
+            area, bbox, code = described[index]
+            segment = {
+                "id": int(ids[index]),
+                "category_id": category.id,
+                "iscrowd": 0,
+                "bbox": bbox,
+                "area": area,
             }
+            segments.append(segment)
+            if category.isthing:
+                keys = {"id": len(instances) + 1, "image_id": image_id, "segmentation": code}
+                instances.append(segment | keys)
+        panoptic.append(
+            {"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments}
         )
-        for info, rle in segments:
-            if rle is not None:
-                instances.append(
-                    {**info, "id": len(instances) + 1, "image_id": image_id, "segmentation": rle}
-                )
-
     categories = coco_categories()
     things = [category for category in categories if category["isthing"]]
-    annotations = root / "annotations"
-    _write_json(
-        annotations / f"panoptic_{split}.json",
-        {"images": images, "annotations": panoptic, "categories": categories},
-    )
-    _write_json(
-        annotations / f"instances_{split}.json",
-        {"images": images, "annotations": instances, "categories": things},
-    )
-
-
-def _segment_ids(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Distinct 24-bit ids, random as COCO's are; 0 is void."""
-    return rng.choice(2**24 - 1, size=count, replace=False) + 1
-
-
-def _describe(scene: Scene, ids: np.ndarray) -> list[tuple[dict, dict | None]]:
-    """For every segment its entry of ``segments_info``, and its run lengths if it is a thing."""
-    described = []
-    for index, category in enumerate(scene.categories):
-        rle = pycocotools.mask.encode(np.asfortranarray(scene.segments == index, np.uint8))
-        info = {
-            "id": int(ids[index]),
-            "category_id": category.id,
-            "iscrowd": 0,
-            "bbox": [int(value) for value in pycocotools.mask.toBbox(rle)],
-            "area": int(pycocotools.mask.area(rle)),
-        }
-        rle["counts"] = rle["counts"].decode("ascii")
-        described.append((info, rle if category.isthing else None))
-    return described
-
-
-def _save_image(scene: Scene, path: Path) -> None:
-    Image.fromarray(scene.image).save(path, quality=95)
+    for name, annotations, classes in (
+        ("panoptic", panoptic, categories),
+        ("instances", instances, things),
+    ):
+        content = {"images": images, "annotations": annotations, "categories": classes}
+        _write_json(root / "annotations" / f"{name}_{split}.json", content)

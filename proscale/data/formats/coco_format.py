@@ -1,20 +1,26 @@
-"""What the files of COCO's formats must have, so that nothing that reads them trips over it.
+"""COCO's annotation files, checked so that no later reader trips over them, and their entries.
 
+Detectron2's loader learns categories when the data are loaded, and leaves annotations without an
+image and broken polygons out; here the classes are known at once, and what is wrong is named.
 COCO's own description is at https://cocodataset.org/#format-data.
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from detectron2.structures import BoxMode
+
 from proscale.data.formats.image_file import check_size
 from proscale.data.formats.json_file import (
+    DataFolder,
     Keys,
     check_lists,
     check_records,
     read_json,
-    read_records,
 )
+from proscale.data.formats.problems import Problem, Reporter, first_few, raise_first
 from proscale.errors import DataError
 
 _ID = (int, str)
@@ -26,91 +32,242 @@ INSTANCE_ANNOTATIONS: Keys = {"id": _ID, "image_id": _ID, "category_id": (int,)}
 INSTANCE_CATEGORIES: Keys = {"id": (int,), "name": (str,)}
 PANOPTIC_CATEGORIES: Keys = {**INSTANCE_CATEGORIES, "isthing": (int, bool)}
 
+AnyPath = str | os.PathLike[str]
+Entries = list[dict[str, Any]]
 
-def read_panoptic(path: str | os.PathLike[str]) -> dict[str, Any]:
+
+def read_categories(path: AnyPath, keys: Keys) -> list[dict[str, Any]]:
+    """The ``categories`` of an annotation file, of which there is one or more, each id once.
+
+    Raises:
+        DataError: there is no such file, or they are not there or not of the format.
+    """
+    content = read_json(path)
+    check_lists(content, {"categories": keys}, path)
+    categories = content["categories"]
+    if not categories:
+        raise DataError(f"{path}: categories is empty: expected one or more")
+    _check_unique((c["id"] for c in categories), path, "categories", "id", raise_first)
+    return categories
+
+
+def read_panoptic(path: AnyPath, report: Reporter = raise_first) -> dict[str, Any]:
     """A panoptic annotation file: ``images``, and ``annotations`` with their ``segments_info``.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        DataError: it is not of the format, or has an image or its annotation twice, or an
-            annotation without an image; the message names the entry.
+        DataError: there is no such file, or it is not of the format; names the entry.
     """
     content = read_json(path)
-    check_panoptic_annotations(content, path)
-    _check_annotated_images(content, path, IMAGES)
+    check_panoptic_annotations(content, path, report)
+    _check_images(content, path, IMAGES, report)
     return content
 
 
-def check_panoptic_annotations(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+def check_panoptic_annotations(
+    content: Mapping[str, Any], path: AnyPath, report: Reporter = raise_first
+) -> None:
     """Make sure that the ``annotations`` in the ``content`` of ``path`` are panoptic ones.
 
+    Two annotations of one image are reported.
+
     Raises:
-        DataError: they are not, or there are two of an image; the message names the entry.
+        DataError: they are not of the format; the message names the entry.
     """
     check_lists(content, {"annotations": PANOPTIC_ANNOTATIONS}, path)
-    annotated = [annotation["image_id"] for annotation in content["annotations"]]
-    _check_unique(annotated, f"{path}: annotations", "image_id")
-    for place, annotation in enumerate(content["annotations"]):
+    annotations = content["annotations"]
+    _check_unique((a["image_id"] for a in annotations), path, "annotations", "image_id", report)
+    for place, annotation in enumerate(annotations):
         where = f"{path}: annotations[{place}].segments_info"
         check_records(annotation["segments_info"], SEGMENTS, where)
 
 
 def check_instances(
     content: Mapping[str, Any],
-    path: str | os.PathLike[str],
+    path: AnyPath,
+    report: Reporter = raise_first,
     *,
     images: Keys = IMAGES,
     annotations: Keys = INSTANCE_ANNOTATIONS,
 ) -> None:
     """Make sure that the ``content`` of ``path`` is that of an instance annotation file.
 
+    An image that is listed twice and an annotation without an image are reported.
+
     Args:
         content: see ``read_json``.
         path: for messages.
+        report: takes problems.
         images, annotations: what their elements must have.
 
     Raises:
-        DataError: it is not of the format, or has an image twice, or an annotation without an
-            image; the message names the entry.
+        DataError: it is not of the format; the message names the entry.
     """
     check_lists(content, {"annotations": annotations}, path)
-    _check_annotated_images(content, path, images)
+    _check_images(content, path, images, report)
 
 
-def _check_annotated_images(
-    content: Mapping[str, Any], path: str | os.PathLike[str], keys: Keys
-) -> None:
-    check_lists(content, {"images": keys}, path)
-    for place, image in enumerate(content["images"]):
-        check_size(image["height"], image["width"], f"{path}: images[{place}]")
-    image_ids = [image["id"] for image in content["images"]]
-    _check_unique(image_ids, f"{path}: images", "id")
-    known = set(image_ids)
-    for place, annotation in enumerate(content["annotations"]):
-        if annotation["image_id"] not in known:
-            raise DataError(
-                f"{path}: annotations[{place}] is for image {annotation['image_id']}, which is not "
-                "among its images"
-            )
+def panoptic_entries(
+    content: Mapping[str, Any], metadata: Mapping[str, Any], report: Reporter = raise_first
+) -> Entries:
+    """The entries of a data set, in Detectron2's format for panoptic data.
+
+    Args:
+        content: of ``panoptic_json``, see ``read_panoptic``.
+        metadata: as from ``panoptic_metadata``, with or without ``image_ids``.
+        report: takes problems: unknown categories, file names that lead out of their folder, images
+            without an annotation, of ``image_ids`` or (a warning) all.
+
+    Returns:
+        for every image, ordered by its id or as in ``image_ids``: ``file_name``, ``height``,
+        ``width``, ``image_id``, ``pan_seg_file_name``, and ``segments_info`` as in the annotation
+        file, but with contiguous ``category_id`` (None if it is unknown), and with ``isthing``.
+    """
+    path = metadata["panoptic_json"]
+    things = metadata["thing_dataset_id_to_contiguous_id"]
+    known = things | metadata["stuff_dataset_id_to_contiguous_id"]
+    images = {image["id"]: image for image in content["images"]}
+    annotations = {a["image_id"]: a for a in content["annotations"] if a["image_id"] in images}
+    wanted = metadata.get("image_ids", sorted(images))
+    missing = [image_id for image_id in wanted if image_id not in annotations]
+    if missing:
+        kind = "annotation-file" if "image_ids" in metadata else "image-not-annotated"
+        count = f"{len(missing)} of {len(wanted)} images"
+        report(Problem(kind, path, f"{count} have no annotation, ids {first_few(missing)}"))
+    image_folder, png_folder = (
+        DataFolder(metadata["image_root"]),
+        DataFolder(metadata["panoptic_root"]),
+    )
+    entries = []
+    for image_id in wanted:
+        if image_id not in annotations:
+            continue
+        image, annotation = images[image_id], annotations[image_id]
+        segments = []
+        for segment in annotation["segments_info"]:
+            where = f"segment {segment['id']} of image {image_id}"
+            contiguous = _contiguous(segment, known, path, where, report)
+            isthing = segment["category_id"] in things
+            segments.append({**segment, "category_id": contiguous, "isthing": isthing})
+        file = _file(image_folder, image["file_name"], path, f"image {image_id}", report)
+        where = f"the annotation of image {image_id}"
+        png = _file(png_folder, annotation["file_name"], path, where, report)
+        if file and png:
+            entry = {"file_name": file, "pan_seg_file_name": png, "segments_info": segments}
+            entries.append(entry | _size_and_id(image))
+    return entries
 
 
-def read_categories(path: str | os.PathLike[str], keys: Keys) -> list[dict[str, Any]]:
-    """The ``categories`` of an annotation file, of which there is one or more, each id once.
+def load_coco_panoptic(metadata: Mapping[str, Any]) -> Entries:
+    """The entries of a panoptic data set, read strictly, see ``panoptic_entries``.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        DataError: they are not there or not of the format.
+        DataError: there is no ``panoptic_json``, it is not of the format, or something in it does
+            not fit together.
     """
-    categories = read_records(path, {"categories": keys})["categories"]
-    if not categories:
-        raise DataError(f"{path}: categories is empty: expected one or more")
-    _check_unique([category["id"] for category in categories], f"{path}: categories", "id")
-    return categories
+    return panoptic_entries(read_panoptic(metadata["panoptic_json"]), metadata)
 
 
-def _check_unique(values: Iterable[int | str], where: str, key: str) -> None:
+def instance_entries(
+    content: Mapping[str, Any], metadata: Mapping[str, Any], report: Reporter = raise_first
+) -> Entries:
+    """The entries of a data set, in Detectron2's format for instance segmentation.
+
+    Args:
+        content: of ``json_file``, see ``read_json`` and ``check_instances``.
+        metadata: as from ``instance_metadata``.
+        report: takes problems: unknown categories, file names that lead out of their folder.
+
+    Returns:
+        for every image, ordered by its id: ``file_name``, ``height``, ``width``, ``image_id``, and
+        ``annotations`` with ``id``, the contiguous ``category_id`` (None if it is unknown),
+        ``iscrowd``, ``segmentation`` as in the file and, where the file has it, ``area``, and
+        ``bbox`` with ``bbox_mode``.
+    """
+    path, known = metadata["json_file"], metadata["thing_dataset_id_to_contiguous_id"]
+    folder = DataFolder(metadata["image_root"])
+    by_image = defaultdict(list)
+    for annotation in content["annotations"]:
+        where = f"annotation {annotation['id']} of image {annotation['image_id']}"
+        entry = {
+            "id": annotation["id"],
+            "category_id": _contiguous(annotation, known, path, where, report),
+            "iscrowd": annotation.get("iscrowd", 0),
+            # The mapper, which draws it, finds out if it cannot be drawn.
+            "segmentation": annotation.get("segmentation"),
+        }
+        if "bbox" in annotation:
+            entry |= {"bbox": annotation["bbox"], "bbox_mode": BoxMode.XYWH_ABS}
+        if "area" in annotation:
+            entry["area"] = annotation["area"]
+        by_image[annotation["image_id"]].append(entry)
+    images = {image["id"]: image for image in content["images"]}
+    entries = []
+    for image_id, image in sorted(images.items()):
+        file = _file(folder, image["file_name"], path, f"image {image_id}", report)
+        if file:
+            entry = {"file_name": file, "annotations": by_image[image_id]}
+            entries.append(entry | _size_and_id(image))
+    return entries
+
+
+def load_coco_instances(metadata: Mapping[str, Any]) -> Entries:
+    """The entries of an instance data set, read strictly, see ``instance_entries``.
+
+    Raises:
+        DataError: there is no ``json_file``, it is not of the format, or something in it does not
+            fit together.
+    """
+    content = read_json(metadata["json_file"])
+    check_instances(content, metadata["json_file"])
+    return instance_entries(content, metadata)
+
+
+def _size_and_id(image: Mapping[str, Any]) -> dict[str, Any]:
+    return {"height": image["height"], "width": image["width"], "image_id": image["id"]}
+
+
+def _contiguous(
+    segment: Mapping[str, Any],
+    known: Mapping[int, int],
+    path: str,
+    where: str,
+    report: Reporter,
+) -> int | None:
+    category = segment["category_id"]
+    if category not in known:
+        detail = f"{where} has category_id {category}: expected {first_few(sorted(known))}"
+        report(Problem("unknown-category", path, detail, segment["id"]))
+    return known.get(category)
+
+
+def _file(folder: DataFolder, name: str, path: str, what: str, report: Reporter) -> str | None:
+    try:
+        return folder.file(name, f"file_name of {what}")
+    except DataError as error:
+        report(Problem("path-outside", path, str(error)))
+        return None
+
+
+def _check_images(content: Mapping[str, Any], path: AnyPath, keys: Keys, report: Reporter) -> None:
+    check_lists(content, {"images": keys}, path)
+    images = content["images"]
+    for place, image in enumerate(images):
+        check_size(image["height"], image["width"], f"{path}: images[{place}]")
+    _check_unique((image["id"] for image in images), path, "images", "id", report)
+    known = {image["id"] for image in images}
+    for place, annotation in enumerate(content["annotations"]):
+        if annotation["image_id"] not in known:
+            where = f"annotations[{place}] is for image {annotation['image_id']}"
+            detail = f"{where}, which is not among its images"
+            report(Problem("annotation-without-image", str(path), detail))
+
+
+def _check_unique(
+    values: Iterable[int | str], path: AnyPath, name: str, key: str, report: Reporter
+) -> None:
     seen: set[int | str] = set()
     for place, value in enumerate(values):
         if value in seen:
-            raise DataError(f"{where}[{place}]: {key} {value!r} is there twice: expected once")
+            detail = f"{name}[{place}]: {key} {value!r} is there twice: expected once"
+            report(Problem("image-repeated", str(path), detail))
         seen.add(value)

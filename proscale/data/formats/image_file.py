@@ -14,9 +14,11 @@ from contextlib import contextmanager
 import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from proscale.errors import DataError
+from proscale.data.formats.problems import Problem, Reporter, raise_first
+from proscale.errors import DataError, MissingFileError
+from proscale.utils.types import Size
 
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are read, by Pillow's names. EPS, which runs Ghostscript, is none of them."""
@@ -52,17 +54,26 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """Open an image; its pixels are decoded, within the context, when they are first asked for.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        MissingFileError: there is no such file.
         DataError: it is no readable image of ``FORMATS``, or it has too many pixels. Also when that
             turns out within the context.
     """
-    with (
-        naming_faults(path),
-        PathManager.open(os.fspath(path), "rb") as file,
-        Image.open(file, formats=FORMATS) as image,
-    ):
-        check_size(image.height, image.width, str(path))
-        yield image
+    try:
+        with (
+            PathManager.open(os.fspath(path), "rb") as file,
+            Image.open(file, formats=FORMATS) as image,
+        ):
+            check_size(image.height, image.width, str(path))
+            yield image
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{path}: there is no such file") from error
+    except _DECODING_ERRORS as error:
+        reason = str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"it is none of {', '.join(FORMATS)}"
+        raise DataError(f"{path}: not a readable image ({reason})") from error
 
 
 def check_size(height: int, width: int, where: str) -> None:
@@ -92,11 +103,23 @@ def read_image(path: str | os.PathLike[str], format: str) -> np.ndarray:
         (H, W, C); uint8 for RGB, BGR and L (C = 1).
 
     Raises:
-        FileNotFoundError: there is no such file.
+        MissingFileError: there is no such file.
         DataError: see :func:`open_image`; or its values are neither of 8 nor of 16 bits.
     """
     with open_image(path) as image:
         return to_array(image, format, path)
+
+
+def check_stated_size(
+    path: str, size: Size, stated: Size | None, report: Reporter = raise_first
+) -> None:
+    """Compare the (height, width) of an image as it is read with that of its annotation, if any."""
+    if stated is not None and size != stated:
+        detail = (
+            f"it has (height, width) {size}, turned as its EXIF orientation says: expected "
+            f"{stated}, as its annotation states"
+        )
+        report(Problem("image-size", path, detail))
 
 
 def to_array(image: Image.Image, format: str, path: str | os.PathLike[str]) -> np.ndarray:
@@ -137,20 +160,3 @@ def to_eight_bits(image: Image.Image, path: str | os.PathLike[str]) -> Image.Ima
             f"{path}: its pixels have mode {image.mode}: expected values of 8 or 16 bits"
         )
     return image
-
-
-@contextmanager
-def naming_faults(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Within it Pillow's complaints about the image file ``path`` are DataErrors that name it.
-
-    A file that is not there stays a FileNotFoundError.
-    """
-    try:
-        yield
-    except (DataError, FileNotFoundError):
-        raise
-    except _DECODING_ERRORS as error:
-        reason = str(error) or type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
-            reason = f"it is none of {', '.join(FORMATS)}"
-        raise DataError(f"{path}: not a readable image ({reason})") from error

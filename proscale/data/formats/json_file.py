@@ -1,4 +1,8 @@
-"""Reads annotation files that others have made: whatever is wrong with them is told by name."""
+"""Reads annotation files that others have made: faults are named, and no file elsewhere is opened.
+
+A ``file_name`` of ``../../.ssh/id_rsa`` in an annotation file would otherwise be opened, and a
+prediction be written beside it, see :class:`DataFolder`.
+"""
 
 import json
 import os
@@ -8,21 +12,35 @@ from typing import Any, NoReturn
 
 from detectron2.utils.file_io import PathManager
 
-from proscale.errors import DataError, shown
+from proscale.errors import DataError, MissingFileError, shown
 
 MAX_BYTES = 4 * 2**30
 """Size of a file that is read: nine times COCO's largest, and then ten times that in memory."""
+
+Keys = Mapping[str, tuple[type, ...]]
+"""Keys that an object must have, and the types that their values may have."""
+
+_TYPE_NAMES = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The object that a JSON file holds.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        MissingFileError: there is no such file.
         DataError: it is larger than ``MAX_BYTES``, no JSON (NaN and Infinity are none), nested too
             deeply to be read, or no object.
     """
     local = Path(PathManager.get_local_path(os.fspath(path)))
+    if not local.exists():
+        raise MissingFileError(f"{path}: there is no such file")
     size = local.stat().st_size
     if size > MAX_BYTES:
         raise DataError(f"{path}: it has {size} bytes: expected {MAX_BYTES}")
@@ -38,34 +56,18 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
-Keys = Mapping[str, tuple[type, ...]]
-"""Of an object the keys that it must have, and the types that their values may have."""
-
-
-def read_records(path: str | os.PathLike[str], needed: Mapping[str, Keys]) -> dict[str, Any]:
-    """The object that a JSON file holds, with lists of objects.
-
-    Args:
-        path: of the file.
-        needed: of every list by its key what its elements must have.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        DataError: see :func:`read_json` and :func:`check_lists`.
-    """
-    content = read_json(path)
-    check_lists(content, needed, path)
-    return content
-
-
 def check_lists(
     content: Mapping[str, Any], needed: Mapping[str, Keys], path: str | os.PathLike[str]
 ) -> None:
     """Make sure that lists of objects are there.
 
+    Args:
+        content: see :func:`read_json`.
+        needed: by the key of every list the keys of its elements.
+        path: for messages.
+
     Raises:
-        DataError: a list is missing, or an element is not as needed; the message names the file
-            and the element.
+        DataError: a list is missing, or an element is not as needed; names file and element.
     """
     for name, keys in needed.items():
         if not isinstance(content.get(name), list):
@@ -93,14 +95,34 @@ def check_records(records: Sequence[Any], keys: Keys, where: str) -> None:
                 raise DataError(f"{where}[{place}]{fault}: expected {accepted}")
 
 
-_TYPE_NAMES = {
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    str: "a text",
-    list: "a list",
-    dict: "an object",
-}
+class DataFolder:
+    """A folder whose files are named by an annotation file.
+
+    Links are followed: they are made on the machine, by data managers for every single image.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self._root = os.fspath(root)
+
+    def file(self, name: Any, where: str) -> str:
+        """The path of the file ``name``, which need not be there.
+
+        Args:
+            name: relative to the folder.
+            where: the file and entry that has the name, for the message.
+
+        Raises:
+            DataError: ``name`` is no text, or is a path that leaves the folder.
+        """
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise DataError(f"{where} is {shown(name)}: expected the name of a file")
+        # Backslashes separate folders on Windows, where an annotation file may come from.
+        if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
+            raise DataError(
+                f"{where} is {shown(name)}, which leaves {self._root}: expected names of files "
+                "in that folder, without '..'"
+            )
+        return os.path.join(self._root, name)
 
 
 def _refuse_constant(name: str) -> NoReturn:

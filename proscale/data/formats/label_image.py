@@ -1,9 +1,10 @@
-"""Images of class labels: one channel whose values are the labels, whatever the colours shown.
+"""Maps of integers: label images, whose one channel holds the labels whatever the colours shown.
 
 Detectron2 reads them as grey values, which turns the labels of a palette image into brightnesses.
 """
 
 import os
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -20,7 +21,7 @@ def read_label_image(path: str | os.PathLike[str]) -> np.ndarray:
         uint8, uint16 or int32, as the file has it.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        MissingFileError: there is no such file.
         DataError: the file is no readable image, or has several channels.
     """
     with open_image(path) as image:
@@ -36,8 +37,41 @@ def read_palette(path: str | os.PathLike[str]) -> list[list[int]]:
     """The RGB colours of the labels 0, 1, … of a palette image; empty without a palette.
 
     Raises:
-        FileNotFoundError, DataError: see :func:`read_label_image`.
+        MissingFileError, DataError: see :func:`read_label_image`.
     """
     with open_image(path) as image:
         colors = (image.getpalette("RGB") or []) if image.mode == "P" else []
     return [colors[i : i + 3] for i in range(0, len(colors), 3)]
+
+
+def relabel(ids: np.ndarray, values: Mapping[int, int], dtype: type) -> np.ndarray:
+    """The map (H, W) in which every id is replaced by its value, as ``dtype``.
+
+    Args:
+        ids: (H, W) integers.
+        values: by id.
+        dtype: of the result.
+
+    Raises:
+        ValueError: ids have no value; the message lists them.
+    """
+    known = np.array(sorted(values))
+    # A table indexed by id would have 2^24 rows for panoptic PNG files; the known ids are few.
+    index = np.searchsorted(known, ids).clip(max=len(known) - 1)
+    fits = known[index] == ids
+    if not fits.all():
+        raise ValueError(f"ids {np.unique(ids[~fits]).tolist()}: expected {known.tolist()}")
+    return np.array([values[id_] for id_ in known.tolist()], dtype)[index]
+
+
+def count_values(values: np.ndarray) -> dict[int, int]:
+    """How often each integer of a map (H, W) occurs, in ascending order."""
+    flat = values.ravel()
+    if not flat.size:
+        return {}
+    # Runs along the rows are far fewer than pixels to sort.
+    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
+    lengths = np.diff(starts, append=flat.size)
+    unique, place = np.unique(flat[starts], return_inverse=True)
+    counts = np.bincount(place, weights=lengths).astype(np.int64)
+    return dict(zip(unique.tolist(), counts.tolist(), strict=True))

@@ -49,7 +49,7 @@ def read_panoptic_png(path: str | os.PathLike[str]) -> np.ndarray:
     """Read the segment ids (H, W) uint32 of a panoptic PNG.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        MissingFileError: there is no such file.
         DataError: the file is no readable RGB image.
     """
     with open_image(path) as image:

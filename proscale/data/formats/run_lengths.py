@@ -114,3 +114,22 @@ def encode_segments(ids: np.ndarray) -> dict[int, dict[str, Any]]:
             {"size": [height, width], "counts": counts}, height, width
         )
     return codes
+
+
+def describe_segments(ids: np.ndarray) -> dict[int, tuple[int, list[int], dict[str, Any]]]:
+    """Area, box [x, y, width, height] and run lengths, all as JSON has them, of every id in a map.
+
+    Args:
+        ids: (H, W) integers.
+
+    Returns:
+        by id, ascending.
+    """
+    return {
+        id_: (
+            int(pycocotools.mask.area(code)),
+            [int(value) for value in pycocotools.mask.toBbox(code)],
+            {**code, "counts": code["counts"].decode("ascii")},
+        )
+        for id_, code in encode_segments(ids).items()
+    }

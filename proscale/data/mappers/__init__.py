@@ -1,19 +1,5 @@
-"""Mappers: from an entry of a data set to what the model takes, chosen by configuration."""
+"""Mappers: from an entry of a data set to a training sample or an evaluated image."""
 
-from collections.abc import Callable
-
-from detectron2.config import CfgNode
-
-from proscale.data.mappers.evaluation_mapper import EvaluationMapper
-from proscale.data.mappers.training_mapper import MAPPERS, TrainingMapper
+from proscale.data.mappers.mapper import MAPPERS, EvaluationMapper, TrainingMapper, build_mapper
 
 __all__ = ["MAPPERS", "EvaluationMapper", "TrainingMapper", "build_mapper"]
-
-
-def build_mapper(cfg: CfgNode, is_train: bool) -> Callable[[dict], dict]:
-    """Build ``INPUT.DATASET_MAPPER_NAME`` for training, :class:`EvaluationMapper` otherwise.
-
-    Raises:
-        ValueError: there is no such mapper, or a key that it reads has a value not accepted.
-    """
-    return TrainingMapper(cfg) if is_train else EvaluationMapper(cfg)

@@ -15,31 +15,36 @@ from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 
 from proscale.data.formats.panoptic_png import VOID, rgb_to_id
+from proscale.errors import ConfigError
 from proscale.utils.types import Size
 
 
 @dataclass(frozen=True)
-class Scheme:
-    """What is done to an image before it becomes a training sample."""
+class AugmentationScheme:
+    """How an image becomes a training sample.
+
+    Attributes:
+        augmentations: in order.
+        padded_size: from an image's size after them to the size of the sample.
+        crops_by_category: they look at the label map that :class:`CategoryLimitedCrop` describes.
+    """
 
     augmentations: list[T.Augmentation]
     padded_size: Callable[[Size], Size]
-    """From an image's size after augmentation to the size of the sample."""
     crops_by_category: bool = False
-    """Whether the augmentations look at the label map that `CategoryLimitedCrop` describes."""
 
 
-def large_scale_jitter(cfg: CfgNode) -> Scheme:
+def large_scale_jitter(cfg: CfgNode) -> AugmentationScheme:
     """Random flip, random scale in ``MIN_SCALE`` … ``MAX_SCALE``, crop to ``IMAGE_SIZE`` pixels.
 
     An image scaled by 1 just fits into the square of the samples, which ``IMAGE_SIZE`` is the side
     of; smaller ones are padded to it.
 
     Raises:
-        ValueError: ``RANDOM_FLIP`` has a value not accepted.
+        ConfigError: ``RANDOM_FLIP`` has a value not accepted.
     """
     node, side = cfg.INPUT, cfg.INPUT.IMAGE_SIZE
-    return Scheme(
+    return AugmentationScheme(
         augmentations=[
             *_random_flip(node.RANDOM_FLIP),
             ResizeScale(node.MIN_SCALE, node.MAX_SCALE, side, side),
@@ -49,13 +54,13 @@ def large_scale_jitter(cfg: CfgNode) -> Scheme:
     )
 
 
-def short_edge_scaling(cfg: CfgNode) -> Scheme:
+def short_edge_scaling(cfg: CfgNode) -> AugmentationScheme:
     """Resize the short edge to ``MIN_SIZE_TRAIN``, crop, distort colours, flip.
 
     Samples are padded to a multiple of ``SIZE_DIVISIBILITY``.
 
     Raises:
-        ValueError: ``RANDOM_FLIP``, ``MIN_SIZE_TRAIN_SAMPLING``, ``CROP.TYPE`` or, with
+        ConfigError: ``RANDOM_FLIP``, ``MIN_SIZE_TRAIN_SAMPLING``, ``CROP.TYPE`` or, with
             ``COLOR_AUG_SSD``, ``FORMAT`` has a value not accepted.
     """
     node = cfg.INPUT
@@ -68,8 +73,8 @@ def short_edge_scaling(cfg: CfgNode) -> Scheme:
         types = ("absolute", "absolute_range", "relative", "relative_range")
         _accept("INPUT.CROP.TYPE", node.CROP.TYPE, types)
         if limits_category:
-            share = node.CROP.SINGLE_CATEGORY_MAX_AREA
-            augmentations.append(CategoryLimitedCrop(node.CROP.TYPE, node.CROP.SIZE, share))
+            limit = node.CROP.SINGLE_CATEGORY_MAX_AREA
+            augmentations.append(CategoryLimitedCrop(node.CROP.TYPE, node.CROP.SIZE, limit))
         else:
             augmentations.append(T.RandomCrop(node.CROP.TYPE, node.CROP.SIZE))
     if node.COLOR_AUG_SSD:
@@ -82,10 +87,10 @@ def short_edge_scaling(cfg: CfgNode) -> Scheme:
         height, width = (-(-length // step) * step for length in size)
         return height, width
 
-    return Scheme(augmentations, padded_size, crops_by_category=limits_category)
+    return AugmentationScheme(augmentations, padded_size, crops_by_category=limits_category)
 
 
-class _AtLeastOnePixel:
+class _AtLeastOnePixel(T.Augmentation):
     """Of a very long and narrow image Detectron2 would leave no pixel along the shorter edge."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
@@ -111,7 +116,7 @@ class CategoryLimitedCrop(T.RandomCrop_CategoryAreaConstraint):
 
     Args:
         crop_type, crop_size: as Detectron2's ``RandomCrop`` takes them.
-        single_category_max_area: share of the labelled pixels that is too much.
+        single_category_max_area: fraction of the labelled pixels that is too much.
     """
 
     def __init__(self, crop_type: str, crop_size: Size, single_category_max_area: float):
@@ -131,4 +136,4 @@ def _random_flip(flip: str) -> list[T.Augmentation]:
 
 def _accept(key: str, value: str, accepted: tuple[str, ...]) -> None:
     if value not in accepted:
-        raise ValueError(f"{key} is {value!r}: expected {', '.join(map(repr, accepted))}")
+        raise ConfigError(f"{key} is {value!r}: expected {', '.join(map(repr, accepted))}")

@@ -3,6 +3,44 @@
 Every step can be interrupted and called again: what is complete is kept, what is missing is made.
 """
 
-from proscale.data.prepare.steps import PREPARATIONS, prepare
+from collections.abc import Callable
+from pathlib import Path
+
+from proscale.data.prepare import ade20k, cityscapes, coco
+from proscale.data.prepare.conversion import Tally
 
 __all__ = ["PREPARATIONS", "prepare"]
+
+PREPARATIONS: dict[str, tuple[Callable[[Path, int], list[Tally]], ...]] = {
+    "coco": (coco.prepare_semantic, coco.prepare_stuff),
+    "coco-semantic": (coco.prepare_semantic,),
+    "coco-stuff": (coco.prepare_stuff,),
+    "ade20k": (ade20k.prepare_semantic, ade20k.prepare_panoptic, ade20k.prepare_instance),
+    "ade20k-semantic": (ade20k.prepare_semantic,),
+    "ade20k-panoptic": (ade20k.prepare_panoptic,),
+    "ade20k-instance": (ade20k.prepare_instance,),
+    "cityscapes": (cityscapes.prepare_semantic, cityscapes.prepare_panoptic),
+    "cityscapes-semantic": (cityscapes.prepare_semantic,),
+    "cityscapes-panoptic": (cityscapes.prepare_panoptic,),
+}
+"""By name the steps: from the folder of all data sets and a number of threads to tallies."""
+
+
+def prepare(name: str, root: Path, *, workers: int) -> list[Tally]:
+    """Run a preparation, with a progress bar where there is a terminal.
+
+    Args:
+        name: one of ``PREPARATIONS``.
+        root: the folder of all data sets, with ``coco``, ``cityscapes`` or ``ADEChallengeData2016``
+            in it; results are written there.
+        workers: images converted at a time.
+
+    Returns:
+        a tally for every step and every split that is there.
+
+    Raises:
+        DataError: a source is missing or not as expected; names the file, and the segment if it
+            is one.
+        UserError: Cityscapes needs ``cityscapesscripts``.
+    """
+    return [tally for step in PREPARATIONS[name] for tally in step(root, workers)]

@@ -7,6 +7,7 @@ red channel, 1 to 100 since only things are counted, and its number in the green
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,14 +15,16 @@ from proscale.data.datasets.ade20k import FOLDER, SPLITS, THINGS, categories
 from proscale.data.formats.image_file import open_image
 from proscale.data.formats.label_image import read_label_image
 from proscale.data.formats.panoptic_png import VOID, id_to_rgb
+from proscale.data.formats.run_lengths import describe_segments
 from proscale.data.prepare.conversion import (
     CocoPart,
     Tally,
     convert_images,
     convert_to_coco,
+    find_sources,
     write_png,
 )
-from proscale.data.prepare.segments import describe_segments, segments_info
+from proscale.errors import DataError, MissingFileError
 
 # The segment id of an object is its label (1 to 150) times this plus its number; stuff has 0 there.
 _INSTANCES_PER_CLASS = 1000
@@ -31,14 +34,13 @@ def prepare_semantic(root: Path, workers: int) -> list[Tally]:
     """``annotations_detectron2/{training,validation}``: classes 0 to 149, and 255 for none.
 
     Raises:
-        FileNotFoundError: there are no label images.
-        ValueError: one has labels above 150.
+        DataError: there are no label images, or one has labels above 150.
     """
-    folders = root / FOLDER / "annotations_detectron2"
     tallies = []
-    for folder, sources in _sources(root).values():
-        files = {folders / folder / source.name: source for source in sources}
-        tallies.append(convert_images(files, _shift, folder=folders / folder, workers=workers))
+    for split, sources in _sources(root).items():
+        folder = root / FOLDER / "annotations_detectron2" / SPLITS[split]
+        files = {folder / source.name: source for source in sources}
+        tallies.append(convert_images(files, _shift, folder=folder, workers=workers))
     return tallies
 
 
@@ -49,19 +51,20 @@ def prepare_panoptic(root: Path, workers: int) -> list[Tally]:
     stuff. Other pixels, thing classes without an object among them, are void.
 
     Raises:
-        FileNotFoundError: there are no label images, or no instance image of one.
-        ValueError: a label or instance is not as expected.
+        DataError: there are no label images, or no instance image of one, or a label or instance is
+            not as expected.
     """
 
     def convert(source: Path, target: Path) -> CocoPart:
         ids = _panoptic_ids(source)
         segments = [
-            {**segment, "category_id": segment["id"] // _INSTANCES_PER_CLASS - 1, "iscrowd": 0}
-            for segment in segments_info(ids)
+            {"id": id_, **_segment(id_, area, bbox)}
+            for id_, (area, bbox, _) in describe_segments(ids).items()
+            if id_ != VOID
         ]
         write_png(target, id_to_rgb(ids))
         annotation = {"image_id": source.stem, "file_name": target.name, "segments_info": segments}
-        return CocoPart(_image(source, ids), [annotation])
+        return CocoPart(_image_record(source, ids), [annotation])
 
     return _prepare_coco(root, "panoptic", convert, workers)
 
@@ -70,22 +73,18 @@ def prepare_instance(root: Path, workers: int) -> list[Tally]:
     """``ade20k_instance_{train,val}.json``.
 
     Raises:
-        FileNotFoundError: there are no label images, or no instance image of one.
-        ValueError: an instance is not as expected.
+        DataError: there are no label images, or no instance image of one, or an instance is not as
+            expected.
     """
 
     def convert(source: Path, target: Path) -> CocoPart:
         ids = _instance_ids(source)
         annotations = [
-            {
-                "image_id": source.stem,
-                "category_id": id_ // _INSTANCES_PER_CLASS - 1,
-                "iscrowd": 0,
-                **segment,
-            }
-            for id_, segment in describe_segments(ids).items()
+            {"image_id": source.stem, **_segment(id_, area, bbox), "segmentation": code}
+            for id_, (area, bbox, code) in describe_segments(ids).items()
+            if id_ != VOID
         ]
-        return CocoPart(_image(source, ids), annotations)
+        return CocoPart(_image_record(source, ids), annotations)
 
     return _prepare_coco(root, "instance", convert, workers)
 
@@ -108,18 +107,18 @@ def _prepare_coco(
         )
 
     has_images = kind == "panoptic"
-    return [prepare_split(split, sources) for split, (_, sources) in _sources(root).items()]
+    return [prepare_split(split, sources) for split, sources in _sources(root).items()]
 
 
-def _sources(root: Path) -> dict[str, tuple[str, list[Path]]]:
-    """Of every split that is there its folder's name and its label images."""
+def _segment(id_: int, area: int, bbox: list[int]) -> dict[str, Any]:
+    category = id_ // _INSTANCES_PER_CLASS - 1
+    return {"category_id": category, "iscrowd": 0, "area": area, "bbox": bbox}
+
+
+def _sources(root: Path) -> dict[str, list[Path]]:
+    """The label images of every split that is there."""
     labels = root / FOLDER / "annotations"
-    found = {split: (name, sorted((labels / name).glob("*.png"))) for split, name in SPLITS.items()}
-    found = {split: (name, files) for split, (name, files) in found.items() if files}
-    if not found:
-        folders = " or ".join(str(labels / name) for name in SPLITS.values())
-        raise FileNotFoundError(f"there are no *.png in {folders}")
-    return found
+    return find_sources({split: labels / name for split, name in SPLITS.items()}, "*.png")
 
 
 def _shift(source: Path, target: Path) -> None:
@@ -132,7 +131,7 @@ def _read_labels(source: Path) -> np.ndarray:
     labels = read_label_image(source)
     count = len(categories())
     if labels.max() > count:
-        raise ValueError(f"{source}: it has the label {labels.max()}: expected 0 to {count}")
+        raise DataError(f"{source}: it has the label {labels.max()}: expected 0 to {count}")
     return labels
 
 
@@ -140,7 +139,7 @@ def _panoptic_ids(source: Path) -> np.ndarray:
     labels = _read_labels(source).astype(np.int32)
     objects = _instance_ids(source)
     if objects.shape != labels.shape:
-        raise ValueError(
+        raise DataError(
             f"{source} has (height, width) {labels.shape}, its instances {objects.shape}"
         )
     is_thing = np.isin(labels, np.array(THINGS) + 1)
@@ -152,7 +151,7 @@ def _instance_ids(source: Path) -> np.ndarray:
     """Segment ids of the objects in the image that the label image ``source`` belongs to."""
     path = source.parents[2] / "annotations_instance" / source.parent.name / source.name
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"there is no {path}; annotations_instance is the Places Challenge's "
             "annotations_instance.tar"
         )
@@ -161,17 +160,17 @@ def _instance_ids(source: Path) -> np.ndarray:
     of_object = np.unique(np.stack([number, category], -1)[number > 0], axis=0)
     for index, (object_, class_) in enumerate(of_object.tolist()):
         if not 1 <= class_ <= len(THINGS):
-            raise ValueError(
+            raise DataError(
                 f"{path}: instance {object_} has category {class_}: expected 1 to {len(THINGS)}"
             )
         if index and of_object[index - 1, 0] == object_:
-            raise ValueError(
+            raise DataError(
                 f"{path}: instance {object_} has several categories, {class_} among them"
             )
     labels = np.array([0, *THINGS]) + 1
     return np.where(number > 0, labels[category] * _INSTANCES_PER_CLASS + number, VOID)
 
 
-def _image(source: Path, ids: np.ndarray) -> dict[str, object]:
+def _image_record(source: Path, ids: np.ndarray) -> dict[str, Any]:
     height, width = ids.shape
     return {"id": source.stem, "file_name": f"{source.stem}.jpg", "height": height, "width": width}

@@ -16,18 +16,19 @@ from proscale.data.datasets.cityscapes import (
     LABELS_SUFFIX,
     SPLITS,
 )
-from proscale.data.datasets.semantic_folders import IGNORE_LABEL
-from proscale.data.formats.label_image import read_label_image
+from proscale.data.formats.label_image import read_label_image, relabel
 from proscale.data.formats.panoptic_png import VOID, id_to_rgb
-from proscale.data.formats.relabel import relabel
+from proscale.data.formats.run_lengths import describe_segments
+from proscale.data.formats.semantic_folders import IGNORE_LABEL
 from proscale.data.prepare.conversion import (
     CocoPart,
     Tally,
     convert_images,
     convert_to_coco,
+    find_sources,
     write_png,
 )
-from proscale.data.prepare.segments import segments_info
+from proscale.errors import DataError, UserError
 
 _LABEL_IDS_SUFFIX = "_gtFine_labelIds.png"
 
@@ -36,9 +37,8 @@ def prepare_semantic(root: Path, workers: int) -> list[Tally]:
     """``*_gtFine_labelTrainIds.png`` beside every ``*_gtFine_labelIds.png``.
 
     Raises:
-        FileNotFoundError: there are no such images.
-        ImportError: ``cityscapesscripts`` is not installed.
-        ValueError: an image has labels that Cityscapes does not know.
+        DataError: there are no such images, or one has labels that Cityscapes does not know.
+        UserError: ``cityscapesscripts`` is not installed.
     """
     known = _labels()
     values = {
@@ -51,7 +51,7 @@ def prepare_semantic(root: Path, workers: int) -> list[Tally]:
         try:
             image = relabel(read_label_image(source), values, np.uint8)
         except ValueError as error:
-            raise ValueError(f"{source}: {error}") from error
+            raise DataError(f"{source}: {error}") from error
         write_png(target, image)
 
     tallies = []
@@ -65,9 +65,9 @@ def prepare_panoptic(root: Path, workers: int) -> list[Tally]:
     """``gtFine/cityscapes_panoptic_{train,val}`` and the JSON files of the same names.
 
     Raises:
-        FileNotFoundError: there are no ``*_gtFine_instanceIds.png``.
-        ImportError: ``cityscapesscripts`` is not installed.
-        ValueError: an image has labels that Cityscapes does not know.
+        DataError: there are no ``*_gtFine_instanceIds.png``, or one has labels that Cityscapes does
+            not know.
+        UserError: ``cityscapesscripts`` is not installed.
     """
     labels = {label.id: label for label in _labels()}
     categories = [
@@ -111,14 +111,17 @@ def _panoptic_split(
 def _panoptic(image_id: str, source: Path, target: Path, labels: dict[int, Any]) -> CocoPart:
     ids = read_label_image(source).astype(np.int32)
     kept = []
-    for segment in segments_info(ids):
-        is_group = segment["id"] < INSTANCES_PER_CLASS
-        label = labels.get(segment["id"] if is_group else segment["id"] // INSTANCES_PER_CLASS)
+    for id_, (area, bbox, _) in describe_segments(ids).items():
+        if id_ == VOID:
+            continue
+        # Stuff, and groups of objects that could not be told apart, have their label as id.
+        is_group = id_ < INSTANCES_PER_CLASS
+        label = labels.get(id_ if is_group else id_ // INSTANCES_PER_CLASS)
         if label is None:
-            raise ValueError(f"{source}: id {segment['id']} is of no label that Cityscapes knows")
+            raise DataError(f"{source}: id {id_} is of no label that Cityscapes knows")
         if not label.ignoreInEval:
-            is_crowd = is_group and label.hasInstances
-            kept.append({**segment, "category_id": label.id, "iscrowd": int(is_crowd)})
+            segment = {"id": id_, "category_id": label.id, "area": area, "bbox": bbox}
+            kept.append(segment | {"iscrowd": int(is_group and label.hasInstances)})
     ids[~np.isin(ids, [segment["id"] for segment in kept])] = VOID
     write_png(target, id_to_rgb(ids))
     return CocoPart(
@@ -136,7 +139,7 @@ def _labels() -> list[Any]:
     try:
         return import_module("cityscapesscripts.helpers.labels").labels
     except ImportError as error:
-        raise ImportError(
+        raise UserError(
             "preparing Cityscapes needs cityscapesscripts: pip install 'proscale[cityscapes]'"
         ) from error
 
@@ -144,11 +147,7 @@ def _labels() -> list[Any]:
 def _sources(root: Path, suffix: str) -> dict[Path, list[Path]]:
     """Every split's folder that is there, and its files of that ending."""
     folders = [root / "cityscapes" / "gtFine" / split for split in SPLITS]
-    sources = {folder: sorted(folder.glob(f"*/*{suffix}")) for folder in folders}
-    sources = {folder: files for folder, files in sources.items() if files}
-    if not sources:
-        raise FileNotFoundError(f"there are no */*{suffix} in {' or '.join(map(str, folders))}")
-    return sources
+    return find_sources({folder: folder for folder in folders}, f"*/*{suffix}")
 
 
 def _renamed(path: Path, suffix: str, other: str) -> Path:

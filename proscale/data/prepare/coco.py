@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from proscale.data.datasets.builtin import detectron2_metadata
-from proscale.data.datasets.semantic_folders import IGNORE_LABEL
+from proscale.data.datasets.registration import detectron2_metadata
 from proscale.data.formats.coco_format import check_panoptic_annotations
-from proscale.data.formats.data_folder import DataFolder
-from proscale.data.formats.json_file import read_json
+from proscale.data.formats.json_file import DataFolder, read_json
+from proscale.data.formats.label_image import relabel
 from proscale.data.formats.panoptic_png import VOID, read_panoptic_png
-from proscale.data.formats.relabel import relabel
+from proscale.data.formats.semantic_folders import IGNORE_LABEL
 from proscale.data.prepare.conversion import Tally, convert_images, write_png
-from proscale.errors import DataError
+from proscale.errors import DataError, MissingFileError
 
 SPLITS = ("train", "val")
 
@@ -25,8 +24,8 @@ def prepare_semantic(root: Path, workers: int) -> list[Tally]:
     """``panoptic_semseg_{train,val}2017``: the contiguous class ids 0 to 132 of the panoptic names.
 
     Raises:
-        FileNotFoundError: there are no panoptic annotations.
-        ValueError: a PNG file has ids that its segments lack, or an unknown category.
+        DataError: there are no panoptic annotations, a PNG file has ids that its segments lack, or
+            a segment has an unknown category.
     """
     metadata = detectron2_metadata("coco_2017_val_panoptic")
     labels = (
@@ -40,7 +39,7 @@ def prepare_stuff(root: Path, workers: int) -> list[Tally]:
     """``panoptic_stuff_{train,val}2017``: the 53 stuff classes as 1 to 53, and things as 0.
 
     Raises:
-        FileNotFoundError, ValueError: see ``prepare_semantic``.
+        DataError: see ``prepare_semantic``.
     """
     metadata = detectron2_metadata("coco_2017_val_panoptic_separated")
     things = dict.fromkeys(metadata["thing_dataset_id_to_contiguous_id"], 0)
@@ -52,7 +51,7 @@ def _prepare(root: Path, kind: str, labels: Mapping[int, int], workers: int) -> 
     jsons = {split: root / "annotations" / f"panoptic_{split}2017.json" for split in SPLITS}
     there = {split: path for split, path in jsons.items() if path.is_file()}
     if not there:
-        raise FileNotFoundError(f"there is none of {', '.join(map(str, jsons.values()))}")
+        raise MissingFileError(f"there is none of {', '.join(map(str, jsons.values()))}")
     return [_prepare_split(root, split, kind, labels, workers) for split in there]
 
 
@@ -73,11 +72,11 @@ def _prepare_split(
     def convert(source: Path, target: Path) -> None:
         segments = categories[str(source.relative_to(sources))]
         values = {id_: labels[category] for id_, category in segments.items()}
+        ids = read_panoptic_png(source)
         try:
-            image = relabel(read_panoptic_png(source), values | {VOID: IGNORE_LABEL}, np.uint8)
+            image = relabel(ids, values | {VOID: IGNORE_LABEL}, np.uint8)
         except ValueError as error:
-            where = f"{source}: " if str(source) not in str(error) else ""
-            raise DataError(f"{where}{error} in {path}") from error
+            raise DataError(f"{source}: {error} in {path}") from error
         write_png(target, image)
 
     folder = root / f"panoptic_{kind}_{split}2017"

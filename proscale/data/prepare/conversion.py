@@ -11,13 +11,14 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from proscale.data.formats.json_file import read_records
+from proscale.data.formats.json_file import check_lists, read_json
+from proscale.errors import MissingFileError
 from proscale.utils.whole_files import remove_partial, whole_file
 
 
@@ -36,6 +37,23 @@ class CocoPart:
 
     image: dict[str, Any]
     annotations: list[dict[str, Any]]
+
+
+_Key = TypeVar("_Key")
+
+
+def find_sources(folders: Mapping[_Key, Path], pattern: str) -> dict[_Key, list[Path]]:
+    """The files of every folder that match a pattern, ordered; folders without any are left out.
+
+    Raises:
+        MissingFileError: there is no such file in any of them.
+    """
+    found = {key: sorted(folder.glob(pattern)) for key, folder in folders.items()}
+    if not any(found.values()):
+        raise MissingFileError(
+            f"there are no {pattern} in {' or '.join(map(str, folders.values()))}"
+        )
+    return {key: files for key, files in found.items() if files}
 
 
 def convert_images(
@@ -143,7 +161,8 @@ class _Journal:
 def _read_parts(target: Path) -> dict[str, CocoPart]:
     if not target.is_file():
         return {}
-    content = read_records(target, {"images": {"id": (str,)}, "annotations": {"image_id": (str,)}})
+    content = read_json(target)
+    check_lists(content, {"images": {"id": (str,)}, "annotations": {"image_id": (str,)}}, target)
     annotations = defaultdict(list)
     for annotation in content["annotations"]:
         annotations[annotation["image_id"]].append(annotation)

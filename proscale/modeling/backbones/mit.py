@@ -55,8 +55,9 @@ class OverlapPatchEmbed(nn.Module):
 
     def forward(self, maps: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """``(B, in_channels, H, W)`` to tokens ``(B, h·w, dim)``, h = ⌈H/stride⌉, and (h, w)."""
+        # Patches overlap, because the kernel is larger than the stride (§3.1).
         maps = self.proj(maps)
-        return self.norm(to_tokens(maps)), tuple(maps.shape[2:])
+        return self.norm(to_tokens(maps)), (maps.shape[2], maps.shape[3])
 
 
 class MixStage(nn.Module):
@@ -70,7 +71,8 @@ class MixStage(nn.Module):
 
     def forward(self, maps: Tensor, merging: StageMerging, matching_reuse: int) -> Tensor:
         """``(B, in_channels, H, W)`` to ``(B, dim, ⌈H/stride⌉, ⌈W/stride⌉)``, channels last."""
-        x, size = self.patch_embed(maps)
+        x, size = self.patch_embed(maps)  # tokens (B, h·w, dim)
+        # Matchings of queries and of keys and values, shared by `matching_reuse` blocks.
         match_query = MergePlanner(merging.query, matching_reuse)
         match_key_value = MergePlanner(merging.key_value, matching_reuse)
         for block in self.blocks:
@@ -133,6 +135,7 @@ class MixVisionTransformer(Backbone):
         self._out_feature_channels = dict(zip(NAMES, widths, strict=True))
         self._out_feature_strides = dict(zip(NAMES, strides, strict=True))
 
+        # Stochastic depth: rates rise linearly with the block's number.
         last = max(sum(depths) - 1, 1)
         drop_paths = [drop_path_rate * block / last for block in range(sum(depths))]
         bounds = pairwise(accumulate(depths, initial=0))
@@ -217,8 +220,10 @@ class MixVisionTransformer(Backbone):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """``(B, in_channels, H, W)`` of any size to ``(B, channels, ⌈H/stride⌉, ⌈W/stride⌉)`` by
         name, in channels-last layout."""
+        # SegFormer++'s comparison: half the image in place of fewer tokens.
         x = images[..., ::2, ::2] if self.downsample else images
         features = {}
+        # Four stages of stride 4, 8, 16 and 32.
         for name, stage, merging in zip(NAMES, self.stages, self._merging, strict=True):
             x = features[name] = stage(x, merging, self.matching_reuse)
         return features
@@ -227,9 +232,9 @@ class MixVisionTransformer(Backbone):
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         trunc_normal_(module.weight, std=0.02)
-        zeros_(module.bias)
     elif isinstance(module, nn.Conv2d):
         height, width = module.kernel_size
         fan_out = height * width * module.out_channels // module.groups
         normal_(module.weight, std=sqrt(2 / fan_out))
+    if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
         zeros_(module.bias)

@@ -34,8 +34,8 @@ class EfficientAttention(nn.Module):
     def forward(
         self, tokens: Tensor, size: Size, match_query: MergePlanner, match_key_value: MergePlanner
     ) -> Tensor:
-        """``(B, H·W, dim)``, a map of ``size`` (H, W), to the same shape; the matchers merge the
-        queries and, after their reduction, the keys and values."""
+        """``(B, H·W, dim)``, a map of ``size`` (H, W), to the same shape; the planners say how
+        queries and, after their reduction, keys and values are merged."""
         # Keys and values from the reduced map: N·M products instead of N², M = N / sr_ratio².
         key, value = self.keys_and_values(tokens, size, match_key_value)
         # Queries merged before attention, copied back to full length after it (SegFormer++).
@@ -62,12 +62,13 @@ class EfficientAttention(nn.Module):
         """The tokens that become keys and values, and the size of their map."""
         if self.sr_ratio == 1:
             return tokens, size
+        # Efficient self-attention: a strided convolution makes one token of each window (§3.1).
         maps = to_map(tokens, size)
         below, right = (max(self.sr_ratio - side, 0) for side in size)
         if below or right:
             maps = F.pad(maps, (0, right, 0, below))
         maps = self.sr(maps)
-        return self.norm(to_tokens(maps)), tuple(maps.shape[2:])
+        return self.norm(to_tokens(maps)), (maps.shape[2], maps.shape[3])
 
 
 class MixFeedForward(nn.Module):
@@ -87,6 +88,7 @@ class MixFeedForward(nn.Module):
         return map_rows(self._rows, tokens, size, hidden=self.fc1.out_features, halo=1)
 
     def _rows(self, tokens: Tensor, size: Size, rows: slice) -> Tensor:
+        # Equation 3: MLP(GELU(Conv3x3(MLP(x)))).
         hidden = self.dwconv(to_map(self.fc1(tokens), size))
         return self.fc2(F.gelu(to_tokens(hidden[:, :, rows])))
 

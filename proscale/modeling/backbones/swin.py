@@ -32,6 +32,7 @@ class DropPath(nn.Module):
         """``(B, …)`` to the same shape."""
         if not self.training or self.rate == 0:
             return branch
+        # One draw for each sample; scaled, the branch keeps its expectation.
         keep = branch.new_empty(branch.shape[0], *[1] * (branch.dim() - 1))
         return branch * keep.bernoulli_(1 - self.rate) / (1 - self.rate)
 
@@ -47,6 +48,8 @@ class WindowAttention(nn.Module):
         qk_scale: factor of the products; ``head_dim ** -0.5`` when None.
         attn_drop, proj_drop: dropout of the attention and of the output.
     """
+
+    relative_position_index: Tensor
 
     def __init__(
         self,
@@ -81,11 +84,15 @@ class WindowAttention(nn.Module):
             ``(B·W, T, dim)``.
         """
         windows, tokens, dim = x.shape
+        # (B·W, T, 3·dim) to three of (B·W, heads, T, dim / heads)
         qkv = self.qkv(x).view(windows, tokens, 3, self.num_heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        # Equation 4: softmax(Q Kᵀ / √d + B) V. B (heads, T, T) is read from a table that has a row
+        # for each of the (2·window - 1)² relative positions.
         index = self.relative_position_index.flatten()
         bias = self.relative_position_bias_table[index].view(tokens, tokens, -1).permute(2, 0, 1)
         if mask is not None:
+            # Shifted windows keep apart what the shift brought together.
             bias = (mask[:, None] + bias).repeat(windows // mask.shape[0], 1, 1, 1)
         attended = F.scaled_dot_product_attention(
             query,
@@ -149,6 +156,7 @@ class SwinBlock(nn.Module):
         """``x`` ``(B, H, W, dim)``; ``mask`` as :func:`shifted_window_mask` makes it for the
         padded size, used by shifted blocks only. Returns the shape of ``x``."""
         _, height, width, _ = x.shape
+        # W-MSA, or SW-MSA where tokens are shifted (equation 3), inside windows of the padded map.
         tokens = self.norm1(x)
         right, below = (whole_windows(side, self.window) - side for side in (width, height))
         tokens = F.pad(tokens, (0, 0, 0, right, 0, below))
@@ -156,10 +164,12 @@ class SwinBlock(nn.Module):
         if self.shift:
             tokens = tokens.roll((-self.shift, -self.shift), (1, 2))
         tokens = self.attn(to_windows(tokens, self.window), mask if self.shift else None)
+        # Windows back to the map, shift and padding undone.
         tokens = from_windows(tokens, self.window, padded)
         if self.shift:
             tokens = tokens.roll((self.shift, self.shift), (1, 2))
         x = x + self.drop_path(tokens[:, :height, :width])
+        # MLP, on a residual branch as well.
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -184,15 +194,17 @@ class SwinStage(nn.Module):
 
     def __init__(self, blocks: Sequence[SwinBlock], downsample: PatchMerging | None, *, ckpt: bool):
         super().__init__()
+        self.window = blocks[0].window
         self.blocks = nn.ModuleList(blocks)
         self.downsample = downsample
         self.use_checkpoint = ckpt
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, H, W, dim)`` to the same after the blocks, and the next stage's input."""
-        window = self.blocks[0].window
-        mask = shifted_window_mask(x.shape[1], x.shape[2], window, x)
+        # One mask for all shifted blocks of this resolution.
+        mask = shifted_window_mask(x.shape[1], x.shape[2], self.window, x)
         for block in self.blocks:
+            # Activation checkpointing: activations are computed again in the backward pass.
             if self.use_checkpoint and self.training:
                 x = checkpoint(block, x, mask, use_reentrant=False)
             else:
@@ -288,6 +300,7 @@ class D2SwinTransformer(Backbone):
             trunc_normal_(self.absolute_pos_embed, std=0.02)
         self.pos_drop = nn.Dropout(drop_rate)
 
+        # Stochastic depth: rates rise linearly with the block's number.
         last = max(sum(depths) - 1, 1)
         drop_paths = [drop_path_rate * block / last for block in range(sum(depths))]
         bounds = pairwise(accumulate(depths, initial=0))
@@ -298,6 +311,7 @@ class D2SwinTransformer(Backbone):
                     widths[stage],
                     window_size,
                     num_heads[stage],
+                    # Regular and shifted windows in alternation.
                     shift=window_size // 2 if block % 2 else 0,
                     mlp_ratio=mlp_ratio,
                     qkv_bias=qkv_bias,
@@ -317,31 +331,9 @@ class D2SwinTransformer(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        node = cfg.MODEL.SWIN
-        return {
-            "in_channels": input_shape.channels,
-            **{
-                key: node[key.upper()]
-                for key in (
-                    "pretrain_img_size",
-                    "patch_size",
-                    "embed_dim",
-                    "depths",
-                    "num_heads",
-                    "window_size",
-                    "mlp_ratio",
-                    "qkv_bias",
-                    "qk_scale",
-                    "drop_rate",
-                    "attn_drop_rate",
-                    "drop_path_rate",
-                    "ape",
-                    "patch_norm",
-                    "out_features",
-                    "use_checkpoint",
-                )
-            },
-        }
+        # The keys of MODEL.SWIN are the names of the arguments.
+        arguments = {key.lower(): value for key, value in cfg.MODEL.SWIN.items()}
+        return {"in_channels": input_shape.channels, **arguments}
 
     @property
     def size_divisibility(self) -> int:
@@ -350,6 +342,7 @@ class D2SwinTransformer(Backbone):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """``(B, in_channels, H, W)`` to ``(B, channels, ⌈H/stride⌉, ⌈W/stride⌉)`` by name."""
+        # (B, in_channels, H, W) to (B, H/4, W/4, C), channels last all the way.
         x = self.patch_embed(images)
         if self.absolute_pos_embed is not None:
             position = F.interpolate(
@@ -359,6 +352,7 @@ class D2SwinTransformer(Backbone):
         x = self.pos_drop(x)
         features = {}
         for stage, layer in enumerate(self.layers):
+            # The stage's blocks; x is merged to half the resolution and twice the width.
             feature, x = layer(x)
             name = f"res{stage + 2}"
             if name in self._out_features:
@@ -393,6 +387,7 @@ def shifted_window_mask(height: int, width: int, window: int, like: Tensor) -> T
         cells = torch.arange(length, device=like.device)
         return (cells >= length - window).long() + (cells >= length - window // 2).long()
 
+    # Tokens of one window belong together if they come from the same of 3x3 regions.
     region = regions(height)[:, None] * 3 + regions(width)
     region = to_windows(region[None, :, :, None], window).squeeze(-1)
     apart = region[:, None] != region[:, :, None]

@@ -111,7 +111,8 @@ def _try(network: nn.Module, name: str, in_channels: int) -> list[tuple[int, int
     network.eval()
     try:
         images = torch.zeros(1, in_channels, *_TRIAL_SIZE, device=device)
-        return [tuple(feature.shape[1:]) for feature in _features(network, images)]
+        shapes = [feature.shape for feature in _features(network, images)]
+        return [(channels, height, width) for _, channels, height, width in shapes]
     except (AssertionError, RuntimeError) as error:
         raise ValueError(
             f"MODEL.TIMM.NAME is {name!r}, which does not take images of any size ({error}): "

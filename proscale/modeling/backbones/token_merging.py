@@ -52,8 +52,8 @@ class BipartiteSoftMatching:
     """Average the most redundant tokens into the most similar of a grid of destinations.
 
     Attributes:
-        ratio: share r of all tokens to merge away, in [0, 1): ⌊r·N⌋ tokens, at most all that are no
-            destination.
+        ratio: fraction r of all tokens to merge away, in [0, 1): ⌊r·N⌋ tokens, at most all that are
+            no destination.
         cell: (sy, sx), tokens; the top left token of every whole cell is a destination. A map
             without a whole cell stays as it is.
     """
@@ -65,6 +65,7 @@ class BipartiteSoftMatching:
     def match(self, tokens: Tensor, size: Size) -> Matching:
         """Cosine similarity decides; it is computed in float32 also under autocast, whose 8 bits
         cannot tell near-duplicates apart."""
+        # Tokens are split into two sets: destinations, one for each whole cell, and sources.
         count = tokens.shape[1]
         rows, columns = (side // step for side, step in zip(size, self.cell, strict=True))
         destinations = rows * columns
@@ -80,12 +81,16 @@ class BipartiteSoftMatching:
 
         with torch.autocast(tokens.device.type, enabled=False):
             tokens = tokens.float()
+            # The most similar destination of every token, and how similar: (B, N) each.
             # A source's own length scales all its similarities: normalising the maxima is enough.
             directions = F.normalize(grid(tokens).flatten(1, 2), dim=-1)
             similarity, owner = (tokens @ directions.mT).max(-1)
             similarity = similarity / tokens.norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
+        # The r·N most similar sources are merged; the least similar are left. Destinations always
+        # stay.
         grid(similarity).fill_(torch.inf)
         left = similarity.topk(sources_left, largest=False, sorted=False).indices
+        # Order after merging: sources left, then destinations. `owner` says where a token goes.
         places = torch.arange(sources_left + destinations, device=tokens.device)
         owner = owner + sources_left
         owner.scatter_(1, left, places[:sources_left].expand_as(left))
@@ -108,6 +113,7 @@ class SoftMatching:
         self._rows = (owner + first[:, None]).flatten()
 
     def merge(self, tokens: Tensor) -> Tensor:
+        # (B, N, C) to (B·M, C): the mean of each destination and its sources.
         tokens = tokens.flatten(0, 1)
         merged = tokens.new_zeros(self._batch * self._length, tokens.shape[1])
         index = self._rows[:, None].expand_as(tokens)
@@ -115,6 +121,7 @@ class SoftMatching:
         return merged.unflatten(0, (self._batch, self._length))
 
     def unmerge(self, merged: Tensor) -> Tensor:
+        # A token gets the value of the one that it was merged into.
         return merged.flatten(0, 1).index_select(0, self._rows).unflatten(0, (self._batch, -1))
 
 
@@ -152,7 +159,7 @@ class PooledMap:
 
 
 class MergePlanner:
-    """Makes the matchings for the blocks of a stage, in their order.
+    """Plans the matchings of the blocks of a stage, in their order.
 
     Args:
         method: how.
@@ -165,6 +172,7 @@ class MergePlanner:
 
     def __call__(self, tokens: Tensor, size: Size) -> Matching:
         """The next block's matching; arguments as for :class:`Method`."""
+        # Neighbouring blocks see similar tokens, so that a matching may serve several.
         if self._calls % self._reuse == 0:
             self._matching = self._method.match(tokens, size)
         self._calls += 1

@@ -1,11 +1,10 @@
-"""`MODEL.MIT.TOKEN_MERGING` as merging methods: presets of SegFormer++ and stage by stage.
+"""``MODEL.MIT.TOKEN_MERGING`` as merging methods: presets of SegFormer++ and stage by stage.
 
 Everything is checked here, before a model computes anything with it.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -22,7 +21,7 @@ NO_MERGING = "none"
 
 TokenMerging: TypeAlias = str | Sequence[Mapping[str, object]] | None
 
-# What follows `q_` or `kv_`: by mode, the settings that it reads, all of them needed.
+# What follows ``q_`` or ``kv_``: by mode, the settings that it reads, all of them needed.
 _SETTINGS = {"bsm": ("r", "sx", "sy"), "n2d": ("s",), "n1d": ("s",)}
 _KEYS = [f"{side}_{name}" for side in ("q", "kv") for name in ("mode", "r", "sx", "sy", "s")]
 
@@ -53,12 +52,12 @@ def parse_token_merging(value: TokenMerging) -> tuple[StageMerging, ...]:
     """The methods of the four stages.
 
     Args:
-        value: a name of :data:`PRESETS`; None, which is `none`; or a mapping for each stage. Its
-            keys, for queries, are ``q_mode`` (`bsm`, `n2d`, `n1d`; `none`, None or absent for no
-            merging) and what the mode reads. `bsm`: ``q_r``, share of the tokens to merge away, in
-            [0, 1), and ``q_sx``, ``q_sy``, width and height of a cell, tokens. `n2d`: ``q_s``, side
-            of the window, tokens, or [rows, columns]. `n1d`: ``q_s``, length of the window, tokens.
-            For keys and values the same with ``kv_``.
+        value: a name of :data:`PRESETS`; None, which is ``none``; or a mapping for each stage. Its
+            keys, for queries, are ``q_mode`` (``none``, None or absent: no merging) and the mode's
+            settings; for keys and values the same with ``kv_``. ``bsm``: ``q_r``, fraction of the
+            tokens to merge away, in [0, 1), and ``q_sx``, ``q_sy``, width and height of a cell,
+            tokens. ``n2d``: ``q_s``, side of the window, tokens, or [rows, columns]. ``n1d``:
+            ``q_s``, length of the window, tokens.
 
     Raises:
         ValueError: naming the stage, from 1, the key, and what it accepts.
@@ -69,14 +68,12 @@ def parse_token_merging(value: TokenMerging) -> tuple[StageMerging, ...]:
     )
     if value is None:
         value = NO_MERGING
-    if isinstance(value, str):
-        if value not in PRESETS:
-            raise ValueError(accepted)
-        value = PRESETS[value]
-    if not isinstance(value, Sequence) or len(value) != STAGES:
+    stages = PRESETS.get(value) if isinstance(value, str) else value
+    if not isinstance(stages, Sequence) or len(stages) != STAGES:
         raise ValueError(accepted)
     return tuple(
-        _parse_stage(settings, f"{KEY}, stage {number}") for number, settings in enumerate(value, 1)
+        _parse_stage(settings, f"{KEY}, stage {number}")
+        for number, settings in enumerate(stages, 1)
     )
 
 
@@ -93,7 +90,7 @@ def _parse_stage(settings: Mapping[str, object], where: str) -> StageMerging:
 
 
 def _parse_method(given: Mapping[str, object], prefix: str, where: str) -> Method:
-    """The method of one side; beside the mode `none` its other settings may stand unread."""
+    """The method of one side; beside the mode ``none`` its other settings may stand unread."""
     mode = given.get(f"{prefix}mode", NO_MERGING)
     if mode == NO_MERGING:
         return Unmerged()
@@ -112,19 +109,20 @@ def _parse_method(given: Mapping[str, object], prefix: str, where: str) -> Metho
     values = {name.removeprefix(prefix): given[name] for name in names}
     if mode == "bsm":
         ratio = values["r"]
-        if not isinstance(ratio, Real) or isinstance(ratio, bool) or not 0 <= ratio < 1:
+        if not isinstance(ratio, float | int) or isinstance(ratio, bool) or not 0 <= ratio < 1:
             raise ValueError(f"{where}: {prefix}r is {ratio!r}: expected numbers in [0, 1)")
-        sides = tuple(_whole(values[name], f"{where}: {prefix}{name}") for name in ("sy", "sx"))
-        return BipartiteSoftMatching(ratio=float(ratio), cell=sides)
+        height, width = (_whole(values[s], f"{where}: {prefix}{s}") for s in ("sy", "sx"))
+        return BipartiteSoftMatching(ratio=float(ratio), cell=(height, width))
     name, stride = f"{where}: {prefix}s", values["s"]
     if mode == "n1d":
         return AveragePooling(window=(1, _whole(stride, name)), flat=True)
     if isinstance(stride, Sequence) and len(stride) == 2:
-        return AveragePooling(window=tuple(_whole(side, name) for side in stride))
-    return AveragePooling(window=(_whole(stride, name, " or [rows, columns]"),) * 2)
+        return AveragePooling(window=(_whole(stride[0], name), _whole(stride[1], name)))
+    side = _whole(stride, name, " or [rows, columns]")
+    return AveragePooling(window=(side, side))
 
 
 def _whole(value: object, name: str, alternative: str = "") -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} is {value!r}: expected a whole number from 1{alternative}")
-    return int(value)
+    return value

@@ -8,8 +8,6 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proscale.modeling.losses.point_sampling import sample_targets, uncertain_points
-
 Matches = list[tuple[Tensor, Tensor]]
 
 
@@ -24,8 +22,10 @@ class SetCriterion(nn.Module):
         losses: which to compute, of ``"labels"`` and ``"masks"``.
         num_points: points per mask.
         oversample_ratio: candidates drawn per point.
-        importance_sample_ratio: share of points taken where the prediction is least certain.
+        importance_sample_ratio: fraction of points taken where the prediction is least certain.
     """
+
+    empty_weight: Tensor
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class SetCriterion(nn.Module):
         """Losses of all predictions.
 
         Losses are normalised by the mean number of targets per image, over all processes. Thus the
-        parts of a batch, weighted by their share of the images, add up to the whole batch's losses.
+        parts of a batch, weighted by their numbers of images, add up to the whole batch's losses.
 
         Args:
             outputs: ``pred_logits`` ``(B, Q, K + 1)``, ``pred_masks`` ``(B, Q, H, W)`` logits, and
@@ -93,18 +93,21 @@ class SetCriterion(nn.Module):
         predictions = [outputs, *outputs.get("aux_outputs", ())]
         suffixes = ["", *(f"_{i}" for i in range(len(predictions) - 1))]
         losses = {}
-        # Masks are sampled as numbers; once for all predictions.
+        # Masks are sampled as numbers; converted once for all predictions.
         targets = [target | {"masks": target["masks"].float()} for target in targets]
         # Point sampling and sums over thousands of points need float32.
         with torch.autocast(outputs["pred_logits"].device.type, enabled=False):
+            # Step 1: bipartite matching of every prediction, the auxiliary ones too.
             matches = [
                 self._match(prediction, targets, suffix)
                 for prediction, suffix in zip(predictions, suffixes, strict=True)
             ]
+            # Step 2: classes of all queries.
             if "labels" in self.losses:
                 for suffix, prediction, found in zip(suffixes, predictions, matches, strict=True):
                     loss = self._label_loss(prediction["pred_logits"], targets, found, normaliser)
                     losses["loss_ce" + suffix] = loss
+            # Step 3: masks of the matched queries, at sampled points.
             if "masks" in self.losses:
                 masks = matched_masks(predictions, matches)
                 for suffix, predicted, found in zip(suffixes, masks, matches, strict=True):
@@ -130,6 +133,7 @@ class SetCriterion(nn.Module):
             ],
             dtype=torch.float32,
         )
+        # All-reduce, so that the parts of a batch add up to the whole batch's losses.
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(totals)
         targets, matched = totals[:2] * batch / totals[2]
@@ -141,11 +145,13 @@ class SetCriterion(nn.Module):
     def _label_loss(
         self, logits: Tensor, targets: list, matches: Matches, normaliser: dict[str, Tensor]
     ) -> Tensor:
+        # (B, Q): the matched target's class, “no object” for all other queries.
         classes = torch.full(
             logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device
         )
         for image, (target, (queries, matched)) in enumerate(zip(targets, matches, strict=True)):
             classes[image, queries] = target["labels"][matched]
+        # “No object” weighs eos_coef. The sum of the weights is the same on every process.
         loss = F.cross_entropy(
             logits.float().transpose(1, 2), classes, self.empty_weight, reduction="sum"
         )
@@ -155,6 +161,7 @@ class SetCriterion(nn.Module):
         self, predicted: Tensor, targets: list, matches: Matches, normaliser: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """``predicted``: ``(N, H, W)`` logits of the matched queries, image by image."""
+        # Points of each mask by importance sampling, (N, P, 2).
         predicted = predicted[:, None]  # one mask a channel-first map
         points = uncertain_points(
             predicted.detach(),
@@ -163,6 +170,7 @@ class SetCriterion(nn.Module):
             importance_sample_ratio=self.importance_sample_ratio,
         )
         places = points.split([len(matched) for _, matched in matches])
+        # Targets and predictions at these points: (N, P) each.
         true = torch.cat(
             [
                 sample_targets(target["masks"], matched.to(points.device), place)
@@ -215,3 +223,51 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     overlap = 2 * (probability * targets).sum(-1)
     total = probability.sum(-1) + targets.sum(-1)
     return (1 - (overlap + 1) / (total + 1)).sum()
+
+
+@torch.no_grad()
+def uncertain_points(
+    logits: Tensor, num_points: int, *, oversample_ratio: float, importance_sample_ratio: float
+) -> Tensor:
+    """Random points of each mask, more where its prediction is least certain (PointRend, §3.1).
+
+    Args:
+        logits: ``(N, 1, H, W)``.
+        num_points: P, of each mask.
+        oversample_ratio: candidates drawn per point.
+        importance_sample_ratio: fraction of the points that are the least certain candidates, in
+            any order; the others are drawn anew, uniformly.
+
+    Returns:
+        ``(N, P, 2)`` as (x, y) in [0, 1).
+    """
+    # k·N random candidates for N points; a logit near zero is uncertain.
+    count = len(logits)
+    candidates = torch.rand(count, int(num_points * oversample_ratio), 2, device=logits.device)
+    certainty = point_sample(logits, candidates, align_corners=False)[:, 0].abs()
+    num_uncertain = int(num_points * importance_sample_ratio)
+    # Half of the time of finding the least is putting them in order.
+    least = certainty.topk(num_uncertain, dim=1, largest=False, sorted=False).indices
+    uncertain = candidates.gather(1, least[..., None].expand(-1, -1, 2))
+    # β·N points where the prediction is least certain, the others uniform.
+    others = torch.rand(count, num_points - num_uncertain, 2, device=logits.device)
+    return torch.cat((uncertain, others), dim=1)
+
+
+def sample_targets(masks: Tensor, matched: Tensor, points: Tensor) -> Tensor:
+    """Bilinear samples of every target's mask at the points of the prediction matched to it.
+
+    Args:
+        masks: ``(N, H, W)`` numbers.
+        matched: ``(M,)`` targets, distinct.
+        points: ``(M, P, 2)`` as (x, y) in [0, 1], of the targets as ``matched`` has them.
+
+    Returns:
+        ``(M, P)``.
+    """
+    # Masks are much larger than their points, so that these are put in the masks' order.
+    order = matched.argsort()
+    if len(matched) < len(masks):
+        masks = masks[matched[order]]
+    samples = point_sample(masks[:, None], points[order], align_corners=False)[:, 0]
+    return samples[order.argsort()]

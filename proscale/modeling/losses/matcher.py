@@ -67,6 +67,7 @@ class HungarianMatcher(nn.Module):
         if len(labels) == 0:
             empty = torch.zeros(0, dtype=torch.int64)
             return empty, empty
+        # The same K random points for all predictions and targets of the image.
         points = torch.rand(1, self.num_points, 2, device=masks.device)
         # Float32 whatever the autocast: costs of half precision tie and overflow.
         with torch.autocast(masks.device.type, enabled=False):
@@ -74,6 +75,8 @@ class HungarianMatcher(nn.Module):
                 point_sample(m[None].float(), points, align_corners=False)[0]
                 for m in (masks, true_masks)
             )
+            # Costs of every pair, (Q, N): λ_cls L_cls + λ_ce L_ce + λ_dice L_dice. For classes
+            # -p(c), without the logarithm, is of the size of the others (DETR, §3.1).
             terms = {
                 "class": self.cost_class * -logits.float().softmax(-1)[:, labels],
                 "mask": self.cost_mask * pairwise_mask_cost(predicted, true),
@@ -83,6 +86,7 @@ class HungarianMatcher(nn.Module):
         if not np.isfinite(cost).all():
             wrong = [f"{name} cost" for name, term in terms.items() if not term.isfinite().all()]
             raise FloatingPointError(" and ".join(wrong or ["sum of the costs"]))
+        # The Hungarian algorithm, on the CPU.
         queries, matched = linear_sum_assignment(cost)
         return torch.as_tensor(queries), torch.as_tensor(matched)
 

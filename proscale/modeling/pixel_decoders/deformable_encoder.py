@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proscale.modeling.position_encoding import sine_position_encoding
+from proscale.modeling.tokens import sine_position_encoding
 from proscale.ops import deformable_attention
 from proscale.ops.tiled import feed_forward, softmax_small_dim
 from proscale.ops.tracing import cached_table

@@ -1,4 +1,4 @@
-"""Layers of the transformer decoder: attention, feed-forward network, perceptron.
+"""Layers of the transformer decoder: attention, feed-forward network, MLP.
 
 Each block adds its branch to its input, with the norm after the sum (as published) or before the
 branch (``pre_norm``).
@@ -46,12 +46,14 @@ class Attention(nn.Module):
         Returns:
             ``(B, Q, C)``.
         """
+        # Projections of queries, keys and values: (B, N, C) to (B, heads, N, C / heads).
         weights = self.in_proj_weight.chunk(3)
         biases = self.in_proj_bias.chunk(3)
         query, key, value = (
             F.linear(tokens, weight, bias).unflatten(2, (self.n_heads, -1)).transpose(1, 2)
             for tokens, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
+        # softmax(mask + Q Kᵀ / √d) V, the mask being the same for all heads: (B, 1, Q, N).
         if mask is not None:
             mask = mask[:, None]
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
@@ -70,6 +72,7 @@ class SelfAttentionLayer(nn.Module):
     def forward(self, queries: Tensor, query_position: Tensor) -> Tensor:
         """``queries`` and ``query_position`` ``(B, Q, C)``; returns ``(B, Q, C)``."""
         content = self.norm(queries) if self.pre_norm else queries
+        # q = k = x + position, v = x (DETR, §A.3).
         placed = content + query_position
         queries = queries + self.self_attn(placed, placed, content)
         return queries if self.pre_norm else self.norm(queries)
@@ -103,6 +106,7 @@ class CrossAttentionLayer(nn.Module):
             ``(B, Q, C)``.
         """
         content = self.norm(queries) if self.pre_norm else queries
+        # X_l = softmax(M_(l-1) + Q_l K_lᵀ) V_l + X_(l-1) (Mask2Former, equation 1).
         queries = queries + self.multihead_attn(
             content + query_position, tokens + token_position, tokens, mask
         )

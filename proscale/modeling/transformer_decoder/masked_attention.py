@@ -8,8 +8,7 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from proscale.modeling.pixel_decoders.base import NUM_DECODER_LEVELS
-from proscale.modeling.position_encoding import sine_position_encoding
-from proscale.modeling.tokens import to_tokens
+from proscale.modeling.tokens import sine_position_encoding, to_tokens
 from proscale.modeling.transformer_decoder.build import TRANSFORMER_DECODER_REGISTRY
 from proscale.modeling.transformer_decoder.layers import (
     MLP,
@@ -175,8 +174,9 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             # The level's embedding tells levels apart, in keys and values; the sine encoding of
             # places is added to the keys alone (§3.2.2).
             tokens.append(feature + embedding)
+            _, _, height, width = level.shape
             positions.append(
-                sine_position_encoding(*level.shape[-2:], feature.shape[2], device=level.device)
+                sine_position_encoding(height, width, feature.shape[2], device=level.device)
             )
         return tokens, positions
 

@@ -14,7 +14,8 @@ from detectron2.utils.visualizer import Visualizer
 
 from proscale.data import register_coco_panoptic
 from proscale.data.datasets.coco import register_coco
-from proscale.data.datasets.coco_panoptic import load_coco_panoptic, panoptic_metadata, register
+from proscale.data.datasets.registration import panoptic_metadata, register
+from proscale.data.formats.coco_format import load_coco_panoptic
 
 # Stuff comes first in the file, and ids have gaps.
 CATEGORIES = [
@@ -124,12 +125,12 @@ def test_registering_again_is_harmless_but_a_name_means_one_data_set(tmp_path, c
 
 def test_image_ids_restrict_and_order(tmp_path, content, new_name):
     metadata = panoptic_metadata(CATEGORIES, **files(tmp_path, content))
-    register(new_name, metadata, image_ids=[2])
+    register(new_name, load_coco_panoptic, metadata | {"image_ids": (2,)})
     assert MetadataCatalog.get(new_name).image_ids == (2,)
     assert [entry["image_id"] for entry in DatasetCatalog.get(new_name)] == [2]
     both = load_coco_panoptic({**metadata, "image_ids": (2, 1)})
     assert [entry["image_id"] for entry in both] == [2, 1]
-    with pytest.raises(ValueError, match=r"panoptic\.json.*\[8\]"):
+    with pytest.raises(ValueError, match=r"panoptic\.json: 1 of 2 images .* ids 8"):
         load_coco_panoptic({**metadata, "image_ids": (1, 8)})
 
 

@@ -9,8 +9,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from pycocotools.coco import COCO
 
-from proscale.data.datasets import shapes, shapes_scene
-from proscale.data.datasets.coco_panoptic import register
+from proscale.data.datasets import shapes
+from proscale.data.datasets.registration import register
+from proscale.data.formats.coco_format import load_coco_panoptic
 from proscale.data.formats.panoptic_png import read_panoptic_png
 
 SIZES = {"train": 30, "val": 12}
@@ -69,11 +70,11 @@ def test_scenes_have_the_promised_segments(root, split):
     for annotation in read_json(root, f"panoptic_{split}")["annotations"]:
         segments = annotation["segments_info"]
         stuff = [s for s in segments if not isthing[s["category_id"]]]
-        fewest, most = shapes_scene.THINGS_RANGE
+        fewest, most = shapes.THINGS_RANGE
         assert fewest <= len(segments) - len(stuff) <= most
         assert len({s["category_id"] for s in stuff}) == len(stuff)
         # The smallest region of a scene, and no thing is reduced to a sliver.
-        assert min(s["area"] for s in stuff) >= shapes_scene.MIN_STUFF_SHARE * 128**2
+        assert min(s["area"] for s in stuff) >= shapes.MIN_STUFF_FRACTION * 128**2
         assert min(s["area"] for s in segments) > 100
 
 
@@ -110,7 +111,7 @@ def free_names():
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
         del metadata["name"]
-        register(name, metadata)
+        register(name, load_coco_panoptic, metadata)
 
 
 def test_registered_classes_and_files_are_those_written(root, free_names):

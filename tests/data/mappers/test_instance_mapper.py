@@ -131,7 +131,7 @@ def test_instances_outside_the_crop_go(mapper_cfg, entry):
 )
 def test_bad_segmentations_name_file_and_annotation(mapper_cfg, entry, segmentation, message):
     entry["annotations"][1]["segmentation"] = segmentation
-    with pytest.raises(ValueError, match=rf"image\.png: annotation 1 of 3 .*{message}"):
+    with pytest.raises(ValueError, match=rf"image\.png: annotation 1: .*{message}"):
         build_mapper(mapper_cfg, is_train=True)(entry)
 
 

@@ -14,6 +14,7 @@ from proscale.data import build_mapper
 from proscale.data.datasets.cityscapes import register_cityscapes
 from proscale.data.formats.label_image import read_label_image
 from proscale.data.prepare import prepare
+from proscale.errors import UserError
 
 ROAD, CAR, EGO_VEHICLE, PERSON = 7, 26, 1, 24
 NAME = "aachen_000000_000019"
@@ -93,7 +94,7 @@ def test_missing_package_and_files_are_named(root, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"no \*/\*_gtFine_labelIds\.png in .*gtFine"):
         prepare("cityscapes", tmp_path / "elsewhere", workers=1)
     monkeypatch.setitem(sys.modules, "cityscapesscripts.helpers.labels", None)
-    with pytest.raises(ImportError, match=r"pip install 'proscale\[cityscapes\]'"):
+    with pytest.raises(UserError, match=r"pip install 'proscale\[cityscapes\]'"):
         prepare("cityscapes", root, workers=1)
 
 

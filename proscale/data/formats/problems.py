@@ -1,10 +1,15 @@
-"""What can be wrong with a data set, by name: errors spoil training or its figures, warnings may.
+"""Problems of data sets by name, and the two ways to read: strict and lenient.
 
-The names are what the summary counts and the JSON file lists.
+Every reader of a data set's files is given a function that takes :class:`Problem`s. Training and
+evaluation are strict: :func:`raise_first` ends reading at the first error. ``proscale
+check-dataset`` is lenient: ``list.append`` collects them all.
 """
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+from proscale.errors import DataError, MissingFileError
 
 ERRORS = {
     "annotation-file": "the annotation file cannot be read as the format it should have",
@@ -46,24 +51,47 @@ WARNINGS = {
 
 
 @dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong.
+class Problem:
+    """One problem of a data set.
 
     Attributes:
-        kind: a key of ``ERRORS`` or ``WARNINGS``.
-        file: where.
-        detail: what, in words; names the segment if it is about one.
+        kind: a key of ``ERRORS``, which spoil training or its results, or of ``WARNINGS``, which
+            may. Summaries count them, and the JSON file of a check lists them.
+        file: the file that is wrong.
+        detail: in words; names the segment if it is about one.
         segment: id of that segment in its file.
     """
 
     kind: str
     file: str
     detail: str
-    segment: int | None = None
+    segment: int | str | None = None
 
     @property
     def is_error(self) -> bool:
         return self.kind in ERRORS
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.detail}"
+
+
+Reporter = Callable[[Problem], None]
+"""Takes the problems that a reader finds. Where it returns, the reader goes on without the part."""
+
+_logger = logging.getLogger(__name__)
+
+
+def raise_first(problem: Problem) -> None:
+    """Read strictly: log warnings.
+
+    Raises:
+        DataError: the problem is an error. MissingFileError if a file is not there.
+    """
+    if problem.kind in ("image-missing", "mask-missing"):
+        raise MissingFileError(str(problem))
+    if problem.is_error:
+        raise DataError(str(problem))
+    _logger.warning("%s", problem)
 
 
 def first_few(items: Iterable[object], most: int = 5) -> str:

@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from proscale.data.datasets.semantic_folders import (
-    count_labels,
-    load_semantic_folders,
-    mask_files,
-    semantic_metadata,
-)
+from proscale.data.datasets.registration import semantic_metadata
+from proscale.data.formats.semantic_folders import count_labels, load_semantic_folders, mask_files
 
 
 @pytest.fixture
@@ -82,7 +78,7 @@ def test_labels_are_counted_without_the_ignored(folders, caplog):
     files = mask_files(metadata)
     files[1].write_text("no image")
     assert count_labels(files) == 4
-    assert "Left out of counting classes" in caplog.text
+    assert "Skipped when counting classes" in caplog.text
     assert "b.png" in caplog.text
     with pytest.raises(ValueError, match="no labels in 2 label images"):
         count_labels(files[1:])

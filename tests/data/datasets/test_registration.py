@@ -3,7 +3,8 @@
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from proscale.data.datasets.builtin import LazyMetadata, register_builtin
+from proscale.data.datasets.registration import LazyMetadata, register_builtin
+from proscale.errors import MissingFileError
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def test_a_name_can_be_registered_anew(new_name):
 
 def test_what_is_missing_names_data_set_and_command(new_name):
     def load(metadata):
-        raise FileNotFoundError("there is no file.json")
+        raise MissingFileError("there is no file.json")
 
     register_builtin(new_name, load, {}, preparation="coco-semantic")
     with pytest.raises(

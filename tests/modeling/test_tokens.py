@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from proscale.modeling.position_encoding import sine_position_encoding
+from proscale.modeling.tokens import sine_position_encoding
 
 
 def test_equals_definition():

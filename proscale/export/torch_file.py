@@ -1,12 +1,13 @@
-"""One graph for all image sizes: ``torch.export``, and files of it (``.pt2``).
+"""One program for all image sizes: ``torch.export``, and its files (``.pt2``).
 
-Deformable attention is recorded as plain operators (``grid_sample``), so that neither a file nor
-the ONNX graph made from it needs this project.
+Deformable attention is exported as plain operators (``grid_sample``), so that neither a file nor an
+ONNX graph made from the program needs this project.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,31 +19,32 @@ from proscale.ops import using_backend
 from proscale.ops.deformable_attention import REFERENCE
 
 MIN_SIDE, MAX_SIDE, MAX_BATCH = 96, 8192, 1024
-# Of the images recorded with. Nothing is computed but shapes; that no level of them is one cell or
-# one window long keeps such coincidences out of the graph.
-_RECORDED_SIZE = (480, 640)
+# Of the example images. Only their shapes matter; no level of them is one cell or one window long,
+# so that such coincidences do not enter the graph.
+_EXAMPLE_SIZE = (480, 640)
 METADATA = "proscale.json"
 """The extra file of the metadata."""
 
 
 @contextmanager
-def recording() -> Iterator[None]:
-    """How graphs are recorded and rewritten: no gradients, plain operators, and attention results
+def exporting() -> Iterator[None]:
+    """How programs are exported and rewritten: no gradients, plain operators, and attention results
     whose layout is that of its definition, not of a kernel of this machine."""
     with torch.no_grad(), using_backend(REFERENCE), sdpa_kernel(SDPBackend.MATH):
         yield
 
 
-def record(network: ExportableNetwork) -> ExportedProgram:
-    """The graph of ``network`` for any number of images of any size within :data:`MIN_SIDE` and
+def export_program(network: ExportableNetwork) -> ExportedProgram:
+    """The graph of ``network`` for any number of images with sides from :data:`MIN_SIDE` to
     :data:`MAX_SIDE`."""
     dynamic = {
         0: Dim("batch", min=1, max=MAX_BATCH),
         2: Dim("height", min=MIN_SIDE, max=MAX_SIDE),
         3: Dim("width", min=MIN_SIDE, max=MAX_SIDE),
     }
-    images = torch.zeros(2, 3, *_RECORDED_SIZE, dtype=torch.uint8)
-    with recording():
+    # Two images: a batch of one would be taken for a constant.
+    images = torch.zeros(2, 3, *_EXAMPLE_SIZE, dtype=torch.uint8)
+    with exporting():
         program = torch.export.export(
             network,
             (images,),
@@ -55,8 +57,8 @@ def record(network: ExportableNetwork) -> ExportedProgram:
 
 
 def _drop_assertions(program: ExportedProgram) -> None:
-    """Remove what was found out of the recorded size's memory layout, such as that a padded map is
-    larger than the map. The operators recorded are right either way; sizes are still checked."""
+    """Remove conclusions from the memory layout of the example, such as that a padded map is larger
+    than the map. The operators in the graph are right either way; sizes are still checked."""
     graph = program.graph_module.graph
     for node in list(graph.nodes):
         if node.target is torch.ops.aten._assert_scalar.default:
@@ -78,7 +80,7 @@ class ProgramRunner:
     """
 
     def __init__(self, file: Path):
-        extra = {METADATA: ""}
+        extra: dict[str, Any] = {METADATA: ""}
         self._module = torch.export.load(file, extra_files=extra).module()
         self.metadata: str = extra[METADATA]
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from proscale.data.check import check_datasets
-from proscale.data.check.faults import ERRORS, WARNINGS
 from proscale.data.datasets.own import register_own_data
 from proscale.data.formats.panoptic_png import read_panoptic_png, write_panoptic_png
+from proscale.data.formats.problems import ERRORS, WARNINGS
 
-# Few images of few shapes: not all classes occur, and shapes_scene numbers images by split.
+# Few images of few shapes: not all classes occur, and the generator numbers images by split.
 USUAL = {"class-absent", "name-in-both", "id-in-both"}
 
 
@@ -97,19 +97,19 @@ FAULTS = {
         "panoptic",
         lambda e: e.json(e.panoptic_json, lambda c: c["images"].append(c["images"][0])),
         "image-repeated",
-        "image 1, 2 times",
+        "images[3]: id 1 is there twice",
     ),
     "annotated twice": (
         "panoptic",
         lambda e: e.json(e.panoptic_json, lambda c: c["annotations"].append(c["annotations"][0])),
         "image-repeated",
-        "2 annotations of image 1",
+        "annotations[3]: image_id 1 is there twice",
     ),
     "annotation of no image": (
         "panoptic",
         lambda e: e.json(e.panoptic_json, lambda c: c["images"].pop(0)),
         "annotation-without-image image-not-annotated",
-        "annotation of image 1",
+        "annotations[0] is for image 1, which is not among its images",
     ),
     "image missing": ("panoptic", lambda e: e.image.unlink(), "image-missing", ""),
     "image truncated": ("panoptic", lambda e: e.truncate(e.image), "image-unreadable", "truncated"),
@@ -117,7 +117,7 @@ FAULTS = {
         "panoptic",
         lambda e: e.picture(size=(60, 50)),
         "image-size mask-size",
-        "stated 64x64 (height x width), is 50x60",
+        "it has (height, width) (50, 60), turned as its EXIF orientation says: expected (64, 64)",
     ),
     "16 bits": ("panoptic", lambda e: e.deep(), "image-depth", "I;16"),
     "grey": ("panoptic", lambda e: e.picture("L"), "image-greyscale", "mode L"),
@@ -143,7 +143,7 @@ FAULTS = {
             Image.open(e.panoptic).resize((32, 32), Image.Resampling.NEAREST).save(e.panoptic)
         ),
         "mask-size area-differs",
-        "(32, 32), its image (64, 64)",
+        "it has (height, width) (32, 32): expected (64, 64), that of its image",
     ),
     "segment listed twice": (
         "panoptic",
@@ -167,7 +167,7 @@ FAULTS = {
         "panoptic",
         lambda e: e.segment(category_id=99),
         "unknown-category",
-        "category_id 99; known are 1, 2, 3, 4, 5",
+        "of image 1 has category_id 99: expected 1, 2, 3, 4, 5",
     ),
     "no area": ("panoptic", lambda e: e.segment(area=0), "area-not-positive", "area 0"),
     "box outside": (
@@ -188,7 +188,7 @@ FAULTS = {
         "panoptic",
         lambda e: e.json(e.panoptic_json, lambda c: c["annotations"].pop(0)),
         "image-not-annotated mask-unused",
-        "image ids 1",
+        "1 of 3 images have no annotation, ids 1",
     ),
     "not listed": (
         "panoptic",
@@ -218,7 +218,7 @@ FAULTS = {
         "instance",
         lambda e: e.annotation(category_id=99),
         "unknown-category",
-        "segment 1: category_id 99",
+        "annotation 1 of image 1 has category_id 99",
     ),
     "instance without area": (
         "instance",
@@ -230,7 +230,7 @@ FAULTS = {
         "instance",
         lambda e: e.annotation(segmentation=[[1, 1, 2, 2]]),
         "segment-unreadable",
-        "annotation 1 of ",
+        "annotation 1: its polygons",
     ),
     "no segmentation": (
         "instance",
@@ -260,7 +260,7 @@ FAULTS = {
         "semantic",
         lambda e: e.pixels(e.labels, 200),
         "label-out-of-range",
-        "label 200, 9 pixels: expected 0 to 8 and 255",
+        "label 200, 9 pixels: expected 0 to 8, since NUM_CLASSES is 9, or 255 for no class",
     ),
     "nothing labelled": (
         "semantic",
@@ -289,7 +289,7 @@ def check(block, *, workers=1):
 @pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
 def test_sound_data_have_no_faults(own_block, task):
     report = check(own_block(task))
-    assert {fault.kind for fault in report.faults} <= USUAL
+    assert {fault.kind for fault in report.problems} <= USUAL
     assert not report.has_errors
 
 
@@ -302,7 +302,7 @@ def test_fault_is_found(own_data, own_block, case):
     spoil(Editor(own_data))
     names = [f"{block['NAME']}_train", f"{block['NAME']}_val"]
     report = check_datasets(names, workers=1)
-    found = [fault for fault in report.faults if fault.kind not in USUAL]
+    found = [fault for fault in report.problems if fault.kind not in USUAL]
     assert {fault.kind for fault in found} == set(kinds.split())
     assert any(detail in fault.detail for fault in found if fault.kind == kinds.split()[0])
     assert report.has_errors == any(kind in ERRORS for kind in kinds.split())
@@ -318,19 +318,19 @@ def test_turned_image_is_compared_as_training_reads_it(own_data, own_block):
     editor.picture(size=(60, 50))
     editor.exif(6)
     report = check(own_block("panoptic"))
-    details = {fault.kind: fault.detail for fault in report.faults}
+    details = {fault.kind: fault.detail for fault in report.problems}
     assert details["exif-rotation"] == "EXIF orientation 6, read as 60x50 (height x width)"
-    assert details["image-size"].endswith(
-        "is 60x50 (height x width), turned by its EXIF orientation"
+    assert details["image-size"].startswith(
+        "it has (height, width) (60, 50), turned as its EXIF orientation says: expected (64, 64)"
     )
 
 
 def test_faults_name_their_segment(own_data, own_block):
     Editor(own_data).segment(category_id=99)
     report = check(own_block("panoptic"))
-    (fault,) = [fault for fault in report.faults if fault.is_error]
-    assert fault.file == str(own_data / "panoptic_train" / "000001.png")
-    assert fault.segment in read_panoptic_png(fault.file)
+    (problem,) = [problem for problem in report.problems if problem.is_error]
+    assert problem.file == str(own_data / "annotations" / "panoptic_train.json")
+    assert problem.segment in read_panoptic_png(own_data / "panoptic_train" / "000001.png")
 
 
 def test_several_processes_find_the_same(own_data, own_block):

@@ -1,4 +1,4 @@
-"""ONNX files, made from a recorded graph and run by onnxruntime."""
+"""ONNX files: written from an exported program, quantised, and run by onnxruntime."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from proscale.errors import ExportError
-from proscale.export.torch_export import recording
+from proscale.export.torch_file import exporting
 
-#: GridSample is there from 16, with the present names of its modes from 20.
 OPSET = 20
+"""GridSample is there from 16, with the present names of its modes from 20."""
 INPUT = "images"
 METADATA = "proscale"
 """The entry of ``metadata_props`` that holds the metadata."""
@@ -34,7 +34,7 @@ def require_packages() -> None:
 
 def write_onnx(program: ExportedProgram, outputs: Sequence[str], file: Path, metadata: str) -> None:
     """Write ``program`` as ONNX with these names of its outputs; the input is :data:`INPUT`."""
-    with recording(), _without_progress():
+    with exporting(), _without_progress():
         converted = torch.onnx.export(
             program,
             dynamo=True,
@@ -43,13 +43,14 @@ def write_onnx(program: ExportedProgram, outputs: Sequence[str], file: Path, met
             output_names=list(outputs),
             verbose=False,
         )
+    assert converted is not None  # as it is with ``dynamo=False`` alone
     converted.model.metadata_props[METADATA] = metadata
     converted.save(file)
 
 
 @contextmanager
 def _without_progress() -> Iterator[None]:
-    """Both packages tell of each operator that they leave as it is."""
+    """Both packages log every operator that they leave as it is."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -57,6 +58,42 @@ def _without_progress() -> Iterator[None]:
     yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
+
+
+def quantise(source: Path, target: Path) -> None:
+    """Write ``source`` with eight-bit weights, a scale each, to ``target``, which may be the same.
+
+    The weights are those of linear layers and convolutions. Activations are quantised in each call
+    by their range, so that no calibration is needed. The metadata is kept.
+    """
+    import onnx
+    from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    (metadata,) = (
+        entry.value for entry in onnx.load(source).metadata_props if entry.key == METADATA
+    )
+    # Weights that a model computes from others become constants, which alone can be quantised.
+    prepared = target.with_suffix(".prepared.onnx")
+    options = SessionOptions()
+    options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(prepared)
+    InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    logging.disable(logging.WARNING)  # it advises a preparation, which was just done
+    try:
+        quantize_dynamic(
+            prepared,
+            target,
+            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+            weight_type=QuantType.QUInt8,  # onnxruntime's integer convolution takes no other
+            extra_options={"MatMulConstBOnly": True},
+        )
+    finally:
+        logging.disable(logging.NOTSET)
+        prepared.unlink()
+    model = onnx.load(target)
+    onnx.helper.set_model_props(model, {METADATA: metadata})
+    onnx.save(model, target)
 
 
 class OnnxRunner:

@@ -1,4 +1,4 @@
-"""One file for all sizes: recorded once, it computes what the model does."""
+"""One file for all sizes: exported once, it computes what the model does."""
 
 import pytest
 import torch
@@ -8,14 +8,14 @@ from proscale.export import (
     OnnxRunner,
     ProgramRunner,
     compare,
+    export_program,
     exportable,
     quantise,
-    record,
     write_onnx,
     write_program,
 )
 
-# Padded and not, smaller than recorded; 224 is whole windows in Swin's last stage.
+# Padded and not, smaller than the example; 224 is whole windows in Swin's last stage.
 SHAPES = [(2, 3, 97, 130), (1, 3, 224, 128)]
 
 
@@ -38,7 +38,7 @@ def assert_equal(network, runner):
 
 def test_torch_export(tiny_cfg, tmp_path):
     network = make_network(tiny_cfg)
-    program = record(network)
+    program = export_program(network)
     assert "proscale" not in str(program.graph)  # no operator of ours
     file = tmp_path / "model.pt2"
     write_program(program, file, "about")
@@ -54,7 +54,7 @@ def test_segformer(small_segformer_cfg, tmp_path):
     pytest.importorskip("onnxruntime")
     network = make_network(small_segformer_cfg)
     file, small = tmp_path / "model.onnx", tmp_path / "int8.onnx"
-    write_onnx(record(network), network.outputs, file, "")
+    write_onnx(export_program(network), network.outputs, file, "")
     assert_equal(network, OnnxRunner(file))
     quantise(file, small)  # weights that the head makes of others, too
     assert small.stat().st_size < 0.7 * file.stat().st_size
@@ -73,7 +73,7 @@ def test_segformer(small_segformer_cfg, tmp_path):
 )
 def test_other_models(small_cfg, overrides, tmp_path):
     network = make_network(small_cfg, *overrides)
-    program = record(network)
+    program = export_program(network)
     write_program(program, tmp_path / "model.pt2", "")
     assert_equal(network, ProgramRunner(tmp_path / "model.pt2"))
     pytest.importorskip("onnxruntime")
@@ -91,8 +91,8 @@ def test_a_comparison_finds_what_differs(tiny_cfg):
     def other_shape(images):
         return network(images)[0], torch.zeros(1)
 
-    (agreement,) = compare(network, off_by_one, make_batches(SHAPES[:1]))
-    assert agreement.differences["class_logits"] == 0
-    assert agreement.worst == pytest.approx(1, abs=1e-4)
-    (agreement,) = compare(network, other_shape, make_batches(SHAPES[:1]))
-    assert agreement.worst == float("inf")
+    (deviation,) = compare(network, off_by_one, make_batches(SHAPES[:1]))
+    assert deviation.differences["class_logits"] == 0
+    assert deviation.worst == pytest.approx(1, abs=1e-4)
+    (deviation,) = compare(network, other_shape, make_batches(SHAPES[:1]))
+    assert deviation.worst == float("inf")

@@ -1,0 +1,364 @@
+"""Annotations of an image for each task: read, checked, and made into targets after augmentation.
+
+Segments that do not overlap are a map of ids, instances that may are a list. Both become the
+``instances`` that the model is trained with. Readers are strict or lenient, see
+:mod:`proscale.data.formats.problems`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pycocotools.mask
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.structures import BitMasks, Instances, polygons_to_bitmask
+
+from proscale.data.formats.label_image import count_values, read_label_image, relabel
+from proscale.data.formats.panoptic_png import VOID, id_to_rgb, read_panoptic_png, rgb_to_id
+from proscale.data.formats.problems import Problem, Reporter, first_few, raise_first
+from proscale.data.formats.run_lengths import run_lengths
+from proscale.errors import ConfigError, DataError, MissingFileError
+from proscale.utils.types import Size
+
+MaskDrawer = Callable[[T.TransformList, Size], np.ndarray]
+"""From the transforms of an image, and its size after them, to an (H, W) bool mask."""
+
+
+class Annotation(Protocol):
+    """The annotation of one image."""
+
+    def targets(
+        self, transforms: T.TransformList, image_size: Size, padded_size: Size
+    ) -> dict[str, Any]:
+        """What a training sample has besides its image.
+
+        Args:
+            transforms: those of the image.
+            image_size: the image's size after them.
+            padded_size: the sample's; the padding, at the right and the bottom, is in no mask.
+
+        Returns:
+            at least ``instances`` of ``padded_size`` with N targets, those that have pixels:
+            ``gt_classes`` (N,) int64 and ``gt_masks``, BitMasks of (N, H, W). N may be 0.
+        """
+
+
+@dataclass(frozen=True)
+class SegmentMap:
+    """Segments without overlap.
+
+    Attributes:
+        ids: (H, W) integers, the segment of every pixel.
+        classes: of every segment that is a target its contiguous class id, in the order of the
+            targets. Ids that are missing here (void, crowds) belong to no target.
+    """
+
+    ids: np.ndarray
+    classes: Mapping[int, int]
+
+    def category_colors(self) -> np.ndarray:
+        """(H, W, 3) uint8: the label map that ``CategoryLimitedCrop`` describes."""
+        # Crowds are unlabelled here, like void.
+        coded = {id_: self.classes.get(id_, -1) + 1 for id_ in count_values(self.ids)}
+        return id_to_rgb(relabel(self.ids, coded, np.int32))
+
+    def targets(
+        self, transforms: T.TransformList, image_size: Size, padded_size: Size
+    ) -> dict[str, Any]:
+        """``instances`` with an element for every target that has pixels, see ``Annotation``."""
+        return {"instances": self._transformed(transforms, padded_size)._instances()}
+
+    def _transformed(self, transforms: T.TransformList, padded_size: Size) -> "SegmentMap":
+        # As colours, because Detectron2 resizes 8-bit arrays with PIL, whose nearest neighbour is
+        # that of the pixel's centre; other types go through PyTorch's, off by half a pixel.
+        ids = rgb_to_id(transforms.apply_segmentation(id_to_rgb(self.ids)))
+        return SegmentMap(pad(ids.astype(np.int32), padded_size, VOID), self.classes)
+
+    def _instances(self) -> Instances:
+        # Segments that the crop has cut off are no targets.
+        visible = count_values(self.ids)
+        classes = {id_: class_ for id_, class_ in self.classes.items() if id_ in visible}
+        ids = torch.tensor(list(classes), dtype=torch.int32)
+        masks = torch.from_numpy(self.ids) == ids[:, None, None]
+        return _instances(masks, list(classes.values()))
+
+
+@dataclass(frozen=True)
+class LabelMap(SegmentMap):
+    """Segments that are classes: class c has the id c + 1.
+
+    Attributes:
+        ignore_label: stands in ``sem_seg`` where there is void.
+    """
+
+    ignore_label: int
+
+    def targets(
+        self, transforms: T.TransformList, image_size: Size, padded_size: Size
+    ) -> dict[str, Any]:
+        """Besides ``instances`` the augmented label map: ``sem_seg`` (H, W) int64."""
+        augmented = self._transformed(transforms, padded_size)
+        ids = torch.from_numpy(augmented.ids).long()
+        return {
+            "instances": augmented._instances(),
+            "sem_seg": torch.where(ids == VOID, self.ignore_label, ids - 1),
+        }
+
+
+@dataclass(frozen=True)
+class InstanceList:
+    """Instances that may overlap.
+
+    Attributes:
+        instances: how to draw every target, see ``mask_drawer``, and its contiguous class id.
+    """
+
+    instances: Sequence[tuple[MaskDrawer, int]]
+
+    def targets(
+        self, transforms: T.TransformList, image_size: Size, padded_size: Size
+    ) -> dict[str, Any]:
+        """``instances`` with an element for every target that has pixels, see ``Annotation``."""
+        height, width = image_size
+        masks, classes = [], []
+        for draw, class_ in self.instances:
+            mask = draw(transforms, image_size)
+            if mask.any():
+                masks.append(mask)
+                classes.append(class_)
+        padded = torch.zeros(len(masks), *padded_size, dtype=torch.bool)
+        if masks:
+            padded[:, :height, :width] = torch.from_numpy(np.stack(masks))
+        return {"instances": _instances(padded, classes)}
+
+
+class AnnotationReader(Protocol):
+    """Reads the annotations of one task.
+
+    Attributes:
+        key: that an entry must have.
+    """
+
+    key: str
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "AnnotationReader":
+        """The reader that a configuration describes."""
+
+    def read(self, entry: Mapping[str, Any], size: Size) -> Annotation:
+        """The annotation of an entry's image, which is of this size before augmentation.
+
+        Raises:
+            DataError: a file is missing or wrong; names the file, and the segment if it is one.
+        """
+
+
+class PanopticReader:
+    """Every segment that is no crowd, thing or stuff, is a target.
+
+    Entries have ``pan_seg_file_name`` and ``segments_info``, as from
+    ``proscale.data.formats.coco_format.load_coco_panoptic`` or Detectron2's own.
+    """
+
+    key = "pan_seg_file_name"
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "PanopticReader":
+        return cls()
+
+    def read(self, entry: Mapping[str, Any], size: Size) -> SegmentMap:
+        ids = self.read_ids(entry, size, raise_first)
+        assert ids is not None  # else raise_first has raised
+        targets = [s for s in entry["segments_info"] if not s.get("iscrowd", 0)]
+        return SegmentMap(ids, {s["id"]: s["category_id"] for s in targets})
+
+    def read_ids(
+        self, entry: Mapping[str, Any], size: Size | None, report: Reporter
+    ) -> np.ndarray | None:
+        """The segment id of every pixel (H, W), those of ``segments_info`` and ``VOID``.
+
+        Args:
+            entry: of a data set.
+            size: (height, width) of its image; None if that could not be read.
+            report: takes problems.
+
+        Returns:
+            None if the PNG file cannot be read.
+        """
+        path = entry["pan_seg_file_name"]
+        ids = _read_map(read_panoptic_png, path, size, report)
+        if ids is None:
+            return None
+        areas = count_values(ids)
+        listed = [segment["id"] for segment in entry["segments_info"]]
+        for id_ in dict.fromkeys(listed):
+            if id_ not in areas:
+                detail = f"segment {id_} has no pixels"
+                report(Problem("segment-without-pixels", path, detail, id_))
+        for id_ in sorted(areas.keys() - {VOID, *listed}):
+            expected = f"the ids of segments_info, {first_few(listed)}, or {VOID} for void"
+            detail = f"id {id_}, {areas[id_]} pixels: expected {expected}"
+            report(Problem("pixels-without-segment", path, detail, id_))
+        return ids
+
+
+class SemanticReader:
+    """Every class in the image is a target.
+
+    Entries have ``sem_seg_file_name``, an image of class ids.
+
+    Args:
+        num_classes: labels are below it.
+        ignore_label: label of pixels without a class.
+    """
+
+    key = "sem_seg_file_name"
+
+    def __init__(self, *, num_classes: int, ignore_label: int) -> None:
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "SemanticReader":
+        """
+        Raises:
+            ConfigError: ``MODEL.SEM_SEG_HEAD.IGNORE_VALUE`` is not what a training set ignores.
+        """
+        head = cfg.MODEL.SEM_SEG_HEAD
+        for name in cfg.DATASETS.TRAIN:
+            ignored = MetadataCatalog.get(name).get("ignore_label", head.IGNORE_VALUE)
+            if ignored != head.IGNORE_VALUE:
+                raise ConfigError(
+                    f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}: expected "
+                    f"{ignored}, the ignore_label of data set {name}"
+                )
+        return cls(num_classes=head.NUM_CLASSES, ignore_label=head.IGNORE_VALUE)
+
+    def read(self, entry: Mapping[str, Any], size: Size) -> LabelMap:
+        labels = self.read_labels(entry, size, raise_first)
+        assert labels is not None  # else raise_first has raised
+        labels = labels.astype(np.int64)
+        ids = np.where(labels == self.ignore_label, VOID, labels + 1)
+        classes = {id_: id_ - 1 for id_ in count_values(ids) if id_ != VOID}
+        return LabelMap(ids, classes, self.ignore_label)
+
+    def read_labels(
+        self, entry: Mapping[str, Any], size: Size | None, report: Reporter
+    ) -> np.ndarray | None:
+        """The label of every pixel (H, W), see ``PanopticReader.read_ids``."""
+        path = entry["sem_seg_file_name"]
+        labels = _read_map(read_label_image, path, size, report)
+        if labels is None:
+            return None
+        for label, area in count_values(labels).items():
+            if label != self.ignore_label and not 0 <= label < self.num_classes:
+                detail = (
+                    f"label {label}, {area} pixels: expected 0 to {self.num_classes - 1}, since "
+                    f"NUM_CLASSES is {self.num_classes}, or {self.ignore_label} for no class"
+                )
+                report(Problem("label-out-of-range", path, detail, label))
+        return labels
+
+
+class InstanceReader:
+    """Every annotated instance that is no crowd is a target.
+
+    Entries have ``annotations`` in Detectron2's format.
+    """
+
+    key = "annotations"
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "InstanceReader":
+        """
+        Raises:
+            ConfigError: the crop shall look at categories, but instances do not label every pixel.
+        """
+        crop = cfg.INPUT.CROP
+        if crop.ENABLED and crop.SINGLE_CATEGORY_MAX_AREA < 1:
+            raise ConfigError(
+                f"INPUT.CROP.SINGLE_CATEGORY_MAX_AREA is {crop.SINGLE_CATEGORY_MAX_AREA}: expected "
+                "1.0 for instances, which do not label every pixel"
+            )
+        return cls()
+
+    def read(self, entry: Mapping[str, Any], size: Size) -> InstanceList:
+        codes = self.read_codes(entry, size, raise_first, crowds=False)
+        return InstanceList(
+            [(mask_drawer(a["segmentation"], code), a["category_id"]) for a, code in codes]
+        )
+
+    def read_codes(
+        self, entry: Mapping[str, Any], size: Size, report: Reporter, *, crowds: bool
+    ) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:
+        """The annotations that can be drawn, and their run lengths; ``crowds`` takes crowds, too.
+
+        Polygons that cannot be drawn and run lengths that do not fit ``size`` are reported.
+        """
+        for index, annotation in enumerate(entry["annotations"]):
+            if annotation.get("iscrowd", 0) and not crowds:
+                continue
+            try:
+                yield annotation, run_lengths(annotation.get("segmentation"), *size)
+            except ValueError as error:
+                id_ = annotation.get("id", index)
+                detail = f"annotation {id_}: {error}"
+                report(Problem("segment-unreadable", entry["file_name"], detail, id_))
+
+
+def mask_drawer(segmentation: Any, code: Mapping[str, Any]) -> MaskDrawer:
+    """How to draw a COCO ``segmentation`` after augmentation.
+
+    Polygons are moved before they are drawn, so that they stay sharp when they are enlarged.
+
+    Args:
+        segmentation: polygons [[x0, y0, x1, y1, …], …] in pixels, or run lengths.
+        code: the same as compressed run lengths, see ``run_lengths``.
+    """
+    if isinstance(segmentation, Mapping):
+        return lambda transforms, image_size: transforms.apply_segmentation(
+            pycocotools.mask.decode(code)
+        ).astype(bool)
+    corners = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in segmentation]
+
+    def draw(transforms: T.TransformList, image_size: Size) -> np.ndarray:
+        # Not apply_polygons, which clips them with a library that is not required: drawing does.
+        moved = [transforms.apply_coords(points.copy()).ravel() for points in corners]
+        return polygons_to_bitmask(moved, *image_size)
+
+    return draw
+
+
+def pad(array: np.ndarray, size: Size, value: int) -> np.ndarray:
+    """Extend (H, W, …) at the right and the bottom to ``size``."""
+    height, width = array.shape[:2]
+    padded = np.full((*size, *array.shape[2:]), value, array.dtype)
+    padded[:height, :width] = array
+    return padded
+
+
+def _instances(masks: torch.Tensor, classes: Sequence[int]) -> Instances:
+    instances = Instances(tuple(masks.shape[1:]))
+    instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+    instances.gt_masks = BitMasks(masks)
+    return instances
+
+
+def _read_map(
+    read: Callable[[str], np.ndarray], path: str, size: Size | None, report: Reporter
+) -> np.ndarray | None:
+    """A map (H, W); None if it cannot be read. Another size than the image's is reported."""
+    try:
+        values = read(path)
+    except DataError as error:
+        kind = "mask-missing" if isinstance(error, MissingFileError) else "mask-unreadable"
+        report(Problem(kind, path, str(error).removeprefix(f"{path}: ")))
+        return None
+    if size is not None and values.shape != size:
+        detail = f"it has (height, width) {values.shape}: expected {size}, that of its image"
+        report(Problem("mask-size", path, detail))
+    return values
