@@ -7,8 +7,7 @@ import torch
 from detectron2.modeling import build_model
 
 from proscale.config import setup_cfg
-from proscale.engine.optimizer import build_optimizer
-from proscale.engine.schedule import build_lr_scheduler
+from proscale.engine.optimizer import build_lr_scheduler, build_optimizer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
