@@ -4,9 +4,10 @@ The same weights run with every preset of SegFormer++ and with halved images, in
 images of a data set (Kienzle et al., SegFormer++, 2024, table I, without retraining).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from proscale.cost.parts import BACKBONE
 from proscale.errors import ConfigError, DataError
 from proscale.evaluation.semantic_evaluator import SemanticEvaluator
 from proscale.modeling import SlidingWindow, with_sliding_window
+from proscale.modeling.backbones import MixVisionTransformer
 from proscale.modeling.backbones.token_merging_config import NO_MERGING, PRESETS
 from proscale.utils.types import Size
 
@@ -104,7 +106,9 @@ class MergedModel:
         """The network as one of :data:`VARIANTS`, until another one is asked for."""
         if name == DOWNSAMPLE:
             return self._halved
-        self.model.backbone.set_token_merging(name)
+        backbone = self.model.get_submodule("backbone")
+        assert isinstance(backbone, MixVisionTransformer)
+        backbone.set_token_merging(name)
         return self.model
 
     def segmenter(self, name: str) -> nn.Module:
@@ -132,6 +136,7 @@ def compare_merging(
     first = None
     for batch in loader:
         first = first or batch
+        # In turns on every image: its unmerged labels are the first.
         labels = {}
         for name in VARIANTS:
             outputs = merged.segmenter(name)(batch)
@@ -162,8 +167,8 @@ def multiply_adds(merged: MergedModel, name: str, size: Size) -> int:
     segmenter, network = merged.segmenter(name), merged.variant(name)
     sizes = [size]
     if isinstance(segmenter, SlidingWindow):
-        spans = ([end - start for start, end in axis] for axis in segmenter.windows(*size))
-        sizes = list(product(*spans))
+        rows, columns = ([end - start for start, end in axis] for axis in segmenter.windows(*size))
+        sizes = list(product(rows, columns))
     counts = {size: count_flops(network, size).total for size in set(sizes)}
     return sum(counts[size] for size in sizes)
 
@@ -230,7 +235,12 @@ def merged_maps(model: nn.Module, image: Tensor) -> list[MergedMap]:
         stays alone.
     """
     maps: list[MergedMap] = []
-    with _recorded(model.get_submodule("backbone.stages"), maps):
+    with ExitStack() as hooks:
+        for number, stage in enumerate(model.get_submodule("backbone.stages").children(), 1):
+            # A block gets the functions that plan its merging as arguments.
+            record = partial(_record_block, maps, number)
+            hook = stage.get_submodule("blocks.0").register_forward_pre_hook(record)
+            hooks.callback(hook.remove)
         model([{"image": image}])
     return [merged for merged in maps if merged.length < merged.owners.size]
 
@@ -247,6 +257,7 @@ def draw_merged_tokens(
         maps: by row of the picture; one picture for each of its maps.
         padded_size: (height, width) of the image that the maps belong to, pixels.
     """
+    # A row for each variant, a panel for each of its maps.
     columns = max(len(row) for row in maps.values())
     height = _PANEL_WIDTH * image.shape[0] / image.shape[1] + 0.35
     figure = Figure(figsize=(columns * _PANEL_WIDTH, len(maps) * height), layout="constrained")
@@ -263,47 +274,25 @@ def draw_merged_tokens(
     figure.savefig(path, dpi=100)
 
 
-@contextmanager
-def _recorded(stages: nn.Module, maps: list[MergedMap]) -> Iterator[None]:
-    """Have the first block of every stage append its matchings to ``maps``."""
-
-    def hook(number: int) -> Callable:
-        def record_matchings(_block: nn.Module, arguments: tuple) -> tuple:
-            x, size, match_query, match_key_value = arguments
-            return (
-                x,
-                size,
-                _recording(match_query, maps, number, QUERIES),
-                _recording(match_key_value, maps, number, KEYS_AND_VALUES),
-            )
-
-        return record_matchings
-
-    hooks = [
-        stage.get_submodule("blocks.0").register_forward_pre_hook(hook(number))
-        for number, stage in enumerate(stages.children(), 1)
-    ]
-    try:
-        yield
-    finally:
-        for handle in hooks:
-            handle.remove()
+def _record_block(maps: list[MergedMap], stage: int, _block: nn.Module, arguments: tuple) -> tuple:
+    """Arguments of a block that append its matchings to ``maps``."""
+    x, size, match_query, match_key_value = arguments
+    queries = partial(_record, maps, stage, QUERIES, match_query)
+    return x, size, queries, partial(_record, maps, stage, KEYS_AND_VALUES, match_key_value)
 
 
-def _recording(match: Callable, maps: list[MergedMap], stage: int, side: str) -> Callable:
-    """``match`` that also appends its result for the first image to ``maps``."""
-
-    def recording(tokens: Tensor, size: Size) -> object:
-        matching = match(tokens, size)
-        length = matching.merge(tokens).shape[1]
-        # Un-merging copies tokens; copying their numbers tells the sources. Exact in float32 below
-        # 2**24 tokens.
-        numbers = torch.arange(length, dtype=torch.float32, device=tokens.device)
-        owners = matching.unmerge(numbers.expand(len(tokens), length)[..., None])[0, :, 0]
-        maps.append(MergedMap(stage, side, owners.long().view(size).cpu().numpy()))
-        return matching
-
-    return recording
+def _record(
+    maps: list[MergedMap], stage: int, side: str, match: Callable, tokens: Tensor, size: Size
+) -> object:
+    """``match(tokens, size)``, whose result for the first image is appended to ``maps``."""
+    matching = match(tokens, size)
+    length = matching.merge(tokens).shape[1]
+    # Un-merging copies tokens; copying their numbers tells the sources. Exact in float32 below
+    # 2**24 tokens.
+    numbers = torch.arange(length, dtype=torch.float32, device=tokens.device)
+    owners = matching.unmerge(numbers.expand(len(tokens), length)[..., None])[0, :, 0]
+    maps.append(MergedMap(stage, side, owners.long().view(size).cpu().numpy()))
+    return matching
 
 
 def _overlay(image: np.ndarray, owners: np.ndarray, padded_size: Size) -> np.ndarray:
@@ -318,6 +307,7 @@ def _overlay(image: np.ndarray, owners: np.ndarray, padded_size: Size) -> np.nda
     number = number.reshape(owners.shape)[np.ix_(rows, columns)]
     is_merged = (count > 1)[number]
 
+    # A colour for each token that others were merged into.
     picture = image / 255
     picture[is_merged] *= 1 - _OPACITY
     picture[is_merged] += _OPACITY * colors[number[is_merged]]

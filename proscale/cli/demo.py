@@ -139,13 +139,14 @@ def _draw(cfg: CfgNode, model: nn.Module, folder: Path) -> Path:
     model.eval()
     for entry in DatasetCatalog.get(name)[:NUM_PICTURES]:
         (result,) = model([mapper(entry)])
+        found, segments = result["panoptic_seg"]
         image = read_image(entry["file_name"], format="RGB")
         truth = torch.from_numpy(read_panoptic_png(entry["pan_seg_file_name"]).astype("int64"))
         scale = max(1, 360 // image.shape[0])
         pictures = [
             image.repeat(scale, axis=0).repeat(scale, axis=1),
             draw_panoptic(image, truth, entry["segments_info"], metadata, scale=scale),
-            draw_panoptic(image, *result["panoptic_seg"], metadata, scale=scale),
+            draw_panoptic(image, found, segments, metadata, scale=scale),
         ]
         picture = Image.fromarray(side_by_side(pictures))
         picture.save(folder / f"{Path(entry['file_name']).stem}.png")

@@ -6,7 +6,6 @@ A picture is a column of panels; its format goes by the file's suffix.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -19,7 +18,7 @@ FORMATS = (".svg", ".pdf", ".png")
 # Okabe and Ito's colours, which the colour-blind can tell apart, too.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 _MARKERS = "osD^vP*X"
-_STYLE: dict[str, Any] = {
+_STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "font.size": 9,
@@ -148,7 +147,8 @@ def quality_points(
 def draw(panels: Sequence[Panel], file: Path) -> None:
     """Draw panels below each other and write the picture."""
     heights = [height for height, _ in panels]
-    with mpl.rc_context(_STYLE):
+    # matplotlib's stubs name every key.
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
         figure = Figure((_WIDTH, sum(heights)), layout="constrained")
         FigureCanvasAgg(figure)
         rows = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)
