@@ -4,10 +4,12 @@
     python tools/entered_files.py predict    # one image, command line to files
 
 A file counts when one of its functions is called by anything but an import. ``--list`` names the
-files. Needs the demo's data and weights (``make demo``).
+files. The demo's images are generated if they are missing, and without the demo's weights random
+ones are loaded.
 """
 
 import argparse
+import os
 import runpy
 import sys
 import tempfile
@@ -19,6 +21,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = (ROOT / "train_net.py", ROOT / "proscale_cli.py")
 CONFIG = "configs/demo/proscale_r18_111.yaml"
 IS_FUNCTION = CO_OPTIMIZED | CO_NEWLOCALS  # neither a module's nor a class's body
 
@@ -42,11 +45,30 @@ class Recorder:
         code = frame.f_code
         if event == "call" and code.co_flags & IS_FUNCTION == IS_FUNCTION:
             file = Path(code.co_filename)
-            is_ours = file.is_relative_to(ROOT / "proscale") or file == ROOT / "train_net.py"
+            is_ours = file.is_relative_to(ROOT / "proscale") or file in SCRIPTS
             if is_ours and not _is_importing(frame):
                 self.functions[str(file.relative_to(ROOT))].add(code)
         if event == "return" and self.until_loss and code.co_qualname == "MaskFormer.forward":
             raise FirstLoss
+
+
+def prepare(folder: Path) -> tuple[Path, Path]:
+    """An image and weights of the demo."""
+    images, weights = ROOT / "output/shapes", ROOT / "output/demo/model_final.pth"
+    if not images.is_dir():
+        from proscale.data.datasets.shapes import generate
+
+        generate(images)
+    if not weights.is_file():
+        import torch
+        from detectron2.modeling import build_model
+
+        from proscale.config import setup_cfg
+
+        weights = folder / "random.pth"
+        model = build_model(setup_cfg(CONFIG, ["MODEL.DEVICE", "cpu"]))
+        torch.save({"model": model.state_dict()}, weights)
+    return next((images / "val").glob("*.jpg")), weights
 
 
 def _is_importing(frame: FrameType | None) -> bool:
@@ -63,17 +85,18 @@ def main() -> None:
     parser.add_argument("run", choices=("train", "predict"))
     parser.add_argument("--list", action="store_true", help="name the files, too")
     options = parser.parse_args()
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
     with tempfile.TemporaryDirectory() as folder:
+        image, weights = prepare(Path(folder))
         if options.run == "train":
             argv = ["train_net.py", "--config-file", CONFIG, "OUTPUT_DIR", folder]
             argv += ["DATALOADER.NUM_WORKERS", "0", "MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"]
         else:
-            image = next((ROOT / "output/shapes/val").glob("*.jpg"))
-            argv = ["proscale", "predict", "--config-file", CONFIG, "--output", folder]
-            argv += ["--weights", "output/demo/model_final.pth", str(image)]
+            argv = ["proscale", "predict", "--config-file", CONFIG, "--output", f"{folder}/out"]
+            argv += ["--weights", str(weights), str(image)]
         recorder = Recorder(until_loss=options.run == "train")
         sys.argv = argv
-        sys.path.insert(0, str(ROOT))
         threading.setprofile(recorder)
         sys.setprofile(recorder)
         try:

@@ -31,8 +31,10 @@ def main() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
         )
     for room, counts in sorted(rooms.items(), key=lambda item: (item[0] == "all", item[0])):
-        share = 100 * counts["comments"] / counts["lines"]
-        print(f"{room:15}{counts['files']:4} files{counts['lines']:7} lines{share:5.1f} % comments")
+        percent = 100 * counts["comments"] / counts["lines"]
+        print(
+            f"{room:15}{counts['files']:4} files{counts['lines']:7} lines{percent:5.1f} % comments"
+        )
     twice = sorted(name for name, count in classes.items() if count > 1)
     print(f"public classes defined twice: {', '.join(twice) or 'none'}")
 
