@@ -7,6 +7,7 @@ but shapes. With --budget, the PRO-SCALE encoders that cost at most a fraction o
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -33,7 +34,6 @@ from proscale.cost.shape_tracing import build_without_weights
 from proscale.cost.tables import (
     CONVENTION,
     budget_table,
-    cost_as_dict,
     model_tables,
     write_json,
     write_markdown,
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
     report = "\n\n".join([CONVENTION, images, *model_tables(costs)])
     print(report)
     settings = {"images": images, "overrides": options.opts}
-    models = {name: cost_as_dict(cost) for name, cost in costs.items()}
+    models = {name: asdict(cost) for name, cost in costs.items()}
     write_json(options.json, {"unit": CONVENTION, "settings": settings, "models": models})
     write_markdown(options.markdown, report)
     if options.plot:

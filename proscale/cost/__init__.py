@@ -1,4 +1,4 @@
-"""What a model costs, before and after it is trained."""
+"""Cost of models: multiply-adds, parameters, activations, and encoders within a budget."""
 
 from proscale.cost.flops import FlopCount, count_flops
 

@@ -51,6 +51,7 @@ def affordable(design: EncoderDesign, budget: float, *, max_layers: int) -> list
     found = []
     for layers in product(range(max_layers + 1), repeat=len(design.levels)):
         cost = proscale_cost(design, layers)
+        # Without any layer there is no encoder.
         if any(layers) and cost <= budget * whole:
             found.append(AffordableEncoder(layers, cost, cost / whole))
     return sorted(found, key=lambda candidate: (candidate.multiply_adds, candidate.layers))
@@ -72,12 +73,12 @@ def pareto_front(candidates: Sequence[AffordableEncoder]) -> list[AffordableEnco
 def write_config(file: Path, base: Path, layers: Sequence[int]) -> None:
     """Write the YAML file of a PRO-SCALE model with these layers, all else as in ``base``."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    overrides = {
-        "SEM_SEG_HEAD": {"PIXEL_DECODER_NAME": "PROSCALE"},
-        "PROSCALE": {"PROSCALE_NUM_LAYERS": list(layers)},
-    }
     document = {
+        # Relative, so that both files can move together.
         "_BASE_": os.path.relpath(base.resolve(), file.parent.resolve()),
-        "MODEL": overrides,
+        "MODEL": {
+            "SEM_SEG_HEAD": {"PIXEL_DECODER_NAME": "PROSCALE"},
+            "PROSCALE": {"PROSCALE_NUM_LAYERS": list(layers)},
+        },
     }
     file.write_text(yaml.safe_dump(document, sort_keys=False, default_flow_style=None))

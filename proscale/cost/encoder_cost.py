@@ -84,15 +84,15 @@ class EncoderDesign:
                 f"MODEL.SEM_SEG_HEAD.NORM is {pyramid.norm!r}: the closed form accepts "
                 f"{', '.join(map(repr, _NORMS))}"
             )
+        # Only strides and channels of the backbone matter: it is built without memory.
         with torch.device("meta"):
             shapes = build_backbone(cfg).output_shape()
         shapes = {name: shapes[name] for name in cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES}
 
         def level(name: str) -> Level:
-            stride = shapes[name].stride
-            return Level(
-                prod(-(-length // stride) for length in padded_size), shapes[name].channels
-            )
+            shape = shapes[name]
+            cells = prod(-(-length // shape.stride) for length in padded_size)
+            return Level(cells, shape.channels)
 
         names = coarse_to_fine(shapes, pyramid.transformer_in_features)
         node = cfg.MODEL.PROSCALE
@@ -159,9 +159,11 @@ def _pyramid_cost(design: EncoderDesign, *, light: bool) -> int:
     """All around the layers: input projections with norm, the pyramid, and the mask features;
     without up-sampling in the pyramid, which is counted with the head."""
     width, norm = design.width, _NORMS[design.norm]
+    # A 1x1 convolution and a group norm for each level.
     inputs = sum(level.cells * width * (level.channels + _AFFINE_NORM) for level in design.levels)
     # Light-Pixel Embedding has a max-pool, which only compares, in place of the 3x3 convolution.
     convolution = 0 if light else 9 * width
+    # Lateral and output convolution, each with its norm.
     pyramid = sum(
         level.cells * width * (level.channels + norm + convolution + norm)
         for level in design.pyramid

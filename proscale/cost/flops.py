@@ -21,12 +21,12 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
-from proscale.cost.shape_tracing import traced_shapes, without_memory
+from proscale.cost.shape_tracing import TracedShapes, without_memory
 from proscale.modeling import MaskFormer, MaskFormerHead
 from proscale.ops.deformable_attention import multiply_adds
 from proscale.utils.types import Size
 
-# What the papers call the encoder: input projections, deformable layers, mask features.
+# The papers' encoder: input projections, deformable layers, mask features.
 ENCODER = "sem_seg_head.pixel_decoder"
 
 Handle = Callable[[list[Any], list[Any]], int | Counter]
@@ -42,11 +42,13 @@ def shape(value: Any) -> tuple[int, ...]:
 
 def _attention(inputs: list, outputs: list) -> int:
     """Products of queries with keys, and of the weights with values."""
+    # (B, heads, tokens, channels) each.
     query, key, value = map(shape, inputs[:3])
     return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 def _deformable(inputs: list, outputs: list) -> int:
+    # Values (B, ΣHW, M, D), shapes, locations (B, N, M, L, P, 2), weights.
     value, _, locations, *_ = inputs
     return multiply_adds(shape(value), shape(locations))
 
@@ -70,21 +72,14 @@ HANDLES: dict[str, Handle] = {
     "aten::scatter_reduce": _each_scattered,
 }
 
+_PRODUCTS = "_convolution addmm bmm einsum linear matmul mm"
 #: Operators whose outputs are activations (Dollár et al., Fast and Accurate Model Scaling, CVPR
 #: 2021, §3: outputs of products).
-ACTIVATION_SOURCES = frozenset(
-    {
-        "aten::_convolution",
-        "aten::addmm",
-        "aten::bmm",
-        "aten::einsum",
-        "aten::linear",
-        "aten::matmul",
-        "aten::mm",
-        ATTENTION,
-        DEFORMABLE_ATTENTION,
-    }
-)
+ACTIVATION_SOURCES = {
+    *(f"aten::{name}" for name in _PRODUCTS.split()),
+    ATTENTION,
+    DEFORMABLE_ATTENTION,
+}
 
 _ARITHMETIC = "add sub rsub mul div neg reciprocal pow sqrt rsqrt exp log sin cos sum mean ceil"
 _ACTIVATIONS = "gelu sigmoid softmax silu hardsigmoid hardswish hardtanh"
@@ -155,11 +150,12 @@ def count_flops(model: nn.Module, size: Size) -> FlopCount:
         model: the model; it is left as it is.
         size: (height, width) of the image, pixels, before padding.
     """
+    # The image must be made as the parameters are: without memory.
     network, mode = without_memory(_Network(model))
     with mode:
         image = torch.empty(1, 3, *padded_size(model, size))
     analysis = _Analysis(network.eval(), image)
-    with traced_shapes():
+    with torch.no_grad(), TracedShapes():
         counts = analysis.by_module_and_operator()
 
     def by_module(wanted: str) -> dict[str, int]:

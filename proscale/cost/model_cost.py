@@ -123,6 +123,7 @@ def _average(cfg: CfgNode, sizes: Sequence[tuple[Size, Size]]) -> ModelCost:
     # Only results depend on more than the padded size: each padded size is traced once.
     groups = Counter((padded_size(model, image), result) for image, result in sizes)
     networks = {padded: count_flops(model, padded) for padded in {padded for padded, _ in groups}}
+    # An image counts as often as its sizes occur.
     counts = [networks[padded].with_result(model, result) for padded, result in groups]
     weights = list(groups.values())
 
@@ -141,6 +142,7 @@ def _average(cfg: CfgNode, sizes: Sequence[tuple[Size, Size]]) -> ModelCost:
             parameters=same[0].parameters,
         )
 
+    # Parts and operators are the same for all sizes.
     first = counts[0]
     parts = zip(*(list_parts(model, count) for count in counts), strict=True)
     return ModelCost(

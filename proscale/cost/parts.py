@@ -21,7 +21,7 @@ class ModelPart:
     """Cost of a part for one image.
 
     Attributes:
-        name: what it is.
+        name: of the papers.
         within: name of the part that it is a piece of; empty for the parts of the network.
         multiply_adds, activations, parameters: numbers of them.
     """
@@ -64,6 +64,7 @@ def list_parts(model: nn.Module, count: FlopCount) -> list[ModelPart]:
             parts.append(rest)
     else:
         parts.append(head)
+    # fvcore calls the whole network by an empty name.
     whole = _part(count, NETWORK, [""])
     results = ModelPart(RESULTS, "", count.results, 0, 0)
     both = count.total + count.results
@@ -84,6 +85,7 @@ def _children(module: nn.Module) -> Mapping[str, list[str]]:
 
 def _encoder_groups(decoder: PixelDecoder) -> Mapping[str, list[str]]:
     """Names of the modules that make up each piece of a pixel decoder."""
+    # In the order of the data: projections of the levels, …
     groups: dict[str, list[str]] = defaultdict(list)
     groups["input projections"].append("input_proj")
     layers = {
@@ -94,10 +96,12 @@ def _encoder_groups(decoder: PixelDecoder) -> Mapping[str, list[str]]:
     for name, module in decoder.named_modules():
         if isinstance(module, TokenRecalibration):
             groups["token re-calibration"].append(name)
+    # … stages, which see more and more levels (PRO-SCALE, §3), …
     for levels in sorted(set(layers.values())):
         names = [name for name in layers if layers[name] == levels]
         seen = " + ".join(decoder.transformer_in_features[:levels])
         groups[f"{len(names)} layer{'s' * (len(names) > 1)} over {seen}"] = names
+    # … and the pyramid with the mask features.
     for name, module in decoder.named_children():
         if name.startswith("adapter_"):
             groups["lateral projections"].append(name)

@@ -5,6 +5,7 @@ A picture is a column of panels; its format goes by the file's suffix.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle, product
 from pathlib import Path
 
 import matplotlib as mpl
@@ -73,18 +74,14 @@ def bars(costs: Mapping[str, Mapping[str, float]], label: str) -> Panel:
 
     def draw(axes: Axes) -> None:
         models, starts = list(costs), [0.0] * len(costs)
-        for part, colour in zip(parts, _cycle(_COLOURS, len(parts)), strict=True):
+        for part, colour in zip(parts, cycle(_COLOURS), strict=False):
             widths = [costs[model].get(part, 0.0) for model in models]
-            axes.barh(models, widths, left=starts, height=0.72, color=colour, label=part)
+            pieces = axes.barh(models, widths, left=starts, height=0.72, color=colour, label=part)
+            # The next part begins where this one ends.
             starts = [start + width for start, width in zip(starts, widths, strict=True)]
-        for place, total in enumerate(starts):
-            axes.annotate(
-                f"{total:.0f}" if total >= 100 else f"{total:.3g}",
-                (total, place),
-                (3, 0),
-                textcoords="offset points",
-                va="center",
-            )
+        # The last pieces end at the totals.
+        totals = [f"{total:.0f}" if total >= 100 else f"{total:.3g}" for total in starts]
+        axes.bar_label(pieces, totals, padding=3)
         axes.invert_yaxis()  # the first on top
         axes.margins(x=0.08, y=0.02)
         axes.tick_params(axis="y", length=0)
@@ -111,14 +108,10 @@ def points(places: Mapping[str, tuple[float, float]], labels: tuple[str, str]) -
     """
 
     def draw(axes: Axes) -> None:
-        for index, (x, y) in enumerate(places.values()):
-            axes.plot(
-                x,
-                y,
-                _MARKERS[index // len(_COLOURS) % len(_MARKERS)],
-                color=_COLOURS[index % len(_COLOURS)],
-                markersize=6,
-            )
+        # All colours with one marker, then with the next.
+        styles = cycle(product(_MARKERS, _COLOURS))
+        for (x, y), (marker, colour) in zip(places.values(), styles, strict=False):
+            axes.plot(x, y, marker, color=colour, markersize=6)
         axes.margins(0.1)
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
@@ -163,15 +156,17 @@ def _label_points(axes: Axes, places: Mapping[str, tuple[float, float]]) -> None
     """Names in a column on the right, each tied to its point, so that none hides another."""
     figure = axes.get_figure(root=True)
     assert figure is not None
-    figure.draw_without_rendering()  # settles the layout, which places depend on
+    # Places in pixels depend on the layout, which drawing settles.
+    figure.draw_without_rendering()
     to_pixels, points_a_pixel = axes.transData, 72 / figure.dpi
     box = axes.get_window_extent()
+    # From the top down: beside its point, or just below the label above.
     order = sorted(places, key=lambda model: places[model][1], reverse=True)
     heights: list[float] = []
     for model in order:
         height = (to_pixels.transform(places[model])[1] - box.y0) * points_a_pixel
         heights.append(min(height, heights[-1] - _LABEL_GAP) if heights else height)
-    # Labels that were pushed below the axes are lifted again.
+    # From the bottom up: labels that were pushed below the axes are lifted again.
     floor = 0.0
     for index in reversed(range(len(heights))):
         heights[index] = max(heights[index], floor)
@@ -187,7 +182,3 @@ def _label_points(axes: Axes, places: Mapping[str, tuple[float, float]]) -> None
             arrowprops={"arrowstyle": "-", "color": "0.75", "linewidth": 0.6, "shrinkB": 4},
             annotation_clip=False,
         )
-
-
-def _cycle(values: Sequence[str], count: int) -> list[str]:
-    return [values[index % len(values)] for index in range(count)]

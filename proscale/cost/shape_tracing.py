@@ -2,13 +2,11 @@
 
 fvcore counts on a trace by ``torch.jit``. A traced forward pass of a large model takes a minute on
 a CPU, and its numbers are of no interest. Here parameters and inputs are PyTorch's fake tensors,
-which have shapes and a device but no memory: a trace takes a second or two. :class:`_TracedShapes`
+which have shapes and a device but no memory: a trace takes a second or two. :class:`TracedShapes`
 makes up for two things that tracing expects of real tensors.
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from detectron2.config import CfgNode
@@ -46,6 +44,7 @@ def without_memory(model: nn.Module) -> tuple[nn.Module, FakeTensorMode]:
     def fake(tensor: Tensor) -> Tensor:
         return FakeTensor(mode, tensor.detach().to("meta"), _CPU)
 
+    # Copying a module copies its tensors, but for those that the memo has replaced.
     replaced: dict[int, Tensor] = {
         id(parameter): nn.Parameter(fake(parameter), requires_grad=False)
         for parameter in model.parameters()
@@ -54,20 +53,14 @@ def without_memory(model: nn.Module) -> tuple[nn.Module, FakeTensorMode]:
     return copy.deepcopy(model, replaced), mode
 
 
-@contextmanager
-def traced_shapes() -> Iterator[None]:
-    """Within it ``torch.jit`` can trace models of :func:`without_memory`."""
-    with torch.no_grad(), _TracedShapes():
-        yield
-
-
-class _TracedShapes(TorchDispatchMode):
-    """Keeps a trace complete, and shapes numbers.
+class TracedShapes(TorchDispatchMode):
+    """Within it ``torch.jit`` can trace models of :func:`without_memory`, without gradients: keeps
+    a trace complete, and shapes numbers.
 
     - Convolutions enter a trace as ``_convolution``, which a fake convolution never gets to: it is
       called here.
     - While a trace is made, lengths read from a tensor are tensors. That is not meant for the code
-      that works out shapes, so tracing pauses for it: whatever arrives here is recorded already.
+      that works out shapes, so tracing pauses for it: all that arrives here is recorded already.
     """
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -75,6 +68,7 @@ class _TracedShapes(TorchDispatchMode):
         state = torch._C._get_tracing_state()
         if state is None:
             return func(*args, **kwargs)
+        # The tracer excludes itself while an operator runs: let it in for calls made here.
         excluded = torch._C._dispatch_tls_is_dispatch_key_excluded(_TRACER)
         torch._C._dispatch_tls_set_dispatch_key_excluded(_TRACER, False)
         try:

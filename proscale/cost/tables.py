@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from tabulate import tabulate
@@ -134,6 +133,7 @@ def operators_table(cost: ModelCost) -> str:
 def tokens_table(cost: ModelCost) -> str:
     """Tokens seen by each encoder layer; neighbours that see the same share a row."""
     runs: list[tuple[int, int, MeanStd]] = []
+    # Runs of layers: the first, the last, and their tokens.
     for number, tokens in enumerate(cost.queries.values(), start=1):
         if runs and runs[-1][2] == tokens:
             runs[-1] = (runs[-1][0], number, tokens)
@@ -160,11 +160,6 @@ def budget_table(candidates: Sequence[AffordableEncoder], levels: Sequence[str])
     headers = ["p1,p2,p3", "encoder, GFLOPs", "of Mask2Former's"]
     headers += [f"layers seen by {level}" for level in levels]
     return markdown_table(rows, headers, text=["p1,p2,p3"])
-
-
-def cost_as_dict(cost: ModelCost) -> dict:
-    """For JSON: multiply-adds, activations and tokens as mean and standard deviation."""
-    return asdict(cost)
 
 
 def _giga(part: PartCost) -> str:
