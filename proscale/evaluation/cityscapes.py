@@ -19,7 +19,7 @@ from detectron2.utils import comm
 
 from proscale.data.datasets.cityscapes import IMAGE_SUFFIX, INSTANCES_PER_CLASS, INSTANCES_SUFFIX
 from proscale.data.formats.label_image import read_label_image
-from proscale.errors import DataError
+from proscale.errors import DataError, MissingFileError
 from proscale.evaluation.results import (
     check_every_image_once,
     metrics_table,
@@ -79,14 +79,14 @@ class CityscapesGroundTruth:
         frames: ``(city)/(frame)`` of all images.
 
     Raises:
-        DataError: there are no instance maps in ``gt_dir``.
+        MissingFileError: there are no instance maps in ``gt_dir``.
     """
 
     def __init__(self, gt_dir: str) -> None:
         self._root = Path(gt_dir)
         paths = sorted(self._root.glob(f"*/*{INSTANCES_SUFFIX}"))
         if not paths:
-            raise DataError(f"no instance maps {self._root}/(city)/*{INSTANCES_SUFFIX}")
+            raise MissingFileError(f"no instance maps {self._root}/(city)/*{INSTANCES_SUFFIX}")
         self.frames = [f"{p.parent.name}/{p.name.removesuffix(INSTANCES_SUFFIX)}" for p in paths]
 
     def frame(self, file_name: str) -> str:
@@ -232,6 +232,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
         self._records: list[np.ndarray] = []
         # Instances to be found, of every class.
         self._positives = np.zeros(len(CLASSES), dtype=np.int64)
+        # Frames that were scored, to tell if any is missing.
         self._frames: list[str] = []
 
     def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:

@@ -26,6 +26,7 @@ from proscale.data.formats.coco_format import (
     check_instances,
 )
 from proscale.data.formats.json_file import Keys, check_lists, read_json
+from proscale.data.formats.problems import first_few
 from proscale.data.formats.run_lengths import run_lengths
 from proscale.errors import DataError
 from proscale.evaluation.average_precision import AveragePrecision, Objects
@@ -79,6 +80,7 @@ class InstanceEvaluator(DatasetEvaluator):
         names = {category["id"]: category["name"] for category in content["categories"]}
         self._category_names = [names[id_] for id_ in sorted(names)]
         self._categories = {id_: number for number, id_ in enumerate(sorted(names))}
+        # Models predict contiguous ids, files have the data set's.
         self._dataset_ids = {contiguous_id: id_ for id_, contiguous_id in ids.items()}
         self._sizes = {i["id"]: (i["height"], i["width"]) for i in content["images"]}
         image_ids = metadata.get("image_ids", self._sizes)
@@ -254,8 +256,9 @@ def _read_instances(path: str, thing_ids: list[int], dataset_name: str) -> dict[
     for annotation in content.get("annotations", ()):
         where = f"{path}: annotation {annotation['id']}"
         if annotation["category_id"] not in known:
+            expected = first_few(sorted(known))
             raise DataError(
-                f"{where} has category_id {annotation['category_id']}; known are {sorted(known)}"
+                f"{where} has category_id {annotation['category_id']}: expected {expected}"
             )
         if [type(value) in (int, float) for value in annotation["bbox"]] != [True] * 4:
             raise DataError(

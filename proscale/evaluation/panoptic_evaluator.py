@@ -139,6 +139,7 @@ class CocoPanopticEvaluator(DatasetEvaluator):
             if self._prediction_dir is not None:
                 saved = {"image_id": image_id, "file_name": annotation["file_name"]}
                 self._saved.append(saved | {"segments_info": segments})
+            # Decoding the PNG and counting release Python's lock while the model goes on.
             self._background.submit(
                 partial(self._score, ids, segments, annotation, input_["file_name"], image)
             )
@@ -209,7 +210,6 @@ class CocoPanopticEvaluator(DatasetEvaluator):
         for quality in qualities:
             total.merge(quality)
         scored, images, saved = (list(chain(*parts)) for parts in lists)
-        # Samplers that pad shards to equal length would count images twice.
         check_every_image_once(self._annotations, scored, dataset_name=self._dataset_name)
 
         if self._prediction_dir is not None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from proscale.data.formats.panoptic_png import VOID
+from proscale.data.formats.problems import first_few
 from proscale.errors import DataError
 
 # The IoU of a match is a float in (0.5, 1], a whole multiple of 2**-53. Sums of that multiple are
@@ -179,10 +180,12 @@ class PanopticQuality:
         Means are taken over the categories with TP + FP + FN > 0.
         """
         _, _, tp, fp, fn = self._counts
-        # Python's integers hold the sum exactly.
+        # The sum of IoU over matched pairs, which Python's integers hold exactly.
         iou_sum = np.array(
             [((high << _HALF) + low) / _IOU_UNIT for high, low in self._counts[:2].T.tolist()]
         )
+        # PQ = SQ·RQ: segmentation quality, the mean IoU of matched pairs, times recognition
+        # quality, the F1 score.
         denominator = tp + 0.5 * fp + 0.5 * fn
         with np.errstate(invalid="ignore"):
             pq = 100 * iou_sum / denominator
@@ -208,8 +211,8 @@ class PanopticQuality:
         for segment in segments:
             if segment["category_id"] not in self._index:
                 raise DataError(
-                    f"{where} segment {segment['id']}: unknown category_id "
-                    f"{segment['category_id']}; known are {sorted(self._index)}"
+                    f"{where} segment {segment['id']} has category_id {segment['category_id']}: "
+                    f"expected {first_few(sorted(self._index))}"
                 )
         return np.array([self._index[s["category_id"]] for s in segments], dtype=np.int64)
 
@@ -242,6 +245,7 @@ def _positions(ids: np.ndarray, segments: Sequence[Mapping[str, Any]], where: st
     """1 + the position in ``segments`` of each of ``ids`` (N,); 0 for void."""
     if not np.issubdtype(ids.dtype, np.integer):
         raise DataError(f"{where} map: its dtype is {ids.dtype}: expected integer segment ids")
+    # A binary search, for ids are any of 2**24 and segments are few.
     known = np.array([VOID, *(s["id"] for s in segments)], dtype=np.int64)
     order = np.argsort(known)
     in_order = known[order]

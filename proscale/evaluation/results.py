@@ -80,6 +80,7 @@ def check_every_image_once(
     Raises:
         ValueError: some were never scored or more than once; names the first.
     """
+    # Samplers may leave images out of a shard, or repeat some to make shards of equal length.
     times = Counter(scored)
     problems = {
         "have no prediction": [image for image in expected if image not in times],

@@ -327,11 +327,11 @@ def faulty(predicted_map=None, predicted=None, true=None, true_map=None):
         (faulty(predicted_map=one_row((1, 9))), "predicted segment 2: it has no pixel"),
         (
             faulty(predicted=[{"id": 1, "category_id": 1}, {"id": 2, "category_id": 4}]),
-            r"predicted segment 2: unknown category_id 4; known are \[1, 5, 9\]",
+            r"predicted segment 2 has category_id 4: expected 1, 5, 9",
         ),
         (
             faulty(true=[{"id": 1, "category_id": 0}, {"id": 2, "category_id": 9}]),
-            "true segment 1: unknown category_id 0",
+            "true segment 1 has category_id 0",
         ),
         (faulty(true_map=np.zeros((2, 9), dtype=int)), r"\(1, 9\).*\(2, 9\)"),
         (faulty(predicted_map=one_row((1, 4), (2, 4), (-1, 1))), "predicted segment -1"),
