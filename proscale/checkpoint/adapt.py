@@ -1,10 +1,10 @@
-"""Weights of one model as the start of another: what is taken over, what is new, what is left out.
+"""Weights of one model as the start of another.
 
 Tensors of the same name and shape are taken over as they are. Encoders of deformable layers may
 differ in depth and in the levels that their layers see, as Mask2Former's and PRO-SCALE's do. Layers
 of the new encoder then start as those of the old one at the same relative depth, the first as the
-first and the last as the last; of a layer that saw more levels, the weights of the coarsest ones
-are kept, which are the levels that the new layer sees.
+first and the last as the last. Of a layer that saw more levels, the weights of the coarsest ones
+are kept: these are the levels that the new layer sees.
 """
 
 from collections.abc import Mapping
@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from proscale.modeling.pixel_decoders.deformable_encoder import DeformableAttention
+
 ENCODER_LAYERS = "sem_seg_head.pixel_decoder.transformer.encoder.layers."
-"""What names of the encoder's layers begin with; their number follows."""
+"""The prefix of names in the encoder's layers; their number follows."""
 
 _PER_LEVEL = ("self_attn.sampling_offsets.", "self_attn.attention_weights.")
 # The convolution that PRO-SCALE replaces by its Light-Pixel Embedding, and the norm behind both.
@@ -26,13 +28,13 @@ class WeightTransfer:
 
     Attributes:
         state_dict: tensors under the model's names, in its order; those in ``new`` are not there.
-        layers: which layer each of the encoder's starts as, where that is not its own.
+        layers: the layer that each of the encoder's starts as, where that is not its own.
         cut: by layer of the encoder, how many of how many levels were kept.
         new: names of the model's tensors that start as the model initialises them.
         left_out: names of the given tensors that are not used.
     """
 
-    state_dict: dict[str, Tensor]
+    state_dict: dict[str, Tensor] = field(default_factory=dict)
     layers: dict[int, int] = field(default_factory=dict)
     cut: dict[int, tuple[int, int]] = field(default_factory=dict)
     new: list[str] = field(default_factory=list)
@@ -40,39 +42,44 @@ class WeightTransfer:
 
 
 def adapt_weights(state: Mapping[str, Tensor], model: nn.Module) -> WeightTransfer:
-    """Take over what ``model`` can use.
+    """Take over all that ``model`` can use.
 
     Args:
         state: under this project's names.
         model: may be on the meta device; it is not changed.
     """
     expected = model.state_dict()
-    result = WeightTransfer({})
     sources = _encoder_sources(state, expected)
-    result.layers.update({layer: source for layer, source in sources.items() if layer != source})
-    other_embedding = _is_convolution(state) != _is_convolution(expected)
+    result = WeightTransfer(layers={ours: old for ours, old in sources.items() if ours != old})
+    other_embedding = _has_convolution(state) != _has_convolution(expected)
     used = set()
     for name, tensor in expected.items():
-        layer, inner = _encoder_layer(name)
-        source = name if layer is None else f"{ENCODER_LAYERS}{sources.get(layer)}.{inner}"
+        source, layer, inner = name, *_encoder_layer(name)
+        if layer is not None:
+            source = f"{ENCODER_LAYERS}{sources.get(layer)}.{inner}"
         found = state.get(source)
-        if found is not None and len(found) > len(tensor) and inner.startswith(_PER_LEVEL):
+        if layer is not None and found is not None and inner.startswith(_PER_LEVEL):
             attention = model.get_submodule(f"{ENCODER_LAYERS}{layer}.self_attn")
-            levels, rows = attention.n_levels, len(tensor) // attention.n_levels  # of a level
-            if len(found) % rows == 0:
+            assert isinstance(attention, DeformableAttention)
+            heads, levels = attention.n_heads, attention.n_levels
+            rows = len(tensor) // levels  # of a level
+            if len(found) > len(tensor) and len(found) % rows == 0:
                 result.cut[layer] = (levels, len(found) // rows)
-                found = _coarsest_levels(found, rows, attention.n_heads, levels)
+                # Rows are by head, then level, from coarse to fine.
+                by_level = found.unflatten(0, (heads, -1, rows // heads))
+                found = by_level[:, :levels].flatten(0, 2)
         is_new = other_embedding and name.startswith(_PIXEL_EMBEDDING)
         if is_new or found is None or found.shape != tensor.shape:
             result.new.append(name)
         else:
             used.add(source)
+            # A copy, because two layers may start as the same one.
             result.state_dict[name] = found.clone()
     result.left_out.extend(name for name in state if name not in used)
     return result
 
 
-def _is_convolution(names: Mapping[str, Tensor]) -> bool:
+def _has_convolution(names: Mapping[str, Tensor]) -> bool:
     return _PIXEL_EMBEDDING + "weight" in names
 
 
@@ -93,12 +100,5 @@ def _encoder_sources(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
     if not theirs:
         return {}
     last, steps = len(theirs) - 1, max(len(ours) - 1, 1)
-    # To the nearest, halves up.
+    # The nearest layer at the same relative depth, place / steps of last; halves go up.
     return {layer: (2 * place * last + steps) // (2 * steps) for place, layer in enumerate(ours)}
-
-
-def _coarsest_levels(tensor: Tensor, rows: int, heads: int, levels: int) -> Tensor:
-    """The part of ``tensor`` that belongs to the first ``levels``, which have ``rows`` each, of all
-    ``heads``: its rows are by head and level, coarse to fine."""
-    by_level = tensor.unflatten(0, (heads, -1, rows // heads))
-    return by_level[:, :levels].flatten(0, 2)

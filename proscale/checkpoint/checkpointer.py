@@ -39,23 +39,20 @@ LAST_CHECKPOINT = "last_checkpoint"
 """In the folder of the checkpoints: the file that names the one to resume from."""
 _NUMBERED = f"model_{'[0-9]' * 7}.pth"
 
-CLASS_LAYER = frozenset(
-    {
-        "sem_seg_head.predictor.class_embed.weight",
-        "sem_seg_head.predictor.class_embed.bias",
-        # Heads that classify pixels.
-        "sem_seg_head.predictor.weight",
-        "sem_seg_head.predictor.bias",
-        # The class loss's weights.
-        "criterion.empty_weight",
-    }
+CLASS_LAYER = (
+    "sem_seg_head.predictor.class_embed.weight",
+    "sem_seg_head.predictor.class_embed.bias",
+    # Heads that classify pixels.
+    "sem_seg_head.predictor.weight",
+    "sem_seg_head.predictor.bias",
+    # The class loss's weights.
+    "criterion.empty_weight",
 )
 """Names of the tensors whose first dimension is the number of classes, “no object” included.
 
 Fine-tuning on a data set with other classes keeps everything but these. Any other tensor of another
 shape means that the checkpoint is of another model.
 """
-_NAMED_MISMATCHES = 5
 
 
 class Mismatch(NamedTuple):
@@ -301,23 +298,22 @@ def has_other_classes(mismatches: Sequence[Mismatch]) -> bool:
     )
 
 
-def describe_mismatches(mismatches: Sequence[Mismatch]) -> str:
+def describe_mismatches(mismatches: Sequence[Mismatch], most: int = 5) -> str:
     """Names and shapes of the first few, and how many there are."""
     shown = "; ".join(
         f"{m.key} is {m.loaded} in the checkpoint, {m.expected} in the model"
-        for m in mismatches[:_NAMED_MISMATCHES]
+        for m in mismatches[:most]
     )
-    more = len(mismatches) - _NAMED_MISMATCHES
+    more = len(mismatches) - most
     return shown + (f"; and {more} more" if more > 0 else "")
 
 
 def describe_class_layer(mismatches: Sequence[Mismatch]) -> str:
     """The new layer in one line, after :func:`has_other_classes`."""
     layer = max(mismatches, key=lambda m: len(m.expected))
-    module, _, _ = layer.key.rpartition(".")
     return (
         f"the checkpoint has a class layer of {layer.loaded[0]} outputs, this model one of "
-        f"{layer.expected[0]}: {module} starts afresh, all else is loaded"
+        f"{layer.expected[0]}: {layer.key.rpartition('.')[0]} starts afresh, all else is loaded"
     )
 
 

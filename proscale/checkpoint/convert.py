@@ -47,16 +47,16 @@ class Conversion:
 
     Attributes:
         state_dict: the tensors.
+        unknown: names that have no counterpart. Under this project's names they are kept in
+            ``state_dict`` as they are, so that a loader reports them; under others they are left
+            out.
         source: the scheme it had.
-        unknown: names that have no counterpart. To this project's names they are kept in
-            ``state_dict`` as they are, so that a loader tells that it did not use them; to others
-            they are left out.
-        settings: configuration that goes with such weights, by key, as far as the scheme says.
+        settings: configuration that goes with such weights, by key, where the scheme implies it.
     """
 
     state_dict: dict[str, Tensor]
-    source: str
     unknown: list[str]
+    source: str
     settings: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -104,21 +104,20 @@ def convert(
     state = tensors_of(state_dict)
     source, scheme = recognise(state)
     if is_timm_model(model) and source not in (PROSCALE, "efficientnet_lite0"):
-        converted, unknown = timm.to_network(state, model)
-        return Conversion(converted, "timm", unknown)
+        return Conversion(*timm.to_network(state, model), source="timm")
     if source is None:
         raise CheckpointError(
             f"{file}: names of no known scheme ({', '.join((PROSCALE, *SCHEMES))}): "
             f"{', '.join(list(state)[:3]) or 'none at all'}, …"
         )
     # All conversions go by this project's names.
-    unknown, settings = [], {}
+    unknown: list[str] = []
     if scheme is not None:
         converted, unknown = scheme.to_ours(state)
         state = converted | {name: state[name] for name in unknown}
-        settings = scheme.settings
+    settings = scheme.settings if scheme is not None else {}
     if to == PROSCALE:
-        return Conversion(state, source, unknown, settings)
+        return Conversion(state, unknown, source, settings)
 
     # Of the models that ``to`` has names for, the one that leaves least out.
     is_whole = any(name.startswith(_HEAD) for name in state)
@@ -132,7 +131,7 @@ def convert(
             f"{file}: scheme {to} has no names for {len(ours)} tensors of the model: "
             f"{', '.join(ours[:3])}, …"
         )
-    return Conversion(converted, source, left, settings)
+    return Conversion(converted, left, source, settings)
 
 
 def recognise(names: Collection[str]) -> tuple[str | None, NamingScheme | None]:

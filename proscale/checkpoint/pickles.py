@@ -1,9 +1,9 @@
-"""Pickles of tensors and arrays, read without running what else they ask for.
+"""Pickles of tensors and arrays, read without running other code.
 
 A pickle names the functions that make its objects, and reading it calls them. ``torch.load`` with
-``weights_only`` knows which are harmless in PyTorch's own files. Files of ``pickle.dump``, as
-Detectron2's and Mask2Former's model zoos have them, are read here, where only what makes tensors,
-arrays and plain containers is known.
+``weights_only`` knows the harmless ones in PyTorch's own files. Files of ``pickle.dump``, as in
+Detectron2's and Mask2Former's model zoos, are read here: only functions that make tensors, arrays
+and plain containers are accepted, in a form that cannot be asked for anything else.
 """
 
 import io
@@ -11,18 +11,18 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+# Python 2 wrote arrays as strings in it.
 _ENCODING = "latin1"
-"""In which Python 2 wrote arrays as strings."""
 
 
 class RefusedGlobal(pickle.UnpicklingError):
-    """A pickle asks for what is not accepted: ``args[0]`` is its full name."""
+    """A pickle asks for a function that is not accepted: ``args[0]`` is its full name."""
 
 
 class _TensorUnpickler(pickle.Unpickler):
@@ -35,7 +35,7 @@ class _TensorUnpickler(pickle.Unpickler):
 
 
 def load_tensor_pickle(path: Path) -> Any:
-    """What the pickle at ``path`` holds.
+    """Read the pickle at ``path``.
 
     Raises:
         RefusedGlobal: it asks for something else than tensors, arrays and plain values.
@@ -46,7 +46,7 @@ def load_tensor_pickle(path: Path) -> Any:
 
 
 def load_pickle(path: Path) -> Any:
-    """As :func:`load_tensor_pickle`, whatever it asks for: this runs code from the file."""
+    """As :func:`load_tensor_pickle`, without refusing anything: this runs code from the file."""
     with path.open("rb") as file:
         return pickle.load(file, encoding=_ENCODING)
 
@@ -63,15 +63,15 @@ def _load_storage(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
-def _rebuild_array(kind: type, shape: tuple, code: bytes | str) -> np.ndarray:
+def _rebuild_array(kind: type, shape: tuple[int, ...], code: bytes | str) -> np.ndarray:
     """An empty array, which the pickle then fills."""
     if kind is not np.ndarray:
         raise RefusedGlobal(f"an array of {kind}")
-    return np.ndarray.__new__(kind, shape, code)
+    return np.ndarray(shape, code.decode() if isinstance(code, bytes) else code)
 
 
 def _array_from_buffer(
-    buffer: bytes, dtype: np.dtype, shape: tuple[int, ...], order: str
+    buffer: bytes, dtype: np.dtype, shape: tuple[int, ...], order: Literal["C", "F"]
 ) -> np.ndarray:
     return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)
 

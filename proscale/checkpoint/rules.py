@@ -20,9 +20,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-_TENSORS = "weight|bias|running_mean|running_var|num_batches_tracked"
 _PLACEHOLDER = re.compile(r"\{(\w+)(?:\+(\d))?\}")
 _OPTIONAL = re.compile(r"^\[([^]]*)\]")
+# From an escaped template to a pattern: the prefix, the name of a tensor, the numbers.
+_GROUPS = (
+    (r"^\\\[(.*?)\\\]", r"(?:\1)?"),
+    (r"\\\{tensor\\\}", "(?P<tensor>weight|bias|running_mean|running_var|num_batches_tracked)"),
+    (r"\\\{(\w+)(?:\\\+\d)?\\\}", r"(?P<\1>\\d+)"),
+)
 
 Translation = tuple[dict[str, Tensor], list[str]]
 """Tensors under their new names, and the names that no rule has."""
@@ -43,15 +48,10 @@ class Template:
     @cached_property
     def pattern(self) -> re.Pattern[str]:
         """Matches whole names; its groups are the placeholders, counted as the names count."""
-        optional = _OPTIONAL.match(self.text)
-        rest = self.text[optional.end() :] if optional else self.text
-        pieces, end = [f"(?:{re.escape(optional[1])})?" if optional else ""], 0
-        for placeholder in _PLACEHOLDER.finditer(rest):
-            values = _TENSORS if placeholder[1] == "tensor" else r"\d+"
-            pieces.append(re.escape(rest[end : placeholder.start()]))
-            pieces.append(f"(?P<{placeholder[1]}>{values})")
-            end = placeholder.end()
-        return re.compile("".join(pieces) + re.escape(rest[end:]))
+        escaped = re.escape(self.text)
+        for pattern, group in _GROUPS:
+            escaped = re.sub(pattern, group, escaped)
+        return re.compile(escaped)
 
     @cached_property
     def _first(self) -> dict[str, int]:
@@ -76,10 +76,6 @@ class Template:
         )
 
 
-def _unchanged(tensor: Tensor) -> Tensor:
-    return tensor
-
-
 @dataclass(frozen=True)
 class Rule:
     """The same numbers under both schemes' names.
@@ -91,8 +87,8 @@ class Rule:
 
     ours: tuple[Template, ...]
     theirs: tuple[Template, ...]
-    to_ours: Callable[[Tensor], Tensor] = _unchanged
-    to_theirs: Callable[[Tensor], Tensor] = _unchanged
+    to_ours: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    to_theirs: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
 
 @dataclass(frozen=True)

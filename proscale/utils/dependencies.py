@@ -1,12 +1,13 @@
-"""Check, before anything else of proscale is imported, that what it needs is there.
+"""Check, before anything else of proscale is imported, that the packages it needs are there.
 
 Detectron2 cannot be declared to pip (it is not on PyPI under its own name), and a torchvision built
-for another torch fails only when it is imported, with an obscure message. `require` turns both, and
-a missing or old package, into one sentence that says what to run.
+for another torch fails only when it is imported, with an obscure message. :func:`require` turns
+both, and a missing or old package, into one sentence with the command to run.
 """
 
 import re
 import sys
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
@@ -23,7 +24,7 @@ MINIMUM = {
 
 
 def require() -> None:
-    """Raise `ImportError`, saying what is wrong and what to run, unless all of `MINIMUM` is usable.
+    """Raise ``ImportError`` with reason and remedy, unless all of :data:`MINIMUM` is usable.
 
     Versions are read from the packages' metadata; a package without any, such as a Detectron2
     source tree on the path, is used as it is. Only torchvision is imported.
@@ -31,7 +32,7 @@ def require() -> None:
     wrong = {module: problem for module in MINIMUM if (problem := _problem(module))}
     if not wrong:
         try:
-            import torchvision  # noqa: F401
+            import_module("torchvision")
         except (ImportError, RuntimeError) as error:
             pair = f"torchvision {version('torchvision')} and torch {version('torch')}"
             wrong = {"torchvision": f"{pair} do not fit together ({error})"}
@@ -48,16 +49,15 @@ def _problem(module: str) -> str | None:
     if find_spec(module) is None:
         return f"{module} is not installed"
     minimum = MINIMUM[module]
-    if minimum is None:
-        return None
     try:
-        found = version(module)
+        found = version(module) if minimum else ""
     except PackageNotFoundError:
         return None
-    if _release(found) < _release(minimum):
+    if minimum and _release(found) < _release(minimum):
         return f"{module} {found} is older than {minimum}"
     return None
 
 
 def _release(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.match(r"\d+(\.\d+)*", text)[0].split("."))
+    numbers = re.match(r"\d+(\.\d+)*", text)
+    return tuple(int(number) for number in numbers[0].split(".")) if numbers else ()

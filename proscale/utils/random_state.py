@@ -1,8 +1,8 @@
-"""Randomness as a function of the seed and of what it is for, so that no generator must be saved.
+"""Randomness as a function of the seed and of its purpose, so that no generator must be saved.
 
-What is drawn for a training sample depends on the seed and the sample's place in the stream of
-samples alone, what is drawn in a training step on the seed, the iteration and the process. Thus
-neither the number of loader workers nor where a run was interrupted makes a difference.
+The draws for a training sample depend on the seed and the sample's place in the stream of samples
+alone, those of a training step on the seed, the iteration and the rank. Neither the number of
+loader workers nor an interruption makes a difference.
 """
 
 import random
@@ -13,7 +13,7 @@ import torch
 
 
 class Purpose(IntEnum):
-    """What generators are seeded for: the same numbers give other draws for another purpose."""
+    """Purpose of a seed: the same numbers give other draws for another purpose."""
 
     SAMPLE = 0
     STEP = 1
@@ -26,9 +26,10 @@ def seed_generators(seed: int, purpose: Purpose, *place: int) -> None:
 
     Args:
         seed: of the run, ≥ 0.
-        purpose: what follows.
-        place: numbers ≥ 0 that tell this occasion from others.
+        purpose: of the draws that follow.
+        place: numbers ≥ 0 that distinguish the occasions of a purpose.
     """
+    # SeedSequence mixes the numbers, so that neighbouring seeds give unrelated states.
     words = np.random.SeedSequence((seed, purpose, *place)).generate_state(6)
     random.seed(words[:2].tobytes())
     np.random.seed(words[2:4])
