@@ -54,6 +54,7 @@ def adapt_weights(state: Mapping[str, Tensor], model: nn.Module) -> WeightTransf
     other_embedding = _has_convolution(state) != _has_convolution(expected)
     used = set()
     for name, tensor in expected.items():
+        # Layers of the encoder may start as others; every other tensor as the one of its name.
         source, layer, inner = name, *_encoder_layer(name)
         if layer is not None:
             source = f"{ENCODER_LAYERS}{sources.get(layer)}.{inner}"
@@ -68,6 +69,7 @@ def adapt_weights(state: Mapping[str, Tensor], model: nn.Module) -> WeightTransf
                 # Rows are by head, then level, from coarse to fine.
                 by_level = found.unflatten(0, (heads, -1, rows // heads))
                 found = by_level[:, :levels].flatten(0, 2)
+        # Of the norm behind the pixel embedding only the name and the shape are the same.
         is_new = other_embedding and name.startswith(_PIXEL_EMBEDDING)
         if is_new or found is None or found.shape != tensor.shape:
             result.new.append(name)

@@ -136,6 +136,7 @@ class Checkpointer(DetectionCheckpointer):
         file = self.path_manager.get_local_path(path)
         if not self.path_manager.isfile(file):
             raise CheckpointError(f"there is no file {path}")
+        # Every process reads the file, and comes to the same result.
         content = read_checkpoint(file, trust=self._trust)
 
         # Give its tensors the names of the model, and set aside those of other shapes.
@@ -157,10 +158,12 @@ class Checkpointer(DetectionCheckpointer):
                 f"{path}: the weights do not fit the model: {describe_mismatches(mismatches)}"
             )
 
+        # Not strict: a backbone alone may be loaded, and the rest is reported.
         missing, unexpected = self.model.load_state_dict(state, strict=False)
         self._report(missing, unexpected, mismatches, path)
 
-        # The training's own state, such as the optimiser's, lies beside the tensors.
+        # The training's own state, such as the optimiser's, lies beside the container of the
+        # tensors; a file without one has nothing but tensors.
         if not any(key in content for key in CONTAINERS):
             return {}
         for key in self.checkpointables if checkpointables is None else checkpointables:
@@ -214,6 +217,7 @@ class Checkpointer(DetectionCheckpointer):
         Raises:
             CheckpointError: there is none.
         """
+        # Also the failure is shared, or the other processes would wait for a result.
         found, error = "", ""
         if comm.is_main_process():
             try:
@@ -228,6 +232,7 @@ class Checkpointer(DetectionCheckpointer):
     def _last_intact(self) -> Path:
         folder = Path(self.save_dir)
         last = folder / (folder / LAST_CHECKPOINT).read_text().strip()
+        # By age, because the iteration in a name may be of another run in the same folder.
         saved = [*folder.glob(_NUMBERED), *folder.glob("model_final.pth")]
         others = [path for path in _by_age(saved) if path != last]
         damages = []
@@ -247,6 +252,7 @@ class Checkpointer(DetectionCheckpointer):
     def _remove_old(self, saved: Path) -> None:
         if not self.keep:
             return
+        # The new file stays even if the clock was set back.
         numbered = _by_age(Path(self.save_dir).glob(_NUMBERED))
         for path in numbered[self.keep :]:
             if path != saved:
@@ -255,6 +261,8 @@ class Checkpointer(DetectionCheckpointer):
     def _under_our_names(self, content: dict[str, Any], file: str) -> dict[str, Tensor]:
         """The tensors of a file by the model's names, as far as they have any."""
         names = self.model.state_dict().keys()
+        # Files with our own names need no conversion, and files of no known scheme may still share
+        # some names with the model.
         state = tensors_of(content)
         _, scheme = recognise(state)
         if scheme is not None or is_timm_model(names):
@@ -280,6 +288,7 @@ class Checkpointer(DetectionCheckpointer):
     ) -> None:
         if mismatches:
             self.logger.warning("%s: %s", path, describe_class_layer(mismatches))
+        # The one line on the class layer covers its tensors, which were not loaded.
         new = {mismatch.key for mismatch in mismatches}
         self._log_incompatible_keys(
             _IncompatibleKeys(
@@ -331,6 +340,7 @@ def check_weights(cfg: CfgNode, *, resume: bool, required: bool) -> None:
     if resume:
         if Path(cfg.OUTPUT_DIR, LAST_CHECKPOINT).is_file():
             return
+        # Not an error: jobs that restart themselves pass --resume from the beginning.
         logging.getLogger(__name__).warning(
             "No checkpoint to resume from in OUTPUT_DIR %s: starting from MODEL.WEIGHTS %r",
             cfg.OUTPUT_DIR,

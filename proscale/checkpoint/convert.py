@@ -101,6 +101,7 @@ def convert(
         raise CheckpointError(
             f"there is no naming scheme {to!r}: expected {', '.join((PROSCALE, *SCHEMES))}"
         )
+    # Recognise the scheme by its names.
     state = tensors_of(state_dict)
     source, scheme = recognise(state)
     if is_timm_model(model) and source not in (PROSCALE, "efficientnet_lite0"):
@@ -110,21 +111,23 @@ def convert(
             f"{file}: names of no known scheme ({', '.join((PROSCALE, *SCHEMES))}): "
             f"{', '.join(list(state)[:3]) or 'none at all'}, …"
         )
-    # All conversions go by this project's names.
+    # To this project's names, by which all conversions go.
     unknown: list[str] = []
     if scheme is not None:
         converted, unknown = scheme.to_ours(state)
         state = converted | {name: state[name] for name in unknown}
     settings = scheme.settings if scheme is not None else {}
+    # Names without a counterpart stay as they are, so that a loader can report them.
     if to == PROSCALE:
         return Conversion(state, unknown, source, settings)
 
-    # Of the models that ``to`` has names for, the one that leaves least out.
+    # To the other scheme: that of the kind of model which leaves the least out.
     is_whole = any(name.startswith(_HEAD) for name in state)
     converted, left = min(
         (kind.from_ours(state, with_prefix=is_whole) for kind in SCHEMES[to]),
         key=lambda result: len(result[1]),
     )
+    # Strangers in the file, such as a classifier's head, may be left out; parts of a model not.
     ours = [name for name in left if name.startswith((_BACKBONE, _HEAD)) and name not in unknown]
     if ours:
         raise CheckpointError(
@@ -154,6 +157,7 @@ def tensors_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 
     Values that are neither tensors nor arrays are left out.
     """
+    # Trainers keep the tensors below a key, beside the optimiser's state and the iteration.
     for key in CONTAINERS:
         if isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]

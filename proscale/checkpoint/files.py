@@ -77,6 +77,7 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
             return load_file(path)
         except SafetensorError as error:
             raise CheckpointError(f"{path}: it is no safetensors file: {error}") from error
+    # PyTorch reads a damaged archive without a word where the damage is within a tensor.
     is_archive = _is_archive(path)
     if is_archive and (damage := find_damage(path)):
         raise CheckpointError(f"{path}: it is damaged: {damage}")
@@ -175,12 +176,14 @@ def find_damage(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
+            # The end record, and behind it the comment, whose length the record gives.
             start = file.seek(max(0, size - _END_LENGTH - _DIGEST_LENGTH))
             tail = file.read()
             end = tail.rfind(_END) + _END_LENGTH
             comment = tail[end:]
             if end >= _END_LENGTH and tail[end - 2 : end] != struct.pack("<H", len(comment)):
                 return "it is cut short"
+            # Files of other programs have no digest, but a checksum of every member.
             if not comment.startswith(_DIGEST_NAME):
                 return _find_wrong_checksum(path)
             # The digest was taken before the archive had a comment.

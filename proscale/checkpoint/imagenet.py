@@ -29,6 +29,7 @@ RGB = MappingProxyType(
 )
 """How torchvision, Swin and Mask2Former normalise images."""
 
+# Names within Swin's blocks are Microsoft's here, too.
 _BLOCK = "layers.{stage}.blocks.{block}."
 SWIN_BLOCK = "backbone." + _BLOCK
 _SWIN_MODULES = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"]
@@ -39,6 +40,7 @@ def resnet_rules(
     *, stem: str, stem_norm: str, conv: str, norm: str, shortcut: str, shortcut_norm: str
 ) -> tuple[Rule, ...]:
     """Rules of a ResNet from the templates of its modules; ``{conv}`` counts within a block."""
+    # Detectron2 counts stages from res2 and convolutions from 1, and puts norms below them.
     block = "res{stage+2}.{block}."
     modules = {
         "stem.conv1": stem,
@@ -74,6 +76,7 @@ def _swin_rules(prefix: str, *, downsample: str = "{stage}") -> tuple[Rule, ...]
 
 def _swin_index(table: Tensor) -> Tensor:
     """The rows of a bias table ``((2·window - 1)², heads)`` that pairs of tokens look up."""
+    # The table has a row for each offset between two tokens of a window.
     side = round(len(table) ** 0.5)
     with torch.device(table.device):
         return relative_position_index((side + 1) // 2)

@@ -38,6 +38,7 @@ def _swin_rules(prefix: str, attention: dict[str, str], mlp: dict[str, str]) -> 
             SWIN_BLOCK + "attn.relative_position_bias_table",
             f"{block}attention.{attention['table']}.relative_position_bias_table",
         ),
+        # One tensor here, as in Microsoft's Swin.
         concatenate(
             SWIN_BLOCK + "attn.qkv.{tensor}",
             *(f"{block}attention.{attention[i]}.{{tensor}}" for i in "qkv"),
@@ -107,6 +108,7 @@ _PIXEL_DECODER_RULES = (
     ),
 )
 
+# Here the decoder keeps three lists of layers, by kind; there one, of layers with three parts.
 _SELF_ATTENTION = "transformer_self_attention_layers.{layer}."
 _CROSS_ATTENTION = "transformer_cross_attention_layers.{layer}."
 _FEED_FORWARD = "transformer_ffn_layers.{layer}."
@@ -144,6 +146,7 @@ _DECODER_RULES = (
             "mask_embed.layers.{layer}": "decoder.mask_predictor.mask_embedder.{layer}.0",
         },
     ),
+    # The class head, and the class loss's weights, which both have as a buffer.
     rename(_PREDICTOR + "class_embed.{tensor}", "class_predictor.{tensor}"),
     rename("criterion.empty_weight", "criterion.empty_weight"),
 )

@@ -25,6 +25,7 @@ class RefusedGlobal(pickle.UnpicklingError):
     """A pickle asks for a function that is not accepted: ``args[0]`` is its full name."""
 
 
+# The base class would import the functions that a pickle names.
 class _TensorUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         # NumPy's inner modules were renamed in version 2.
@@ -77,6 +78,7 @@ def _array_from_buffer(
 
 
 def _rebuild_scalar(dtype: np.dtype, content: bytes) -> np.generic:
+    # Objects in a buffer would be pointers.
     if dtype.hasobject:
         raise RefusedGlobal(f"a scalar of {dtype}")
     return np.frombuffer(content, dtype=dtype)[0]
@@ -89,6 +91,7 @@ def _rebuild_tensor(
     return torch._utils._rebuild_tensor(storage, offset, size, stride)
 
 
+# Each is replaced where the original takes arguments that could be harmful.
 _ACCEPTED: dict[str, Callable] = {
     "collections.OrderedDict": OrderedDict,
     "numpy.dtype": np.dtype,

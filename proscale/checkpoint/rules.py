@@ -48,6 +48,7 @@ class Template:
     @cached_property
     def pattern(self) -> re.Pattern[str]:
         """Matches whole names; its groups are the placeholders, counted as the names count."""
+        # A named group for every placeholder, so that a match gives the values.
         escaped = re.escape(self.text)
         for pattern, group in _GROUPS:
             escaped = re.sub(pattern, group, escaped)
@@ -179,10 +180,12 @@ def _translate(
                 if values is not None:
                     found.setdefault(tuple(sorted(values.items())), {})[i] = name
         for key, names in found.items():
+            # A part alone gives nothing: its tensors stay without a counterpart.
             if len(names) < len(sources):
                 continue
             used.update(names.values())
             tensors = [torch.as_tensor(state[names[i]]) for i in range(len(sources))]
+            # Concatenate the parts of this side, and split by those of the other.
             whole = function(torch.cat(tensors) if len(tensors) > 1 else tensors[0])
             for target, tensor in zip(targets, _split(whole, targets), strict=True):
                 translated[target.fill(dict(key), with_prefix=with_prefix)] = tensor
@@ -192,6 +195,7 @@ def _translate(
 def _split(tensor: Tensor, parts: tuple[Template, ...]) -> list[Tensor]:
     if len(parts) == 1:
         return [tensor]
+    # The length of queries, say, where keys and values together have two.
     unit = len(tensor) // sum(part.units for part in parts)
     # Copies, because files hold every tensor by itself.
     return [piece.clone() for piece in tensor.split([unit * part.units for part in parts])]

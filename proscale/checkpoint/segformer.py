@@ -60,6 +60,7 @@ def _head_rules(*, projection: str, fuse: str, norm: str, classifier: str) -> tu
     )
 
 
+# OpenMMLab: a stage is a list of the patch embedding, the blocks and the norm.
 _MMLAB_STAGE = "[backbone.]layers.{stage}."
 _MMLAB_BLOCK = _MMLAB_STAGE + "1.{block}."
 
@@ -86,6 +87,7 @@ OPENMMLAB = NamingScheme(
                 "mlp.dwconv": "ffn.layers.1",
             },
         ),
+        # Its feed-forward layers are 1×1 convolutions around the depth-wise one.
         *(
             rename(
                 f"{_BLOCK}{ours}.{{tensor}}",
@@ -110,6 +112,7 @@ OPENMMLAB = NamingScheme(
     container="state_dict",
 )
 
+# NVIDIA: parts of a stage have its number, from 1, in their own names.
 _NVIDIA_SAME = [
     "norm1",
     "attn.q",
@@ -176,6 +179,7 @@ def _huggingface(
             *rename_modules(
                 _BLOCK, block, {ours: names[form] for ours, names in _HUGGINGFACE_BLOCK.items()}
             ),
+            # Keys and values, which are one tensor here.
             concatenate(
                 _BLOCK + "attn.kv.{tensor}",
                 *(f"{block}attention.{name}.{{tensor}}" for name in (keys, values)),

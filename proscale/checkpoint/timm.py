@@ -26,6 +26,7 @@ def to_network(
         state: of the classifier, or of a network of features.
         names: of the model.
     """
+    # Names that fit none of the forms stay as they are.
     found = {
         next((ours for ours in _candidates(name) if ours in names), name): tensor
         for name, tensor in state.items()
@@ -34,6 +35,7 @@ def to_network(
 
 
 def _candidates(name: str) -> Iterator[str]:
+    # ``stages.0.…`` of a classifier is ``stages_0.…`` in most networks of features.
     yield NETWORK + name
     yield NETWORK + re.sub(r"^(\w+)\.(\d+)\.", r"\1_\2.", name)
     yield f"{NETWORK}model.{name}"
@@ -78,6 +80,7 @@ def _efficientnet_rules() -> Iterator[Rule]:
             )
 
 
+# The package normalises images to about [-1, 1], as its TensorFlow original does.
 EFFICIENTNET_LITE0 = NamingScheme(
     mark=matching("_blocks.{block}._depthwise_conv.{tensor}"),
     rules=tuple(_efficientnet_rules()),

@@ -37,25 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument("input", type=Path, metavar="INPUT", help="file to read")
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="file to write")
-    parser.add_argument(
-        "--to",
-        choices=(PROSCALE, *SCHEMES),
-        default=PROSCALE,
-        help="naming scheme of OUTPUT (default: %(default)s); huggingface is that of files, "
-        "transformers that of models in memory",
+    help_ = (
+        "naming scheme of OUTPUT (default: %(default)s); huggingface is that of files, "
+        "transformers that of models in memory"
     )
-    parser.add_argument(
-        "--config-file",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="the model that OUTPUT is for; KEY VALUE overrides may follow",
-    )
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="read a pickle that holds more than tensors, too: this runs the code in it",
-    )
+    parser.add_argument("--to", choices=(PROSCALE, *SCHEMES), default=PROSCALE, help=help_)
+    help_ = "the model that OUTPUT is for; KEY VALUE overrides may follow"
+    parser.add_argument("--config-file", nargs="+", default=[], metavar="FILE", help=help_)
+    help_ = "read a pickle that holds more than tensors, too: this runs the code in it"
+    parser.add_argument("--trust", action="store_true", help=help_)
     parser.set_defaults(opts=[])
 
 

@@ -47,41 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", required=True, choices=tuple(SUFFIXES), help="of the file")
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="FILE", help="what to write: .onnx or .pt2"
+        "--output", required=True, type=Path, metavar="FILE", help="file to write: .onnx or .pt2"
     )
+    help_ = "sizes of the images it is checked on (default: 480x640 640x480)"
     parser.add_argument(
-        "--check-size",
-        nargs=2,
-        type=parse_size,
-        default=DEFAULT_SIZES,
-        metavar="HxW",
-        help="sizes of the images it is checked on (default: 480x640 640x480)",
+        "--check-size", nargs=2, type=parse_size, default=DEFAULT_SIZES, metavar="HxW", help=help_
     )
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=TOLERANCE,
-        metavar="X",
-        help="greatest absolute difference of an output that passes (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--int8",
-        action="store_true",
-        help=f"with --format {ONNX}: weights in eight bits; what is checked is the "
-        "float32 file that it is made from",
-    )
-    parser.add_argument(
-        "--evaluate",
-        action="store_true",
-        help="evaluate what is written on DATASETS.TEST: PQ, AP and mIoU, as switched on; with "
-        "--int8 also the float32 file, and what is lost",
-    )
-    parser.add_argument(
-        "--repeats",
-        type=positive,
-        default=5,
-        help="calls of each that are timed (default: %(default)s)",
-    )
+    help_ = "greatest absolute difference of an output that passes (default: %(default)s)"
+    parser.add_argument("--tolerance", type=float, default=TOLERANCE, metavar="X", help=help_)
+    help_ = f"with --format {ONNX}: weights in eight bits, made from the float32 file once checked"
+    parser.add_argument("--int8", action="store_true", help=help_)
+    help_ = "evaluate the file on DATASETS.TEST: PQ, AP and mIoU, as switched on"
+    parser.add_argument("--evaluate", action="store_true", help=help_)
+    help_ = "calls of each that are timed (default: %(default)s)"
+    parser.add_argument("--repeats", type=positive, default=5, help=help_)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers, too")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration overrides")
 
@@ -106,9 +85,13 @@ def run(options: argparse.Namespace) -> None:
     batches, source = check_images(cfg, options.check_size)
     print(f"Checked on {source}\n", flush=True)
 
-    check = partial(check_file, network=network, batches=batches, repeats=options.repeats)
-    if options.evaluate:
-        check.keywords["evaluate"] = partial(_evaluate, cfg, model, network)
+    check = partial(
+        check_file,
+        network=network,
+        batches=batches,
+        repeats=options.repeats,
+        evaluate=partial(_evaluate, cfg, model, network) if options.evaluate else None,
+    )
     found: dict[str, CheckedFile] = {}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(options.output, durable=True) as file:
@@ -122,7 +105,18 @@ def run(options: argparse.Namespace) -> None:
             quantise(file, file)
             found["int8"] = check(file, _runner(file, options.format))
         _report(found)
-        write_json(options.json, _document(options, source, found, passed))
+        document = {
+            "machine": describe_machine(torch.device("cpu")),
+            "settings": {
+                "config": options.config_file,
+                "overrides": options.opts,
+                "images": source,
+                **{key: getattr(options, key) for key in ("weights", "format", "tolerance")},
+            },
+            "written": str(options.output) if passed else None,
+            "files": {name: file.as_dict() for name, file in found.items()},
+        }
+        write_json(options.json, document)
         if not passed:
             raise ExportError(
                 f"{options.output} is not written: outputs differ by more than --tolerance "
@@ -205,21 +199,3 @@ def _report(found: Mapping[str, CheckedFile]) -> None:
     for metric in metrics if "int8" in found else ():
         full, quantised = (found[name].quality[metric] for name in ("float32", "int8"))
         print(f"\n{metric} lost by int8: {full - quantised:.2f} ({full:.2f} to {quantised:.2f})")
-
-
-def _document(
-    options: argparse.Namespace, source: str, found: Mapping[str, CheckedFile], passed: bool
-) -> dict:
-    return {
-        "machine": describe_machine(torch.device("cpu")),
-        "settings": {
-            "config": options.config_file,
-            "weights": options.weights,
-            "overrides": options.opts,
-            "format": options.format,
-            "images": source,
-            "tolerance": options.tolerance,
-        },
-        "written": str(options.output) if passed else None,
-        "files": {name: file.as_dict() for name, file in found.items()},
-    }

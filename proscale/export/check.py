@@ -75,6 +75,7 @@ class CheckedFile:
 def check_images(cfg: CfgNode, sizes: Sequence[Size]) -> tuple[list[Tensor], str]:
     """Batches ``(B, 3, H, W)`` uint8 of these sizes, the first one of :data:`BATCH` images; and
     their source: the first data set of ``DATASETS.TEST``, or random pixels if it is not there."""
+    # Real images where there are any: random pixels make masks that say little.
     name = next(iter(cfg.DATASETS.TEST), "")
     try:
         files = [entry["file_name"] for entry in DatasetCatalog.get(name)[:BATCH]]
@@ -82,6 +83,7 @@ def check_images(cfg: CfgNode, sizes: Sequence[Size]) -> tuple[list[Tensor], str
     except (KeyError, OSError):
         name, random = "random pixels", np.random.default_rng(0)
         pictures = [random.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(BATCH)]
+    # The first batch has several images, the others one.
     batches = [
         torch.stack([_resized(picture, size) for picture in pictures[: 1 if turn else BATCH]])
         for turn, size in enumerate(sizes)
@@ -115,6 +117,7 @@ def check_file(
         evaluate: the quality of ``run``.
     """
     deviations = compare(network, run, batches)
+    # In turns, so that other work on the machine touches both alike.
     image = batches[0][:1]
     with torch.no_grad():
         times = measure(
@@ -138,6 +141,7 @@ def compare(network: ExportableNetwork, run: Runner, batches: Sequence[Tensor]) 
 
 
 def _difference(one: Tensor, other: Tensor) -> float:
+    # Neither may pass for a small difference.
     if one.shape != other.shape:
         return float("inf")
     return torch.nan_to_num((one - other).abs(), nan=float("inf")).max().item()

@@ -35,9 +35,11 @@ class ExportedModel(nn.Module):
         return [self._segment(sample) for sample in batched_inputs]
 
     def _segment(self, sample: dict) -> dict:
+        # Logits by the file, a batch of one.
         images = sample["image"][None]
         size = (images.shape[2], images.shape[3])
         outputs: list[Tensor] = [output[0] for output in self.run(images)]
+        # Results by the model, at the size of the original image.
         if isinstance(self.model, MaskFormer):
             return self.model.results(
                 *outputs, padded_size=self.network.padded(size), image_size=size, sample=sample

@@ -38,6 +38,7 @@ class ExportableNetwork(nn.Module):
 
     def __init__(self, model: nn.Module, size_divisibility: int):
         super().__init__()
+        # Shared, not copied: the network is as large as the model.
         self.backbone = model.get_submodule("backbone")
         self.sem_seg_head = model.get_submodule("sem_seg_head")
         self.register_buffer("pixel_mean", model.get_buffer("pixel_mean"))
@@ -81,6 +82,7 @@ class SemanticNetwork(ExportableNetwork):
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         logits, _ = self.sem_seg_head(self.features(images))
+        # Without the padding.
         height, width = images.shape[-2:]
         return (logits[..., :height, :width],)
 
@@ -94,6 +96,7 @@ def exportable(model: nn.Module) -> ExportableNetwork:
     backbone, head = model.get_submodule("backbone"), model.get_submodule("sem_seg_head")
     if isinstance(backbone, MixVisionTransformer):
         _check_token_merging(backbone)
+    # Numbers in half precision would be compared with those of a file in single precision.
     if isinstance(model, MaskFormer):
         if model.inference_dtype is not None:
             name = str(model.inference_dtype).removeprefix("torch.")
@@ -138,6 +141,7 @@ def describe(cfg: CfgNode, model: nn.Module, network: ExportableNetwork, config_
         "proscale": version("proscale"),
         "torch": torch.__version__,
     }
+    # Settings of the panoptic results, which a reader needs to repeat them.
     if isinstance(model, MaskFormer):
         document |= {
             "things": sorted(model.things),
@@ -149,6 +153,7 @@ def describe(cfg: CfgNode, model: nn.Module, network: ExportableNetwork, config_
 
 def _class_names(cfg: CfgNode) -> list[str]:
     count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    # Names are in the order of the logits where their number is that of the classes.
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         metadata = MetadataCatalog.get(name)
         for key in ("stuff_classes", "thing_classes"):

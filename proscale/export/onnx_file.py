@@ -34,6 +34,7 @@ def require_packages() -> None:
 
 def write_onnx(program: ExportedProgram, outputs: Sequence[str], file: Path, metadata: str) -> None:
     """Write ``program`` as ONNX with these names of its outputs; the input is :data:`INPUT`."""
+    # The program has symbolic sizes already; no example is run again.
     with exporting(), _without_progress():
         converted = torch.onnx.export(
             program,
@@ -70,6 +71,7 @@ def quantise(source: Path, target: Path) -> None:
     from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    # Before ``target`` is written, which may be ``source``.
     (metadata,) = (
         entry.value for entry in onnx.load(source).metadata_props if entry.key == METADATA
     )
@@ -91,6 +93,7 @@ def quantise(source: Path, target: Path) -> None:
     finally:
         logging.disable(logging.NOTSET)
         prepared.unlink()
+    # The quantiser drops the metadata.
     model = onnx.load(target)
     onnx.helper.set_model_props(model, {METADATA: metadata})
     onnx.save(model, target)
@@ -107,6 +110,7 @@ class OnnxRunner:
     def __init__(self, file: Path, *, threads: int = 0):
         import onnxruntime
 
+        # On the CPU, as the model beside which it is checked.
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors

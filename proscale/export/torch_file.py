@@ -37,6 +37,7 @@ def exporting() -> Iterator[None]:
 def export_program(network: ExportableNetwork) -> ExportedProgram:
     """The graph of ``network`` for any number of images with sides from :data:`MIN_SIDE` to
     :data:`MAX_SIDE`."""
+    # The channels and the type of the pixels are fixed.
     dynamic = {
         0: Dim("batch", min=1, max=MAX_BATCH),
         2: Dim("height", min=MIN_SIDE, max=MAX_SIDE),
@@ -44,6 +45,7 @@ def export_program(network: ExportableNetwork) -> ExportedProgram:
     }
     # Two images: a batch of one would be taken for a constant.
     images = torch.zeros(2, 3, *_EXAMPLE_SIZE, dtype=torch.uint8)
+    # Guards that hold for the example alone become assertions, which are dropped below.
     with exporting():
         program = torch.export.export(
             network,
@@ -61,6 +63,7 @@ def _drop_assertions(program: ExportedProgram) -> None:
     than the map. The operators in the graph are right either way; sizes are still checked."""
     graph = program.graph_module.graph
     for node in list(graph.nodes):
+        # Assertions on single numbers; those on the input's sizes are of another kind.
         if node.target is torch.ops.aten._assert_scalar.default:
             graph.erase_node(node)
     graph.eliminate_dead_code()
@@ -80,6 +83,7 @@ class ProgramRunner:
     """
 
     def __init__(self, file: Path):
+        # ``load`` fills in the files that are asked for by name.
         extra: dict[str, Any] = {METADATA: ""}
         self._module = torch.export.load(file, extra_files=extra).module()
         self.metadata: str = extra[METADATA]
