@@ -1,6 +1,6 @@
-"""Models for ``torch.hub.load``: built from this repository's configurations, weights from a file.
+"""Models for ``torch.hub.load``, built from this repository's configurations.
 
-Nothing is downloaded, and no data are needed::
+Weights come from a file; nothing is downloaded, and no data are needed::
 
     import torch
     model = torch.hub.load("path/of/this/repository", "proscale_r50", source="local")
@@ -19,6 +19,7 @@ from torch import nn as _nn
 from proscale.checkpoint import check_weights as _check_weights
 from proscale.checkpoint import load_weights as _load_weights
 from proscale.config import setup_cfg as _setup_cfg
+from proscale.errors import ConfigError as _ConfigError
 
 dependencies = ["torch", "torchvision", "detectron2", "pycocotools", "safetensors", "scipy"]
 
@@ -28,19 +29,19 @@ _COMMON = """
     Args:
         weights: a checkpoint file of any kind that MODEL.WEIGHTS takes; None leaves random weights.
         task: folder of the configuration below configs/, such as {tasks}.
-        device: where the model is.
-        overrides: configuration keys and values in a row.{more}
+        device: of the model, such as cpu or cuda.
+        overrides: configuration keys and values, alternating.{more}
 
     Returns:
         the model in evaluation mode. It takes Detectron2's list of dictionaries, each with
-        ``image``, ``(3, H, W)``, RGB, 0 to 255, and optionally ``height`` and ``width`` of the
-        results.
+        ``image`` (3, H, W), RGB, 0 to 255, and optionally ``height`` and ``width`` of the results.
 
     Raises:
-        ValueError: there is no such configuration, a key is unknown, or the weights do not fit.
+        ConfigError: there is no such configuration or file of weights, or a key is unknown.
+        CheckpointError: the weights do not fit.
 """
 _LAYERS = """
-        layers: of the encoder's three stages, such as "333", "111"."""
+        layers: of the encoder's three stages, such as "333" or "111"."""
 _MERGING = """
         merging: of tokens (SegFormer++): none, bsm_hq, bsm_fast, n2d_2x2, or a list as
             MODEL.MIT.TOKEN_MERGING takes it. The weights are the same for all."""
@@ -50,11 +51,12 @@ _MASK_TASKS = "coco/panoptic, ade20k/semantic, cityscapes/instance"
 def _load(file: str, weights: str | None, device: str, overrides: _Sequence[object]) -> _nn.Module:
     path = _CONFIGS / file
     if not path.is_file():
-        kind = path.stem.partition("_")[0]
-        there = sorted(str(p.relative_to(_CONFIGS)) for p in _CONFIGS.rglob(f"{kind}_*.yaml"))
-        raise ValueError(f"there is no configuration {file}: expected {', '.join(there)}")
-    place = ["MODEL.DEVICE", device, "MODEL.WEIGHTS", str(weights or "")]
-    cfg = _setup_cfg(str(path), [*overrides, *place])
+        family = path.stem.partition("_")[0]
+        files = _CONFIGS.rglob(f"{family}_*.yaml")
+        known = ", ".join(sorted(str(file.relative_to(_CONFIGS)) for file in files))
+        raise _ConfigError(f"there is no configuration {file}: expected {known}")
+    arguments = ["MODEL.DEVICE", device, "MODEL.WEIGHTS", str(weights or "")]
+    cfg = _setup_cfg(str(path), [*overrides, *arguments])
     _check_weights(cfg, resume=False, required=weights is not None)
     model = _build_model(cfg).eval()
     _load_weights(model, cfg)

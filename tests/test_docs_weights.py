@@ -1,5 +1,5 @@
-"""The commands of docs/weights.md run, on files of the published names and shapes, and print what
-is said there."""
+"""The commands of docs/weights.md run on files of the published names and shapes, and print the
+text that the document shows."""
 
 import json
 import pickle
@@ -34,7 +34,7 @@ def published(name: str) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A folder with all that the commands read."""
+    """A folder with the files that the commands read."""
     folder = tmp_path_factory.mktemp("weights")
     arrays = {name: tensor.numpy() for name, tensor in published("mask2former_r50").items()}
     zoo = {"model": arrays, "__author__": "third_party", "matching_heuristics": True}
@@ -55,7 +55,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def printed(files):
-    """What has been printed so far."""
+    """The output of the commands so far."""
     return []
 
 
@@ -77,5 +77,5 @@ def test_command(command, files, printed, monkeypatch, capsys):
 def test_printed_text(printed):
     for output in OUTPUTS:
         assert output in printed
-    (mind,) = re.findall(r"ends in `(Mind: .*?)`", TEXT, re.S)
-    assert any(text.endswith(f"{mind}\n") for text in printed)
+    (note,) = re.findall(r"ends in `(Mind: .*?)`", TEXT, re.S)
+    assert any(text.endswith(f"{note}\n") for text in printed)

@@ -1,6 +1,6 @@
-"""The commands of README.md and docs/: accepted by the programs, on files that exist; and run.
+"""The commands in README.md and docs/ parse and name files that exist; and they run.
 
-Where a command is printed for a big machine, the slow test runs it smaller.
+The slow test runs commands for large machines at a smaller size.
 """
 
 import argparse
@@ -27,13 +27,13 @@ DOCUMENTS = (
     ROOT / "benchmarks" / "README.md",
     ROOT / "datasets" / "README.md",
 )
-#: Programs of others, whose arguments are not for us to check.
+# Programs that are not of this project; their arguments are not checked.
 OTHERS = ("git", "cd", "export", "make", "pip", "sbatch", "srun", "scontrol", "ip", "-c")
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command as it is printed."""
+    """A command as a document prints it."""
 
     document: str
     text: str
@@ -47,8 +47,7 @@ class Command:
         return names[1] if names[0] == "python" else names[0]
 
     def words(self) -> list[str]:
-        """The arguments behind the program, as a shell in the repository's folder makes them of
-        braces and patterns."""
+        """The program's arguments, with braces and patterns expanded by a shell in the checkout."""
         done = subprocess.run(
             ["bash", "-c", f"printf '%s\\0' {self.text}"],
             cwd=ROOT,
@@ -68,7 +67,7 @@ def read_commands(document: Path) -> list[Command]:
 
 
 def _split(block: str) -> list[str]:
-    """A line each, but for those that end in a backslash or within quotes."""
+    """One command per line; a backslash or an open quote continues it on the next."""
     commands, pending = [], ""
     for line in block.replace("\\\n", " ").splitlines():
         pending += line
@@ -111,13 +110,13 @@ def test_arguments_are_accepted(command, monkeypatch, restored_catalogs):
     text = (ROOT / command.document).read_text()
     for file in [files] if isinstance(files, str) else files:
         if f"`{file}`" in text or f"--write {file}" in text:
-            continue  # the reader has just written it
+            continue  # the document has the reader write it
         assert (ROOT / file).is_file(), f"{command.document}: there is no {file}"
         setup_cfg(str(ROOT / file), getattr(options, "opts", []))
 
 
 def _parse(command: Command, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
-    """Its options, if it is accepted."""
+    """The options of a command that parses."""
     if command.program == "train_net.py":
         return default_argument_parser().parse_args(command.words())
     if command.program != "proscale":
@@ -138,13 +137,13 @@ def _parse(command: Command, monkeypatch: pytest.MonkeyPatch) -> argparse.Namesp
     return parsed[0]
 
 
-#: Documents and parts of commands that are run elsewhere, because they need files or machines.
+# Documents and parts of commands that other tests run, because they need files or machines.
 ELSEWHERE = {
     "docs/weights.md": "tests/test_docs_weights.py, on files like the published ones",
-    "docs/distributed.md": "tests/engine/test_distributed_*.py, as several processes here",
+    "docs/distributed.md": "tests/engine/test_distributed_*.py, as processes of one machine",
     "docs/export.md": "tests/cli/test_export.py, with weights of its own",
     "datasets/README.md": "tests/data/prepare",
-    "proscale replay": "tests/cli/test_replay.py, on a fault that is made",
+    "proscale replay": "tests/cli/test_replay.py, on a step that fails",
 }
 SMALL_TRAINING = (
     "SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 SOLVER.ACCUMULATION_STEPS 1 INPUT.IMAGE_SIZE 64 "
@@ -153,9 +152,9 @@ SMALL_TRAINING = (
 
 
 @pytest.fixture(scope="module")
-def workplace(sample_coco, tmp_path_factory) -> Path:
-    """A folder to call the commands in: the repository and the sample data, linked."""
-    folder = tmp_path_factory.mktemp("workplace")
+def working_folder(sample_coco, tmp_path_factory) -> Path:
+    """A working folder for the commands, with links to the repository and the sample data."""
+    folder = tmp_path_factory.mktemp("working_folder")
     for entry in ("configs", "train_net.py", "tools", "docs", "tests", "benchmarks"):
         (folder / entry).symlink_to(ROOT / entry)
     data, sample = folder / "data", sample_coco.parent
@@ -174,19 +173,21 @@ def workplace(sample_coco, tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "document", [d for d in DOCUMENTS if str(d.relative_to(ROOT)) not in ELSEWHERE], ids=str
 )
-def test_commands_run(document, workplace):
+def test_commands_run(document, working_folder):
     text = document.read_text()
     paragraph = r"^`(\w+\.yaml)`(?:[^\n]+\n)+\n```yaml\n(.*?)^```"
     described = re.findall(paragraph, text, re.M | re.S)
     for file, content in described:
-        (workplace / file).write_text(content.replace("/path/to/datasets", str(workplace / "data")))
+        (working_folder / file).write_text(
+            content.replace("/path/to/datasets", str(working_folder / "data"))
+        )
     for command in read_commands(document):
         if command.program not in OTHERS and not any(part in command.text for part in ELSEWHERE):
-            _run(_smaller(command), workplace)
+            _run(_smaller(command), working_folder)
 
 
 def _smaller(command: Command) -> str:
-    """The same for a small machine, without downloads."""
+    """The same command for a small machine, without downloads."""
     text = re.sub(r"--num-gpus \d+", "", command.text)
     if command.program == "train_net.py":
         weights = "" if "MODEL.WEIGHTS" in text else 'MODEL.WEIGHTS ""'

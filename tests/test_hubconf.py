@@ -1,4 +1,4 @@
-"""Models by torch.hub from this folder: every entry builds, arguments count, nothing is fetched."""
+"""Models of ``hubconf.py`` by torch.hub: all build, arguments take effect, without a network."""
 
 import importlib.util
 import inspect
@@ -49,11 +49,11 @@ def test_every_entry_builds(entry):
         model = load(entry, device="meta")
     assert not model.training
     assert sum(parameter.numel() for parameter in model.parameters()) > 1e6
-    told = inspect.getdoc(getattr(HUBCONF, entry))
+    documented = inspect.getdoc(getattr(HUBCONF, entry))
     for word in ("weights:", "task:", "device:", "overrides:", "Returns:"):
-        assert word in told
-    assert ("merging:" in told) == ("mit" in entry or "segformer" in entry)
-    assert ("layers:" in told) == ("proscale" in entry)
+        assert word in documented
+    assert ("merging:" in documented) == ("mit" in entry or "segformer" in entry)
+    assert ("layers:" in documented) == ("proscale" in entry)
 
 
 def test_layers_and_task():
@@ -85,8 +85,8 @@ def test_merging_changes_the_result_of_the_same_weights(tmp_path):
 def test_proscale_on_merged_tokens():
     with torch.device("meta"):
         merged = load("proscale_mit_b0", merging="bsm_hq", device="meta")
-        plain = load("proscale_mit_b0", device="meta")
-    assert merged.backbone._merging != plain.backbone._merging
+        unmerged = load("proscale_mit_b0", device="meta")
+    assert merged.backbone._merging != unmerged.backbone._merging
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,6 @@ def test_proscale_on_merged_tokens():
         ({"weights": "nowhere.pth"}, "no file nowhere.pth"),
     ],
 )
-def test_refused(options, message):
+def test_errors_name_the_argument(options, message):
     with torch.device("meta"), pytest.raises(ValueError, match=message):
         load("proscale_r50", device="meta", **options)
