@@ -1,7 +1,7 @@
 """``proscale predict``: images and videos through a trained model, and a page to look at.
 
 INPUT are images, videos, folders and patterns. OUTPUT gets pictures with the segments drawn over
-them, what was found as COCO's panoptic format, COCO's instance results or label images, and
+them, the results in COCO's panoptic format, as COCO's instance results or as label images, and
 index.html, a single file that shows everything in a browser, without a server. A file that cannot
 be read is reported and skipped; the exit status is then 1.
 """
@@ -20,11 +20,11 @@ from proscale.predict.predictor import choose_task
 from proscale.utils.malloc import disable_malloc_trim
 
 INSTANCE_THRESHOLD = 0.5
-"""Score below which instances are left out unless told; a model gives a hundred of an image."""
+"""Default score below which instances are left out; a model gives a hundred of an image."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
+    """Declare the command's arguments."""
     parser.epilog = (
         f"Every frame of a video is predicted into a video; {VIDEO_SAMPLES} of them, evenly "
         "spread, have results like images."
@@ -39,24 +39,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--score-threshold",
         type=_fraction,
         metavar="SCORE",
-        help="leave out what scores less, 0 to 1 (default: 0 for panoptic segments, which have "
-        "passed MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD; "
+        help="leave out segments that score less, 0 to 1 (default: 0 for panoptic segments, which "
+        "have passed MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD; "
         f"{INSTANCE_THRESHOLD} for instances; semantic results have no scores)",
     )
-    parser.add_argument(
-        "--batch-size",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="images in the model together, as far as they have one size (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=positive,
-        default=2,
-        metavar="N",
-        help="threads that read, and that draw and write (default: %(default)s)",
-    )
+    numbers = {
+        "--batch-size": (1, "images in the model together, as far as they have one size"),
+        "--workers": (2, "threads that read, and that draw and write"),
+    }
+    for name, (default, meaning) in numbers.items():
+        text = f"{meaning} (default: %(default)s)"
+        parser.add_argument(name, type=positive, default=default, metavar="N", help=text)
     parser.add_argument(
         "inputs",
         nargs="+",

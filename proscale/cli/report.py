@@ -1,8 +1,8 @@
 """``proscale report``: from the folder of a training to one page that shows how it went.
 
-Curves, results with every class, the best and worst images with their truth, cost, configuration
-and versions, in a single HTML file that needs no server and no network. Folders of a training that
-still runs, or of an evaluation alone, have a page of what is there.
+Curves, results with every class, the best and worst images with their annotations, cost,
+configuration and versions, in a single HTML file that needs no server and no network. Folders of a
+training that still runs, or of an evaluation alone, have a page with the parts that are there.
 """
 
 import argparse
@@ -12,11 +12,10 @@ from proscale.errors import ConfigError
 from proscale.report import write_report
 
 PAGE = "report.html"
-_IMAGES = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
+    """Declare the command's arguments."""
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="OUTPUT_DIR of the training")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help=f"the page (default: RUN_DIR/{PAGE})"
@@ -24,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images",
         type=_count,
-        default=_IMAGES,
+        default=4,
         metavar="N",
         help="best and as many worst images of every data set, predicted with the final weights "
         "(default: %(default)s; 0 for none)",

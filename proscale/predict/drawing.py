@@ -66,12 +66,14 @@ class Drawing:
 
     def over(self, image: np.ndarray) -> np.ndarray:
         """Segments, outlines and captions over the image, both ``(H, W, 3)`` uint8 RGB."""
+        # Colours first, then captions, so that no segment covers the name of another.
         canvas = Image.fromarray(tinted(image, self.painted(), self.index_map))
         draw = ImageDraw.Draw(canvas)
         size = max(10, round(0.022 * (canvas.width * canvas.height) ** 0.5))
         font = ImageFont.truetype(str(_FONT), size)
         taken: list[_Box] = []
         for index, (x, y) in label_places(self.index_map).items():
+            # The label is centred on its place, and moved inside where it would leave the image.
             caption, color = self.captions[index - 1], self.colors[index - 1]
             width, height = draw.textlength(caption, font) + size / 2, 1.3 * size
             left = min(max(x - width / 2, 0), max(canvas.width - width, 0))
@@ -103,14 +105,10 @@ def draw_panoptic(
     """Draw panoptic segments, of a model or an annotation, with their names over an image.
 
     Args:
-        image: ``(H, W, 3)`` uint8 RGB.
+        image: ``(H, W, 3)`` uint8 RGB; the result is ``scale`` times as large.
         panoptic: ``(H, W)`` integer segment ids, 0 where there is none.
         segments: of each, ``id`` and ``category_id`` (contiguous).
         metadata: of the data set; gives names and colours.
-        scale: size of the picture over that of the image.
-
-    Returns:
-        ``(H·scale, W·scale, 3)`` uint8 RGB.
     """
     classes = ClassMetadata.of_metadata(metadata, "panoptic")
     class_of = {segment["id"]: segment["category_id"] for segment in segments}
@@ -133,6 +131,7 @@ def side_by_side(pictures: list[np.ndarray], *, gap: int = 8) -> np.ndarray:
 
 def tinted(image: np.ndarray, paint: np.ndarray, index_map: np.ndarray) -> np.ndarray:
     """``image`` with ``paint`` on it: transparent inside segments, opaque along their outlines."""
+    # The blend covers the whole image; where no segment is, the image remains.
     mixed = cv2.addWeighted(image, 1 - OPACITY, paint, OPACITY, 0)
     picture = np.where((index_map > 0)[..., None], mixed, image)
     on_outline = outlines(index_map)
@@ -142,6 +141,7 @@ def tinted(image: np.ndarray, paint: np.ndarray, index_map: np.ndarray) -> np.nd
 
 def indices_of(id_map: np.ndarray, ids: Sequence[int]) -> np.ndarray:
     """The index map of segments that have these ids in a map of any integers; others become 0."""
+    # A table over the ids that occur replaces all pixels in one pass.
     known, places = np.unique(id_map, return_inverse=True)
     index = {id_: number for number, id_ in enumerate(ids, 1)}
     lookup = np.array([index.get(id_, 0) for id_ in known.tolist()], np.int64)
@@ -180,6 +180,7 @@ def label_places(index_map: np.ndarray) -> dict[int, tuple[int, int]]:
 
     The largest segments come first; small ones have no place.
     """
+    # Distances are measured on a smaller map: some pixels do not matter to a label.
     step = max(1, -(-max(index_map.shape) // _PLACING_SIDE))
     reduced = index_map[::step, ::step]
     areas = np.bincount(reduced.ravel())
@@ -204,12 +205,14 @@ def text_color(background: Color) -> Color:
 
 
 def _overlap(box: _Box, other: _Box) -> bool:
+    # Intervals overlap if each begins before the other ends; boxes if they do along both axes.
     return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
 
 
 def _shade(color: Color, number: int) -> Color:
     """The colour itself for the first object, then darker, lighter and slightly different ones."""
     hue, lightness, saturation = colorsys.rgb_to_hls(*(channel / 255 for channel in color))
+    # Five shades can be distinguished; further objects begin anew.
     lightness *= (1, 0.7, 1.3, 0.85, 1.15)[number % 5]
     hue += 0.025 * ((number + 2) % 5 - 2)
     red, green, blue = colorsys.hls_to_rgb(hue % 1, min(lightness, 0.9), saturation)

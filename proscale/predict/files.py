@@ -13,7 +13,7 @@ from tqdm import tqdm
 from proscale.data.formats.semantic_folders import IMAGE_SUFFIXES
 from proscale.errors import ConfigError, DataError
 from proscale.predict.drawing import Drawing
-from proscale.predict.outputs import Failure, OutputFolder, Source, Written
+from proscale.predict.outputs import Failure, OutputFolder, Source
 from proscale.predict.predictor import Predictor, read_rgb
 from proscale.predict.result import Prediction
 from proscale.predict.video import VideoWriter, probe_video, read_frames
@@ -30,10 +30,9 @@ _SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 
 
 def find_sources(inputs: Sequence[str], *, leave_out: Path) -> list[Source]:
-    """The files that a user means, each once, those of a folder or pattern ordered by name.
+    """The files of a user's inputs, each once, those of a folder or pattern ordered by name.
 
-    An image whose name is a number, as COCO's, has that for its id; others are numbered on from the
-    highest. A second file ``street.png`` has the name ``street_2``, and so on.
+    A second file ``street.png`` has the name ``street_2``, and so on.
 
     Args:
         inputs: images, videos, folders (everything below them with a suffix in ``IMAGE_SUFFIXES``
@@ -65,7 +64,7 @@ def unique_name(name: str, taken: set[str]) -> str:
 
 def _files(text: str, leave_out: Path) -> list[Path]:
     path = Path(text).expanduser()
-    # A file that is named is read whatever its suffix; its reader says if it is no image.
+    # A named file is read with any suffix; the error of its reader is better than none.
     if path.is_file():
         return [path]
     if path.is_dir():
@@ -76,6 +75,7 @@ def _files(text: str, leave_out: Path) -> list[Path]:
         raise ConfigError(
             f"INPUT is {text}: there is no such file: expected images, videos, folders and patterns"
         )
+    # Results of an earlier run may lie in the folder that is predicted.
     results = leave_out.resolve()
     found = [
         match
@@ -94,6 +94,7 @@ def _is_video(path: Path) -> bool:
 
 
 def _image_ids(images: Sequence[Path]) -> list[int]:
+    # A name that is a number, as COCO's, is the id; others are numbered on from the highest.
     numbers = [int(path.stem) if path.stem.isdecimal() else None for path in images]
     free = itertools.count(max((n for n in numbers if n is not None), default=0) + 1)
     seen: set[int] = set()
@@ -117,8 +118,9 @@ class FilePredictor:
     def __init__(
         self, predictor: Predictor, output: OutputFolder, *, batch_size: int, workers: int
     ) -> None:
-        self._predictor, self._output = predictor, output
-        self._batch_size, self._workers = batch_size, workers
+        self._predictor, self._output, self._workers = predictor, output, workers
+        self._batches = _Batches(predictor, batch_size)
+        self._writing = BackgroundWorkers(output.add, num_workers=workers)
         self._failures: list[Failure] = []
         self._progress = tqdm(unit="image", disable=None)
         self._total = 0
@@ -143,32 +145,24 @@ class FilePredictor:
 
     def _predict_images(self, images: Sequence[Source]) -> None:
         self._expect(len(images))
-        batches = _Batches(self._predictor, self._batch_size)
-        writing = BackgroundWorkers(self._output.add, num_workers=self._workers)
 
         def receive(read: tuple[Source, np.ndarray | Failure]) -> None:
             source, pixels = read
             if isinstance(pixels, Failure):
                 self._skip(pixels)
             else:
-                batches.add(pixels, partial(self._write, writing, source, pixels))
+                self._batches.add(pixels, partial(self._write, source, pixels))
 
-        # Threads read images; this one predicts them; others draw and write.
+        # Threads read ahead; this one predicts; others draw and write behind it.
         reading = BackgroundWorkers(receive, num_workers=self._workers)
         for source in images:
             reading.submit(partial(_read, source))
         reading.finish()
-        batches.finish()
-        writing.finish()
+        self._batches.finish()
+        self._writing.finish()
 
-    def _write(
-        self,
-        writing: BackgroundWorkers[Written],
-        source: Source,
-        pixels: np.ndarray,
-        prediction: Prediction,
-    ) -> None:
-        writing.submit(partial(self._output.write, source, pixels, prediction))
+    def _write(self, source: Source, pixels: np.ndarray, prediction: Prediction) -> None:
+        self._writing.submit(partial(self._output.write, source, pixels, prediction))
         self._progress.update()
 
     def _predict_video(self, source: Source, taken: set[str], ids: Iterator[int]) -> None:
@@ -180,6 +174,7 @@ class FilePredictor:
             self._skip(_failure(source, error))
             return
         self._expect(number)
+        # Of as many stretches of equal length the frames in the middle.
         samples = {number * (2 * i + 1) // (2 * VIDEO_SAMPLES) for i in range(VIDEO_SAMPLES)}
         kept = {
             frame: Source(
@@ -190,23 +185,22 @@ class FilePredictor:
             for frame in sorted(samples)
         }
         with whole_file(self._output.video_path(source.name)) as path:
+            # Frames are drawn in parallel, and come to the video in their order.
             video = VideoWriter(path, rate)
             drawing = BackgroundWorkers(video.add, num_workers=self._workers)
-            writing = BackgroundWorkers(self._output.add, num_workers=self._workers)
-            batches = _Batches(self._predictor, self._batch_size)
 
             def receive(frame: int, pixels: np.ndarray, prediction: Prediction) -> None:
                 drawing.submit(partial(self._draw, pixels, prediction))
                 if frame in kept:
-                    self._write(writing, kept[frame], pixels, prediction)
+                    self._write(kept[frame], pixels, prediction)
                 else:
                     self._progress.update()
 
             for frame, pixels in enumerate(read_frames(source.path)):
-                batches.add(pixels, partial(receive, frame, pixels))
-            batches.finish()
+                self._batches.add(pixels, partial(receive, frame, pixels))
+            self._batches.finish()
             drawing.finish()
-            writing.finish()
+            self._writing.finish()
             video.close()
 
     def _draw(self, pixels: np.ndarray, prediction: Prediction) -> np.ndarray:

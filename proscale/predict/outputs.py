@@ -79,6 +79,7 @@ class OutputFolder:
     ) -> None:
         self._folder, self._task, self._classes = folder, task, classes
         self._dataset = dataset
+        # Instances may overlap: they have no map.
         for name in (OVERLAYS, *([] if task == "instance" else [task])):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self._records: list[dict[str, Any]] = []
@@ -97,6 +98,7 @@ class OutputFolder:
 
     def write(self, source: Source, pixels: np.ndarray, prediction: Prediction) -> Written:
         """Write the files of an image, ``(H, W, 3)`` uint8 RGB; several threads may."""
+        # The drawing is made once, for the picture and for the page.
         drawing = Drawing.of(prediction, self._classes)
         overlay = Image.fromarray(drawing.over(pixels))
         with whole_file(self._folder / OVERLAYS / f"{source.name}.jpg") as path:
@@ -116,7 +118,7 @@ class OutputFolder:
         return Written(record, _coco_entries(source, prediction), item)
 
     def add(self, written: Written) -> None:
-        """Take what :meth:`write` returned, in the order of the page."""
+        """Add the result of :meth:`write`, in the order of the page."""
         self._records.append(written.record)
         self._coco += written.coco
         self._gallery.add(written.item)
@@ -137,6 +139,7 @@ class OutputFolder:
             "skipped": [asdict(failure) for failure in failures],
         }
         self._write_json(PREDICTIONS_FILE, predictions)
+        # Other tools evaluate these files, or train on them.
         if self._task == "panoptic":
             keys = ("id", "file_name", "height", "width")
             images = [{key: record[key] for key in keys} for record in self._records]

@@ -1,6 +1,6 @@
 """Pages that show images with their segments: one HTML file each, without server and network.
 
-Pictures are in a page as JPEG data of a bounded size; what is drawn over them as transparent PNG
+Pictures are in a page as JPEG data of a bounded size, and drawings over them as transparent PNG
 data, so that the viewer can show either or both. The data of an image are in a script that the page
 reads when the image is opened: hundreds of images are no burden before. The viewer, colours and
 type are shared with reports.
@@ -68,7 +68,7 @@ class Gallery:
         self._path = path
         self._words = {"title": title, "subtitle": subtitle}
         self._number = 0
-        # Closed by finish().
+        # Items wait on the disk: they may be hundreds of megabytes. Closed by finish().
         self._items = TemporaryFile("w+", encoding="utf-8", dir=path.parent)  # noqa: SIM115
 
     def add(self, item: str) -> None:
@@ -112,6 +112,7 @@ def gallery_item(name: str, pixels: np.ndarray, prediction: Prediction, drawing:
         drawing: of it.
     """
     height, width = pixels.shape[:2]
+    # Everything is drawn anew at the page's size, so that outlines are as wide as on any image.
     size = _bounded((height, width), IMAGE_SIDE)
     image = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA)
     # The nearest neighbours; OpenCV has none for maps of 64 bits.
@@ -124,7 +125,7 @@ def gallery_item(name: str, pixels: np.ndarray, prediction: Prediction, drawing:
         "file": name,
         "width": prediction.width,
         "height": prediction.height,
-        "image": _jpeg(image, _IMAGE_QUALITY),
+        "image": _data_url(image, "JPEG", quality=_IMAGE_QUALITY),
         "fill": _png(paint, (index_map > 0) * round(255 * OPACITY)),
         "edges": _png(paint, outlines(index_map) * 255),
         "segments": _legend(prediction, drawing),
@@ -134,10 +135,11 @@ def gallery_item(name: str, pixels: np.ndarray, prediction: Prediction, drawing:
         _bounded(size, _THUMBNAIL_SIDE)[::-1],
         interpolation=cv2.INTER_AREA,
     )
+    # The card names every class once.
     names = list(dict.fromkeys(segment.name for segment in prediction.segments))
     return _ITEM.substitute(
         file=html.escape(name),
-        thumbnail=_jpeg(thumbnail, _THUMBNAIL_QUALITY),
+        thumbnail=_data_url(thumbnail, "JPEG", quality=_THUMBNAIL_QUALITY),
         names=html.escape(", ".join(names) or "nothing found"),
         search=html.escape(" ".join((name, *names)).lower()),
         content=script_data(content),
@@ -155,7 +157,7 @@ def now() -> str:
 
 
 def script_data(content: Any) -> str:
-    """JSON for a ``<script type="application/json">``, whatever texts are in it."""
+    """JSON for a ``<script type="application/json">``, with any texts in it."""
     # Within a script only "<" could end it.
     return json.dumps(content).replace("<", "\\u003c")
 
@@ -167,6 +169,7 @@ def _legend(prediction: Prediction, drawing: Drawing) -> list[dict[str, Any]]:
     entries = []
     pairs = zip(prediction.segments, drawing.colors, strict=True)
     for number, (segment, color) in enumerate(pairs, 1):
+        # Percentages: the viewer shows the image at any size.
         left, top, right, bottom = segment.box
         entry = {
             "name": segment.name,
@@ -194,10 +197,6 @@ def _bounded(size: Size, side: int) -> Size:
     factor = min(1, side / max(size))
     height, width = (max(1, round(length * factor)) for length in size)
     return height, width
-
-
-def _jpeg(rgb: np.ndarray, quality: int) -> str:
-    return _data_url(rgb, "JPEG", quality=quality)
 
 
 def _png(rgb: np.ndarray, alpha: np.ndarray) -> str:

@@ -31,7 +31,7 @@ from proscale.predict.result import (
 )
 
 TASKS = ("panoptic", "instance", "semantic")
-"""Kinds of predictions. A model that gives several gives the first of these unless told."""
+"""Kinds of predictions. A model that gives several is used for the first of these by default."""
 
 ImageInput = str | os.PathLike[str] | np.ndarray | Image.Image
 """A file, RGB colours ``(H, W, 3)`` uint8, or a Pillow image of any mode."""
@@ -80,6 +80,7 @@ class Predictor:
             raise ValueError(f"score_threshold is {score_threshold}: expected 0 to 1")
         cfg = config.clone() if isinstance(config, CfgNode) else setup_cfg(os.fspath(config))
         cfg.defrost()
+        # Mistakes are found before the model is built.
         cfg.MODEL.WEIGHTS = os.fspath(weights) or cfg.MODEL.WEIGHTS
         check_weights(cfg, resume=False, required=True)
         self.task = choose_task(cfg, task)
@@ -87,7 +88,8 @@ class Predictor:
         self.classes = _find_classes(cfg, self.task)
         _leave_out_other_results(cfg, self.task)
         if cfg.TEST.AUG.ENABLED:
-            cfg.INPUT.MIN_SIZE_TEST = 0  # The views are made from the image as it is.
+            # The views are made from the image as it is.
+            cfg.INPUT.MIN_SIZE_TEST = 0
         cfg.freeze()
         self.cfg = cfg
 
@@ -115,14 +117,15 @@ class Predictor:
         other images.
 
         Args:
-            images: a path, colours ``(H, W, 3)`` uint8 in the order **RGB** (whatever
-                ``INPUT.FORMAT`` the model was trained with), a Pillow image, or a list or tuple.
+            images: a path, colours ``(H, W, 3)`` uint8 in the order **RGB** (for any
+                ``INPUT.FORMAT`` of the model), a Pillow image, or a list or tuple.
 
         Raises:
             FileNotFoundError, ValueError, TypeError: an image cannot be read, see ``read_rgb``.
         """
         if not isinstance(images, (list, tuple)):
             return self([images])[0]
+        # Images of one size make a batch without padding, which would change their predictions.
         samples = [self._sample(read_rgb(image)) for image in images]
         groups = defaultdict(list)
         for index, sample in enumerate(samples):
@@ -134,7 +137,7 @@ class Predictor:
         return [predictions[index] for index in range(len(samples))]
 
     def _sample(self, rgb: np.ndarray) -> dict[str, Any]:
-        """As the evaluation mapper makes it of a file."""
+        # As the evaluation mapper makes it of a file.
         image = convert_PIL_to_numpy(Image.fromarray(rgb), self.cfg.INPUT.FORMAT)
         height, width = rgb.shape[:2]
         return {"image": self._mapper.resized(image), "height": height, "width": width}
@@ -197,14 +200,15 @@ def choose_task(cfg: CfgNode, task: str | None) -> str:
             "PANOPTIC_ON, INSTANCE_ON and SEMANTIC_ON in MODEL.MASK_FORMER.TEST are False: "
             "expected True for one of them"
         )
-    if task is not None and task not in given:
-        key = f"MODEL.MASK_FORMER.TEST.{task.upper()}_ON"
+    if task is None:
+        return given[0]
+    if task not in given:
         is_off = architecture == "MaskFormer" and task in TASKS
+        reason = f" (MODEL.MASK_FORMER.TEST.{task.upper()}_ON is False)" * is_off
         raise ConfigError(
-            f"the task is {task}: expected {', '.join(given)} with this configuration"
-            + f" ({key} is False)" * is_off
+            f"the task is {task}: expected {', '.join(given)} with this configuration{reason}"
         )
-    return task or given[0]
+    return task
 
 
 def _find_classes(cfg: CfgNode, task: str) -> ClassMetadata:
@@ -229,6 +233,7 @@ def _leave_out_other_results(cfg: CfgNode, task: str) -> None:
         # Which masks are resized first follows from the other results.
         test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE |= test.PANOPTIC_ON or test.INSTANCE_ON
         test.PANOPTIC_ON = test.INSTANCE_ON = False
+        # Windows are averaged as scores; otherwise the best class of a pixel suffices.
         test.SEMANTIC_LABELS_ONLY = not cfg.TEST.SLIDING_WINDOW.ENABLED
         return
     test.SEMANTIC_ON = False

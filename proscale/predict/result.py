@@ -30,7 +30,7 @@ class ClassMetadata:
     Attributes:
         names: for people.
         category_ids: of the data set's annotation files; the positions in ``names`` if it has none.
-        isthing: whether objects of the class are counted.
+        isthing: true for things, countable objects; false for stuff.
         colors: of the data set; chosen if it has none.
     """
 
@@ -57,9 +57,10 @@ class ClassMetadata:
                 f"{nearest_names(name, DatasetCatalog.list())}"
             )
         metadata = MetadataCatalog.get(name)
+        # Detectron2 learns the names of COCO's instances when it loads their annotations.
         if task == "instance" and metadata.get("thing_classes") is None:
             try:
-                DatasetCatalog.get(name)  # Detectron2 learns the names when it loads such a set.
+                DatasetCatalog.get(name)
             except OSError as error:
                 raise ConfigError(
                     f"DATASETS.TEST is {name}: its files are expected: {error}"
@@ -82,6 +83,7 @@ class ClassMetadata:
         )
         # Detectron2's data sets of stuff number it without the things, which they list as well.
         ids = stuff | things if task == "instance" else things | stuff
+        # Without colours of its own a data set takes those of Detectron2's palette in turn.
         palette = colormap(rgb=True).astype(int).tolist()
         indices = range(len(names))
         colors = metadata.get(f"{kind}_colors") or [palette[i % len(palette)] for i in indices]
@@ -108,9 +110,9 @@ class Segment:
         class_id: position of the class in the model's output, from 0.
         category_id: of the class in the data set's annotation files; ``class_id`` where these have
             no numbers of their own.
-        isthing: whether objects of the class are counted.
-        score: class probability in [0, 1] of a panoptic segment, of an instance that times the mean
-            mask probability; None for semantic segments.
+        isthing: true for things, countable objects; false for stuff.
+        score: in [0, 1]: class probability of a panoptic segment, of an instance that times the
+            mean mask probability; None for semantic segments.
         area: pixels.
         box: (x0, y0, x1, y1) in pixels, tight, the far corner exclusive.
     """
@@ -172,6 +174,7 @@ def from_panoptic(
     """From the model's ``panoptic_seg`` with scores; segments below the threshold are left out."""
     id_map = panoptic[0].cpu().numpy().astype(np.int32)
     kept = [segment for segment in panoptic[1] if segment["score"] >= score_threshold]
+    # Pixels of a segment that is left out belong to none.
     if len(kept) < len(panoptic[1]):
         id_map[~np.isin(id_map, [segment["id"] for segment in kept])] = 0
     codes = encode_segments(id_map)
@@ -181,6 +184,7 @@ def from_panoptic(
 
 def from_semantic(semantic: Tensor, classes: ClassMetadata) -> Prediction:
     """From the model's ``sem_seg``, scores ``(K, H, W)`` or class ids ``(H, W)``."""
+    # The class of a pixel is that with the best score.
     labels = semantic.argmax(0) if semantic.ndim == 3 else semantic
     id_map = labels.cpu().numpy().astype(np.int32)
     found = [(label, label, None, code) for label, code in encode_segments(id_map).items()]
@@ -199,6 +203,7 @@ def from_instances(
     labels = instances.pred_classes.cpu().numpy()
     found = []
     for number, index in enumerate(order.tolist(), 1):
+        # pycocotools wants columns that are contiguous.
         mask = instances.pred_masks[index].cpu().numpy()
         code = pycocotools.mask.encode(np.asfortranarray(mask, dtype=np.uint8))
         found.append((number, int(labels[index]), float(scores[index]), code))
@@ -230,6 +235,7 @@ def _prediction(
     """From each segment's id, class, score and run lengths, which give its area and box."""
     segments, codes = [], []
     for id_, label, score, code in found:
+        # COCO's box is (x, y, width, height).
         left, top, width, height = (int(side) for side in pycocotools.mask.toBbox(code))
         segments.append(
             Segment(

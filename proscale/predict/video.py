@@ -52,6 +52,7 @@ def read_frames(path: Path) -> Iterator[np.ndarray]:
             is_there, frame = capture.read()
             if not is_there:
                 return
+            # OpenCV's order of channels is BGR.
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 

@@ -74,6 +74,7 @@ def _grouped(curves: Mapping[str, Points]) -> Iterator[tuple[str, list[Line]]]:
         title = " · ".join([f"{HEADLINES[task][0]}, percent", *dataset])
         family = {metric: f"{prefix}/{metric}" for metric in _FAMILIES[headline]}
         yield title, [Line(metric, curves[k]) for metric, k in family.items() if k in curves]
+    # The losses: the total, then each term with its copies at intermediate layers.
     if "total_loss" in curves:
         yield "Total loss", [Line("total loss", curves["total_loss"])]
     groups: dict[str, list[str]] = {}
@@ -89,6 +90,7 @@ def _grouped(curves: Mapping[str, Points]) -> Iterator[tuple[str, list[Line]]]:
     times = [Line(label, curves[key]) for key, label in _TIMES.items() if key in curves]
     if times:
         yield "Seconds an iteration", times
+    # Steps that were left out are shown once there are some.
     for name, title in _COUNTS.items():
         if any(value for _, value in curves.get(name, [])):
             yield title, [Line("steps", curves[name])]
@@ -101,6 +103,7 @@ def chart(title: str, lines: Sequence[Line]) -> str:
         title: plain text.
         lines: one at least, with a point at least each.
     """
+    # Faint lines are drawn first and lie behind the others.
     lines = [Line(line.name, thinned(line.points), line.is_faint) for line in lines]
     plot = _Plot(lines)
     faint = [line for line in lines if line.is_faint]
@@ -179,7 +182,7 @@ class _Plot:
                 marks.append(f'<path class="wrong" d="M{x} {_TOP}m-3 -3l6 6m0 -6l-6 6"/>')
         lines = "".join(f'<polyline points="{" ".join(p)}"/>' for p in parts if len(p) > 1)
         few = len(dots) <= _DOTS and not line.is_faint
-        # A point that stands alone is seen as a dot only.
+        # A point without neighbours is no line: it is seen as a dot only.
         if not few and all(len(part) != 1 for part in parts):
             dots = []
         return f'<g class="{style}">{lines}{"".join(dots)}</g>{"".join(marks)}'
@@ -193,6 +196,7 @@ class _Plot:
             parts.append(
                 f'<text x="{_LEFT - 6}" y="{y}" dy=".33em" text-anchor="end">{_short(value)}</text>'
             )
+        # Iterations are whole.
         for value in ticks(self.left, self.right, 5):
             if value == round(value):
                 x = f"{self._x(value):.1f}"
@@ -227,6 +231,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
         return [low]
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
+    # The step is the round number next to an even division.
     step = min((power * f for f in (1, 2, 2.5, 5, 10)), key=lambda step: abs(step - rough))
     # Multiples of 0.1 are not exact: without rounding a label would be 0.30000000000000004.
     digits = 12 - math.floor(math.log10(step))

@@ -91,6 +91,7 @@ def read_evaluations(run: Path) -> tuple[list[Evaluation], list[str]]:
     problems: list[str] = []
     for name, folder in ((RESULTS_FILE, "inference"), (RESULTS_TTA_FILE, "inference_TTA")):
         content = _read(run / name, problems)
+        # With and without test-time augmentation, every data set, every task.
         for dataset, tasks in _by_dataset(content, run / folder):
             for task, metrics in tasks.items():
                 if isinstance(metrics, Mapping) and metrics:
@@ -142,6 +143,7 @@ def _class_metrics(record: Mapping[str, Any]) -> ClassMetrics:
     isthing = record.get("isthing")
     kind = ("thing" if isthing else "stuff") if isinstance(isthing, bool) else ""
     metrics = {
+        # Panoptic files have lower-case keys: pq, sq, rq, tp.
         key.upper() if key.islower() else key: _number(value)
         for key, value in record.items()
         if key not in ("id", "name", "isthing")
@@ -169,4 +171,5 @@ def _read(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float:
+    # null stands for an undefined metric.
     return value if type(value) in (int, float) else math.nan

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from proscale.data.formats.label_image import relabel
 from proscale.data.mappers.annotations import PanopticReader, SemanticReader
 from proscale.errors import RenderError
 from proscale.predict import Prediction, Predictor
@@ -33,6 +32,7 @@ def extremes(
 
     Of few images none is both; those without a metric, in which nothing is annotated, are neither.
     """
+    # By name where metrics are equal: the page is the same whenever it is made.
     ordered = sorted(
         (image for image in images if math.isfinite(image.value)),
         key=lambda image: (image.value, image.file_name),
@@ -59,6 +59,7 @@ class ImagePairs:
         if run.weights is None:
             raise RenderError("there are no weights in the folder")
         self._evaluation, self._task = evaluation, TASKS[evaluation.task]
+        # Classes have the names and colours of the data set that was evaluated.
         cfg = run.cfg.clone()
         cfg.defrost()
         cfg.DATASETS.TEST = (evaluation.dataset,)
@@ -97,18 +98,20 @@ class ImagePairs:
         classes = self._predictor.classes
         height, width = pixels.shape[:2]
         if self._task == "semantic" and "sem_seg_file_name" in entry:
+            # Label images have class ids, and one value for pixels without a class.
             ignored = MetadataCatalog.get(self._evaluation.dataset).ignore_label
             reader = SemanticReader(num_classes=len(classes), ignore_label=ignored)
-            labels = reader.read(entry, (height, width))
-            return from_annotation(self._task, labels.ids, labels.classes, classes)
+            found = reader.read(entry, (height, width))
+            return from_annotation(self._task, found.ids, found.classes, classes)
         if "pan_seg_file_name" not in entry:
             return None
         segments = PanopticReader().read(entry, (height, width))
         if self._task == "panoptic":
             return from_annotation(self._task, segments.ids, segments.classes, classes)
-        # The segments of a class become one; 0 is no class.
-        ids = np.unique(segments.ids).tolist()
-        label_of = {id_: segments.classes.get(id_, -1) + 1 for id_ in ids}
-        class_of = {label + 1: label for label in sorted(set(segments.classes.values()))}
-        labelled = relabel(segments.ids, label_of, np.int32)
-        return from_annotation(self._task, labelled, class_of, classes)
+        # Semantic models are evaluated on panoptic annotations, too: the segments of a class become
+        # one, and 0 is no class.
+        labels = np.zeros_like(segments.ids)
+        for id_, class_id in segments.classes.items():
+            labels[segments.ids == id_] = class_id + 1
+        class_of = {class_id + 1: class_id for class_id in sorted(set(segments.classes.values()))}
+        return from_annotation(self._task, labels, class_of, classes)

@@ -44,6 +44,7 @@ def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
         ("configuration", "Configuration", _configuration(run)),
         ("versions", "Versions and machine", _versions(run)),
     ]
+    # Sections without content are left out, with their links.
     shown = [section for section in sections if section[2]]
     words = {
         "title": html.escape(run_dir.resolve().name),
@@ -94,20 +95,21 @@ def _results(evaluation: Evaluation) -> str:
 
 def _images(run: RunFolder, count: int, missing: list[str]) -> str:
     parts = []
+    # Views change predictions, and single images have no AP.
     scored = [e for e in run.evaluations if e.task in TASKS and not e.has_views]
     if run.evaluations and not scored:
-        missing.append("Best and worst images: AP is no figure of single images.")
+        missing.append("Best and worst images: AP is not defined for single images.")
     for evaluation in scored:
-        what = f"Best and worst images of {evaluation.dataset}, {evaluation.title.lower()}"
+        subject = f"Best and worst images of {evaluation.dataset}, {evaluation.title.lower()}"
         if not evaluation.images:
-            missing.append(f"{what}: the evaluation wrote no figures of images.")
+            missing.append(f"{subject}: the evaluation wrote no metrics of images.")
             continue
         # Without model or data set the page names the images.
         pairs = None
         try:
             pairs = ImagePairs(run, evaluation)
         except RenderError as error:
-            missing.append(f"{what}, are named only: {error}.")
+            missing.append(f"{subject}, are named only: {error}.")
         parts.append(_heading(evaluation))
         best, worst = extremes(evaluation.images, count)
         for title, chosen in (("Best", best), ("Worst", worst)):
@@ -137,6 +139,7 @@ def _cost(run: RunFolder, missing: list[str]) -> str:
     if run.cfg is None:
         missing.append("The cost is not counted: there is no configuration of the model.")
         return ""
+    # Models of other architectures have a report without their cost.
     try:
         return f'<div class="panel">{cost_html(run.cfg)}</div>'
     except (ValueError, KeyError, AttributeError) as error:

@@ -94,18 +94,20 @@ def read_run(path: Path) -> RunFolder:
     evaluations, missing = read_evaluations(path)
     there = [name for name in _CONTENTS if (path / name).is_file()]
     if not there and not evaluations:
-        fault = "has none of them" if path.is_dir() else "is no folder"
+        problem = "has none of them" if path.is_dir() else "is no folder"
         raise RunFolderError(
             f"RUN_DIR is {path}: expected the OUTPUT_DIR of a training or evaluation, with "
-            f"{', '.join(_CONTENTS)} or results.json; it {fault}"
+            f"{', '.join(_CONTENTS)} or results.json; it {problem}"
         )
     absent = {name: none for name, none in _CONTENTS.items() if name not in there}
     missing += [f"There is no {name}: {none}." for name, none in absent.items()]
+    # Each file is read by itself: the page names damage in one and shows the others.
     cfg: CfgNode | None = None
     curves: dict[str, Points] = {}
     log = LogFacts()
     try:
         if CONFIG_FILE in there:
+            # The run may come from a machine with another device.
             device = "cuda" if torch.cuda.is_available() else "cpu"
             cfg = setup_cfg(str(path / CONFIG_FILE), ["MODEL.DEVICE", device])
     except ConfigError as error:
@@ -152,10 +154,12 @@ def read_metrics(path: Path) -> tuple[dict[str, Points], list[int]]:
 
 
 def _parse(line: str) -> tuple[int, dict[str, float]]:
+    # Python's JSON reads nan and infinity, which training logs when it diverges.
     record = json.loads(line)
     iteration = record.pop("iteration", None) if isinstance(record, dict) else None
     if type(iteration) is not int or not 0 <= iteration < _MAX_ITERATION:
         raise ValueError("no iteration")
+    # By exact type: true is no number, though Python's bool is an int.
     return iteration, {k: float(v) for k, v in record.items() if type(v) in (int, float)}
 
 
@@ -191,6 +195,7 @@ def read_log(path: Path) -> LogFacts:
                     facts.environment[columns[0]] = columns[1]
             if _COMMAND in line:
                 facts.command = line.partition(_COMMAND)[2]
+            # The peak restarts with every process; the largest one counts.
             if memory := _MEMORY.search(line):
                 facts.peak_memory = max(facts.peak_memory or 0, int(memory[1]))
     return facts
@@ -200,6 +205,7 @@ def _find_weights(path: Path, cfg: CfgNode | None, *, has_trained: bool) -> Path
     """The latest checkpoint in the folder; for an evaluation alone the evaluated one."""
     pointer = path / LAST_CHECKPOINT
     name = pointer.read_text("utf-8", "replace").strip() if pointer.is_file() else ""
+    # The folder may have been moved or copied: only the file's name counts.
     if name:
         found = path / Path(name).name
     elif cfg is not None and not has_trained and cfg.MODEL.WEIGHTS:

@@ -29,8 +29,10 @@ def _results(run: RunFolder) -> list[Tile]:
         name = evaluation.headline
         value = evaluation.metrics.get(name, math.nan)
         note = " on ".join(part for part in (evaluation.title, evaluation.dataset) if part)
+        # Detectron2 leaves the data set out of a metric's name where there is only one.
         key = f"{evaluation.task}/{name}"
         history = histories.get(f"{evaluation.dataset}/{key}", histories.get(key, []))
+        # Only evaluations without views are repeated during training.
         if not evaluation.has_views:
             note += _best(history, run.steps)
         tiles.append((name, f"{value:.1f}", note))
@@ -38,6 +40,7 @@ def _results(run: RunFolder) -> list[Tile]:
 
 
 def _best(history: Points, steps: int) -> str:
+    # Of equal values the earliest iteration is shown.
     finite = [(value, iteration) for iteration, value in history if math.isfinite(value)]
     if len(finite) < 2:
         return ""
@@ -63,6 +66,7 @@ def _training(run: RunFolder) -> list[Tile]:
         )
     times = [(i, value) for i, value in run.curves.get("time", []) if math.isfinite(value)]
     if times:
+        # The median: the first steps, and those after an evaluation, take longer.
         each = statistics.median(value for _, value in times)
         starts = f", started {run.log.starts} times" if run.log.starts > 1 else ""
         tiles.append(("Training time", _duration(_total(times)), f"{each:.3g} s a step{starts}"))

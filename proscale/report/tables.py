@@ -60,6 +60,7 @@ def evaluation_html(evaluation: Evaluation) -> str:
         if all(name + suffix in metrics for name in names)
     ]
     parts = [plain(["classes", *names], summary)]
+    # A class that does not occur has no first metric, the one that its row is about.
     occurring = [
         c for c in evaluation.classes if not math.isnan(next(iter(c.metrics.values()), math.nan))
     ]
@@ -89,6 +90,7 @@ def cost_html(cfg: CfgNode) -> str:
     cost = cost_at_size(cfg, size)
     costs = {part.name: part.multiply_adds.mean for part in cost.parts if not part.within}
     whole = costs[EVERYTHING]
+    # The bar's pieces are as long as the parts' fractions of all multiply-adds.
     bar, key = [], []
     parts = ((name, value) for name, value in costs.items() if name not in (NETWORK, EVERYTHING))
     for number, (name, value) in enumerate(parts):
@@ -107,6 +109,7 @@ def cost_html(cfg: CfgNode) -> str:
 
 def _typical_size(cfg: CfgNode) -> tuple[Size, str]:
     for name in cfg.DATASETS.TEST[:1]:
+        # From the headers of some images: their pixels do not matter.
         try:
             sizes = [resize_for_test(size, cfg) for size in dataset_sizes(name, _SAMPLED)]
         except ValueError:
@@ -127,6 +130,7 @@ def changed_keys(config_file: Path) -> list[tuple[str, str, str]]:
         return []
     cfg = get_cfg()
     add_proscale_config(cfg)
+    # Both are flattened to names such as MODEL.SWIN.EMBED_DIM.
     defaults = dict(_leaves(cfg))
     return [
         (key, _shown(value), _shown(defaults[key]) if key in defaults else "–")
@@ -165,6 +169,7 @@ def _cell(value: Cell, with_bar: bool) -> str:
     # The page sorts by data-value; classes without a metric come last.
     if math.isnan(value):
         return '<td class="number" data-value="-1">–</td>'
+    # Counts, such as true positives, have no decimals.
     shown = str(value) if isinstance(value, int) else f"{value:.1f}"
     if not with_bar:
         return f'<td class="number" data-value="{value!r}">{shown}</td>'

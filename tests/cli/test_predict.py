@@ -1,4 +1,4 @@
-"""The command: what it takes, what it writes, and how it ends."""
+"""The command: its arguments, its files, and its exit status."""
 
 import json
 
@@ -73,7 +73,7 @@ def test_semantic(command, images, tmp_path):
     assert not (tmp_path / "out" / "panoptic").exists()
 
 
-def test_unreadable_files_are_skipped_and_told(command, images, tmp_path, capsys):
+def test_unreadable_files_are_skipped_and_reported(command, images, tmp_path, capsys):
     (images / "broken.jpg").write_bytes((images / "a.jpg").read_bytes()[:200])
     (images / "clip.mp4").write_text("no video")
     with pytest.raises(SystemExit, match="2 of 5 files could not be read") as end:

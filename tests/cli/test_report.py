@@ -1,4 +1,4 @@
-"""The command: where the page goes, and what is said."""
+"""The command: the place of the page, and messages."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_another_file(run):
         (["{run}", "--output", "{run}"], "Is a directory"),
     ],
 )
-def test_faults_are_a_sentence(run, arguments, message):
+def test_errors_are_a_sentence(run, arguments, message):
     with pytest.raises(SystemExit, match=message):
         main(["report", *(argument.format(run=run) for argument in arguments)])
 

@@ -35,7 +35,7 @@ def test_patterns_and_files_each_once(tree):
         ("b.jpg", "b", 1),
         ("a.PNG", "a", 2),
         ("sub/a.jpg", "a_2", 3),
-        ("notes.txt", "notes", 4),  # named, so that its reader shall say what is wrong
+        ("notes.txt", "notes", 4),  # named, so that its reader names the error
     ]
 
 

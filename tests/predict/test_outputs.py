@@ -1,4 +1,4 @@
-"""Files of predictions, read back by what else reads such files."""
+"""Files of predictions, read back by other readers of such files."""
 
 import json
 from pathlib import Path
@@ -66,14 +66,14 @@ def test_panoptic_files_are_a_data_set(write, panoptic, classes, restored_catalo
 def test_instances_are_coco_results(write, panoptic, classes, tmp_path):
     instances = Prediction("instance", 48, 64, panoptic.segments[1:], panoptic.codes[1:], None)
     folder = write([instances], classes)
-    truth = COCO()
-    truth.dataset = {
+    ground_truth = COCO()
+    ground_truth.dataset = {
         "images": [{"id": 1, "height": 48, "width": 64}],
         "categories": [{"id": id_} for id_ in classes.category_ids],
         "annotations": [],
     }
-    truth.createIndex()
-    results = truth.loadRes(str(folder / "instances.json"))
+    ground_truth.createIndex()
+    results = ground_truth.loadRes(str(folder / "instances.json"))
     found = results.loadAnns(results.getAnnIds())
     assert [a["category_id"] for a in found] == [17, 17, 18]
     assert [a["score"] for a in found] == [0.8, 0.7, 0.6]

@@ -18,7 +18,7 @@ EVIL = "<img src=x onerror=alert(1)>\"'&.jpg"
 
 
 class Page(HTMLParser):
-    """Collects what a browser would see."""
+    """Collects the tags, texts and data that a browser would see."""
 
     def __init__(self, text):
         super().__init__()
@@ -49,14 +49,14 @@ def decoded(url):
 
 @pytest.fixture
 def build(tmp_path, panoptic, classes, pixels):
-    """Returns a function: names of images, and faults → the page's text."""
+    """Returns a function: names of images, and skipped files → the page's text."""
 
-    def make(names, faults=(), size=(48, 64)):
+    def make(names, skipped=(), size=(48, 64)):
         page = Gallery(tmp_path / "index.html", title=EVIL, subtitle="panoptic · <i>")
         drawing = Drawing.of(panoptic, classes)
         for name in names:
             page.add(gallery_item(name, pixels(*size), panoptic, drawing))
-        page.finish(faults)
+        page.finish(skipped)
         assert list(tmp_path.iterdir()) == [tmp_path / "index.html"]
         return (tmp_path / "index.html").read_text("utf-8")
 

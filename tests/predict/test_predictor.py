@@ -1,4 +1,4 @@
-"""The predictor against the way of evaluation, and what it accepts."""
+"""The predictor against evaluation, and the inputs that it accepts."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from proscale.modeling.test_time_augmentation import with_test_time_augmentation
 
 
 def evaluated(cfg, weights, files, wrap=with_sliding_window):
-    """What evaluation would score."""
+    """The outputs that evaluation would score."""
     mapper = build_mapper(cfg, is_train=False)
     model = build_model(cfg).eval()
     Checkpointer(model, fine_tune=False).load(weights)
@@ -47,7 +47,7 @@ def files(pixels, tmp_path):
     return [str(path) for path in sorted(tmp_path.glob("*.[pj]*g"))]
 
 
-def test_panoptic_is_what_is_evaluated(mask_cfg, random_weights, files):
+def test_panoptic_equals_evaluation(mask_cfg, random_weights, files):
     weights = random_weights(mask_cfg)
     predictions = proscale.Predictor(mask_cfg, weights)(files)
     for prediction, output in zip(predictions, evaluated(mask_cfg, weights, files), strict=True):
@@ -61,7 +61,7 @@ def test_panoptic_is_what_is_evaluated(mask_cfg, random_weights, files):
 
 
 @pytest.mark.parametrize("panoptic_on", [True, False])
-def test_instances_are_what_is_evaluated(mask_cfg, random_weights, files, panoptic_on):
+def test_instances_equal_evaluation(mask_cfg, random_weights, files, panoptic_on):
     mask_cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = panoptic_on
     weights = random_weights(mask_cfg)
     predictions = proscale.Predictor(mask_cfg, weights, task="instance")(files)
@@ -77,7 +77,7 @@ def test_instances_are_what_is_evaluated(mask_cfg, random_weights, files, panopt
 
 
 @pytest.mark.parametrize("model", ["mask_cfg", "segformer_cfg"])
-def test_semantic_is_what_is_evaluated(model, random_weights, files, request):
+def test_semantic_equals_evaluation(model, random_weights, files, request):
     cfg = request.getfixturevalue(model)
     weights = random_weights(cfg)
     predictions = proscale.Predictor(cfg, weights, task="semantic")(files)
@@ -120,13 +120,13 @@ def test_batch_equals_single_and_every_kind_of_input(model, make_predictor, file
     assert predictor([]) == []
 
 
-def test_arrays_are_rgb_whatever_the_model_takes(mask_cfg, make_predictor, pixels):
+def test_arrays_are_rgb_for_every_input_format(mask_cfg, make_predictor, pixels):
     of_rgb = make_predictor(mask_cfg)(pixels())
     mask_cfg.INPUT.FORMAT = "BGR"
     assert_alike(make_predictor(mask_cfg)(pixels()[..., ::-1]), of_rgb)
 
 
-def test_threshold_leaves_out_what_scores_less(mask_cfg, make_predictor, pixels):
+def test_threshold_leaves_out_lower_scores(mask_cfg, make_predictor, pixels):
     for task in ("panoptic", "instance"):
         everything = make_predictor(mask_cfg, task=task)(pixels())
         threshold = float(np.median(everything.scores))

@@ -1,4 +1,4 @@
-"""Classes of data sets, built-in and the user's own, and typed results of what models return."""
+"""Classes of built-in and own data sets, and typed results from the outputs of models."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from proscale.predict.result import (
 )
 
 
-def test_panoptic_segments_say_what_the_map_shows(panoptic):
+def test_panoptic_segments_agree_with_the_map(panoptic):
     assert panoptic.segments[1] == Segment(
         id=2,
         name="cat",

@@ -1,4 +1,4 @@
-"""Lines within their axes, marks for what is not finite, and long curves that keep extremes."""
+"""Lines within their axes, marks for values that are not finite, extremes of long curves."""
 
 import json
 import math

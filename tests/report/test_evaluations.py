@@ -21,8 +21,8 @@ def test_metrics_of_data_set_classes_and_images(tmp_path):
     write(folder / "panoptic_seg.json", {"per_category": categories})
     images = [{"file_name": "a.jpg", "PQ": 12.5}, {"file_name": "b.jpg", "PQ": None}]
     write(folder / "panoptic_seg_images.json", {"images": images})
-    (found,), faults = read_evaluations(tmp_path)
-    assert not faults
+    (found,), problems = read_evaluations(tmp_path)
+    assert not problems
     assert (found.dataset, found.task, found.headline) == ("val", "panoptic_seg", "PQ")
     assert found.metrics["PQ"] == 50.0 and math.isnan(found.metrics["SQ"])
     cat, sky = found.classes
@@ -33,8 +33,8 @@ def test_metrics_of_data_set_classes_and_images(tmp_path):
 
 
 def test_classes_of_instances_are_among_the_results(tmp_path):
-    figures = {"AP": 30.0, "AP50": 40.0, "AP-cat": 20.0, "AP-traffic light": None}
-    write(tmp_path / "results.json", {"val": {"segm": figures}})
+    metrics = {"AP": 30.0, "AP50": 40.0, "AP-cat": 20.0, "AP-traffic light": None}
+    write(tmp_path / "results.json", {"val": {"segm": metrics}})
     ((found,), _) = read_evaluations(tmp_path)
     assert found.metrics == {"AP": 30.0, "AP50": 40.0}
     assert [c.name for c in found.classes] == ["cat", "traffic light"]
@@ -59,10 +59,12 @@ def test_damaged_files_are_named(tmp_path):
     folder = tmp_path / "inference" / "val"
     write(folder / "panoptic_seg.json", {"per_category": {"cat": 1}})
     (folder / "panoptic_seg_images.json").write_text('{"images": [')
-    (found,), faults = read_evaluations(tmp_path)
+    (found,), problems = read_evaluations(tmp_path)
     assert (found.classes, found.images) == ([], [])
-    assert ["panoptic_seg.json" in faults[0], "panoptic_seg_images.json" in faults[1]] == [True] * 2
+    assert ["panoptic_seg.json" in problems[0], "panoptic_seg_images.json" in problems[1]] == [
+        True
+    ] * 2
 
 
-def test_nothing_is_no_fault(tmp_path):
+def test_an_empty_folder_has_no_evaluations(tmp_path):
     assert read_evaluations(tmp_path) == ([], [])

@@ -15,7 +15,7 @@ from proscale.report.images import extremes
 
 @pytest.fixture
 def report(tmp_path):
-    """Returns a function: folder and images → the page, and what is missing on it."""
+    """Returns a function: folder and images → the page, and its list of missing parts."""
 
     def make(run, images=1):
         output = tmp_path / "page.html"
@@ -37,8 +37,8 @@ def sections(text):
 
 def pairs(text, metric):
     """Numbers of predictions with a metric, and of annotations."""
-    figures = re.findall(rf'class="file">{metric} \d+\.\d · ', text)
-    return len(figures), text.count('class="file">truth · ')
+    scored = re.findall(rf'class="file">{metric} \d+\.\d · ', text)
+    return len(scored), text.count('class="file">truth · ')
 
 
 def test_a_complete_run(make_run, report):

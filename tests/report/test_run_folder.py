@@ -18,7 +18,7 @@ PyTorch built with:
 
 @pytest.fixture
 def read(tmp_path):
-    """Returns a function: lines, texts or objects → what is read from them."""
+    """Returns a function: lines, texts or objects → the curves."""
 
     def of_lines(*lines):
         texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
@@ -45,7 +45,7 @@ def test_a_resumed_run_replaces_its_earlier_lines(read):
 
 
 def test_a_metric_that_lags_behind_drops_no_other(read):
-    """Detectron2 logs what was not put in the last iteration with an earlier one, behind it."""
+    """Detectron2 logs a value that was not put in the last iteration with its own, behind it."""
     curves, _ = read(step(19, a=1.0, norm=1.0), step(39, a=2.0), step(38, norm=2.0))
     assert curves == {"a": [(19, 1.0), (39, 2.0)], "norm": [(19, 1.0), (38, 2.0)]}
 
@@ -95,7 +95,7 @@ def test_times_with_a_year(tmp_path):
     assert read_log(tmp_path / "log.txt").last == "2026-11-21 12:09:08"
 
 
-def test_anything_else_is_no_fault(tmp_path):
+def test_any_other_file_is_accepted(tmp_path):
     (tmp_path / "log.txt").write_bytes(b"\xff\xfe\x00Environment info:\nnothing")
     facts = read_log(tmp_path / "log.txt")
     assert (facts.environment, facts.peak_memory, facts.first) == ({}, None, "")
