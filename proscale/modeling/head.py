@@ -7,11 +7,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
+from proscale.errors import ConfigError
 from proscale.modeling.pixel_decoders.base import PixelDecoder
 from proscale.modeling.transformer_decoder import build_transformer_decoder
-
-PIXEL_DECODERS = ("MSDeformAttnPixelDecoder", "PROSCALE")
-IN_FEATURE = "multi_scale_pixel_decoder"
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -34,27 +32,12 @@ MultiScaleMaskedTransformerDecoder`.
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict:
-        head, node = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
+        head = cfg.MODEL.SEM_SEG_HEAD
         missing = [name for name in head.IN_FEATURES if name not in input_shape]
         if missing:
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(head.IN_FEATURES)}: expected levels that "
                 f"the backbone {cfg.MODEL.BACKBONE.NAME} has, {sorted(input_shape)}"
-            )
-        if head.PIXEL_DECODER_NAME not in SEM_SEG_HEADS_REGISTRY:
-            raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME is {head.PIXEL_DECODER_NAME!r}: expected "
-                f"{' or '.join(PIXEL_DECODERS)}"
-            )
-        if node.TRANSFORMER_IN_FEATURE != IN_FEATURE:
-            raise ValueError(
-                f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is {node.TRANSFORMER_IN_FEATURE!r}: "
-                f"expected {IN_FEATURE}"
-            )
-        if node.ENC_LAYERS:
-            raise ValueError(
-                f"MODEL.MASK_FORMER.ENC_LAYERS is {node.ENC_LAYERS}: expected 0 (the encoder's "
-                "layers are counted by MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS)"
             )
         levels = {name: input_shape[name] for name in head.IN_FEATURES}
         pixel_decoder = SEM_SEG_HEADS_REGISTRY.get(head.PIXEL_DECODER_NAME)(cfg, levels)

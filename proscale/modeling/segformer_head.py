@@ -16,6 +16,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from proscale.errors import ConfigError
 from proscale.ops.frozen_norm import convolve
 from proscale.ops.tiled import fuse_and_classify
 
@@ -62,11 +63,9 @@ class SegFormerHead(nn.Module):
     ):
         super().__init__()
         if form not in FORMS:
-            raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.SEGFORMER_FORM is {form!r}: expected {' or '.join(FORMS)}"
-            )
+            raise ValueError(f"form is {form!r}: expected {' or '.join(FORMS)}")
         if norm not in NORMS:
-            raise ValueError(f"MODEL.SEM_SEG_HEAD.NORM is {norm!r}: expected {' or '.join(NORMS)}")
+            raise ValueError(f"norm is {norm!r}: expected {' or '.join(NORMS)}")
         stages = sorted(input_shape.items(), key=lambda item: item[1].stride)
         self.in_features = [name for name, _ in stages]
         self.common_stride = stages[0][1].stride
@@ -93,7 +92,7 @@ class SegFormerHead(nn.Module):
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict:
         node = cfg.MODEL.SEM_SEG_HEAD
         if not node.IN_FEATURES or any(name not in input_shape for name in node.IN_FEATURES):
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(node.IN_FEATURES)}: expected levels that "
                 f"the backbone {cfg.MODEL.BACKBONE.NAME} has, {sorted(input_shape)}"
             )

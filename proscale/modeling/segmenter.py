@@ -16,6 +16,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from proscale.errors import ConfigError
 from proscale.modeling.losses import HungarianMatcher, SetCriterion
 from proscale.modeling.postprocessing import (
     Collector,
@@ -29,7 +30,7 @@ from proscale.ops.frozen_norm import fold_frozen_norms
 from proscale.ops.mask_resize import Sizes
 from proscale.utils.types import Size
 
-#: Accepted values of MODEL.MASK_FORMER.TEST.DTYPE; None leaves autocast as it is.
+#: Number formats of inference by name; None leaves autocast as it is.
 INFERENCE_DTYPES = {
     "float32": None,
     "bfloat16": torch.bfloat16,
@@ -98,13 +99,10 @@ class MaskFormer(nn.Module):
         super().__init__()
         if inference_dtype not in INFERENCE_DTYPES:
             raise ValueError(
-                f"MODEL.MASK_FORMER.TEST.DTYPE is {inference_dtype!r}: expected "
-                f"{', '.join(INFERENCE_DTYPES)}"
+                f"inference_dtype is {inference_dtype!r}: expected {', '.join(INFERENCE_DTYPES)}"
             )
         if strip_memory < 1:
-            raise ValueError(
-                f"MODEL.MASK_FORMER.TEST.STRIP_MEMORY is {strip_memory}: expected 1 (MiB) or more"
-            )
+            raise ValueError(f"strip_memory is {strip_memory}: expected MiB from 1")
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
@@ -303,13 +301,13 @@ def thing_classes(cfg: CfgNode) -> list[int]:
     """Contiguous ids of the things of the data set that the model is made for.
 
     Raises:
-        ValueError: if panoptic results are on and that data set does not tell things from stuff.
+        ConfigError: if panoptic results are on and that data set does not tell things from stuff.
     """
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     metadata = MetadataCatalog.get(names[0]) if names else None
     ids = getattr(metadata, "thing_dataset_id_to_contiguous_id", None)
     if ids is None and cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.MASK_FORMER.TEST.PANOPTIC_ON needs a panoptic data set, but DATASETS.TRAIN is "
             f"{tuple(cfg.DATASETS.TRAIN)}: expected names registered with "
             "proscale.data.register_coco_panoptic or built into Detectron2"

@@ -10,6 +10,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import Tensor, nn
 
+from proscale.utils.types import Size
+
 Span = tuple[int, int]
 """First place, and the one after the last."""
 
@@ -24,8 +26,12 @@ class SlidingWindow(nn.Module):
         stride: (height, width) from one window to the next. The last one ends with the image.
     """
 
-    def __init__(self, model: nn.Module, *, crop_size: tuple[int, int], stride: tuple[int, int]):
+    def __init__(self, model: nn.Module, *, crop_size: Size, stride: Size):
         super().__init__()
+        if any(not 0 < step <= size for step, size in zip(stride, crop_size, strict=True)):
+            raise ValueError(
+                f"stride is {stride}: expected pixels from 1 to those of crop_size, {crop_size}"
+            )
         self.model = model
         self.crop_size = crop_size
         self.stride = stride
@@ -71,45 +77,11 @@ class SlidingWindow(nn.Module):
 
 
 def with_sliding_window(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """``model`` as ``TEST.SLIDING_WINDOW`` has it evaluated: wrapped, or as it is.
-
-    Raises:
-        ValueError: a crop size or stride is not accepted, or the model is to give other results
-            than semantic scores.
-    """
+    """``model`` as ``TEST.SLIDING_WINDOW`` has it evaluated: wrapped, or as it is."""
     node = cfg.TEST.SLIDING_WINDOW
     if not node.ENABLED:
         return model
-    for key in ("CROP_SIZE", "STRIDE"):
-        value = list(node[key])
-        if len(value) != 2 or any(type(length) is not int or length < 1 for length in value):
-            raise ValueError(
-                f"TEST.SLIDING_WINDOW.{key} is {value}: expected [height, width], pixels from 1"
-            )
-    if any(step > size for step, size in zip(node.STRIDE, node.CROP_SIZE, strict=True)):
-        raise ValueError(
-            f"TEST.SLIDING_WINDOW.STRIDE is {list(node.STRIDE)}: expected at most CROP_SIZE, "
-            f"{list(node.CROP_SIZE)}, or pixels between the windows would be left out"
-        )
-    if cfg.MODEL.META_ARCHITECTURE == "MaskFormer":
-        _check_semantic_scores(cfg)
     return SlidingWindow(model, crop_size=tuple(node.CROP_SIZE), stride=tuple(node.STRIDE))
-
-
-def _check_semantic_scores(cfg: CfgNode) -> None:
-    test = cfg.MODEL.MASK_FORMER.TEST
-    wanted = {
-        "SEMANTIC_ON": True,
-        "PANOPTIC_ON": False,
-        "INSTANCE_ON": False,
-        "SEMANTIC_LABELS_ONLY": False,
-    }
-    for key, value in wanted.items():
-        if test[key] is not value:
-            raise ValueError(
-                f"MODEL.MASK_FORMER.TEST.{key} is {test[key]}: expected {value} with "
-                "TEST.SLIDING_WINDOW.ENABLED, because windows are averaged by their class scores"
-            )
 
 
 def _windows(length: int, size: int, stride: int) -> list[Span]:

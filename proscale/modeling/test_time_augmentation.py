@@ -32,12 +32,7 @@ def with_test_time_augmentation(cfg: CfgNode, model: nn.Module) -> nn.Module:
         cfg: the configuration.
         model: this project's ``MaskFormer``, for all of its results, or any model that returns
             ``sem_seg`` scores.
-
-    Raises:
-        ValueError: if there are no ``MIN_SIZES``.
     """
-    if not cfg.TEST.AUG.MIN_SIZES:
-        raise ValueError("TEST.AUG.MIN_SIZES is empty: expected short sides in pixels, one or more")
     if isinstance(model, DistributedDataParallel):
         model = model.module
     mapper = DatasetMapperTTA(cfg)

@@ -182,8 +182,8 @@ def test_number_of_parameters(make_head):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("SEGFORMER_FORM", "mmseg", r"SEGFORMER_FORM is 'mmseg': expected openmmlab or nvidia"),
-        ("NORM", "GN", r"SEM_SEG_HEAD\.NORM is 'GN': expected BN or SyncBN"),
+        ("SEGFORMER_FORM", "mmseg", r"form is 'mmseg': expected openmmlab or nvidia"),
+        ("NORM", "GN", r"norm is 'GN': expected BN or SyncBN"),
         ("IN_FEATURES", ["res2", "p3"], r"IN_FEATURES is \['res2', 'p3'\]: expected levels"),
     ],
 )

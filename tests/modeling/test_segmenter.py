@@ -80,7 +80,7 @@ def test_channels_last_and_inference_dtype(small_cfg, model):
     torch.testing.assert_close(scores, expected["sem_seg"], rtol=0.1, atol=0.1)
 
     small_cfg.MODEL.MASK_FORMER.TEST.DTYPE = "half"
-    with pytest.raises(ValueError, match=r"TEST\.DTYPE is 'half': expected float32, bfloat16, fl"):
+    with pytest.raises(ValueError, match=r"inference_dtype is 'half': expected float32, bfloat16"):
         build_model(small_cfg)
 
 
@@ -242,14 +242,11 @@ def test_a_few_steps_on_one_image_lower_the_loss(small_cfg):
     ("overrides", "message"),
     [
         (["MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res2", "res3", "res4", "p6"]], "IN_FEATURES .*p6"),
-        (["MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FPN"], "PIXEL_DECODER_NAME is 'FPN'"),
-        (["MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "res5"], "multi_scale_pixel_decoder"),
-        (["MODEL.MASK_FORMER.ENC_LAYERS", 6], "ENC_LAYERS is 6: expected 0"),
-        (["MODEL.MASK_FORMER.TEST.STRIP_MEMORY", 0], "TEST.STRIP_MEMORY is 0: expected 1"),
+        (["MODEL.MASK_FORMER.TEST.STRIP_MEMORY", 0], "strip_memory is 0: expected MiB from 1"),
         (["DATASETS.TRAIN", ("no_such_set",)], "no_such_set.*register_coco_panoptic"),
     ],
 )
-def test_wrong_values_are_refused_by_key(small_cfg, overrides, message):
+def test_wrong_values_are_refused(small_cfg, overrides, message):
     small_cfg.merge_from_list(overrides)
     with pytest.raises(ValueError, match=message):
         build_model(small_cfg)

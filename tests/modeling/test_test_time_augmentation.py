@@ -130,12 +130,6 @@ def test_any_semantic_model(tta_cfg):
     assert (result["sem_seg"] == 2.0).all() and result["sem_seg"].shape == (2, 3, 5)
 
 
-def test_no_sizes(tta_cfg):
-    tta_cfg.TEST.AUG.MIN_SIZES = ()
-    with pytest.raises(ValueError, match=r"TEST\.AUG\.MIN_SIZES is empty: expected"):
-        tta.with_test_time_augmentation(tta_cfg, Columns())
-
-
 def boxes(*columns):
     """Masks (N, 4, 10) of 0.9 between two columns, 0.1 elsewhere."""
     masks = torch.full((len(columns), 4, 10), 0.1)

@@ -115,16 +115,15 @@ class MixVisionTransformer(Backbone):
         matching_reuse: int = 1,
     ):
         super().__init__()
-        for key, values in (("DEPTHS", depths), ("NUM_HEADS", num_heads), ("SR_RATIOS", sr_ratios)):
+        stages = {"depths": depths, "num_heads": num_heads, "sr_ratios": sr_ratios}
+        for name, values in stages.items():
             if len(values) != STAGES or min(values) < 1:
                 raise ValueError(
-                    f"MODEL.MIT.{key} is {list(values)}: expected {STAGES} whole numbers from 1, "
-                    "one for each stage"
+                    f"{name} is {list(values)}: expected {STAGES} whole numbers from 1, one for "
+                    "each stage"
                 )
         if matching_reuse < 1:
-            raise ValueError(
-                f"MODEL.MIT.MATCHING_REUSE is {matching_reuse}: expected whole numbers from 1"
-            )
+            raise ValueError(f"matching_reuse is {matching_reuse}: expected whole numbers from 1")
         self.downsample = downsample
         self.matching_reuse = matching_reuse
         self.set_token_merging(token_merging)
@@ -168,11 +167,6 @@ class MixVisionTransformer(Backbone):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         node = cfg.MODEL.MIT
-        if node.VARIANT and node.VARIANT not in VARIANTS:
-            raise ValueError(
-                f"MODEL.MIT.VARIANT is {node.VARIANT!r}: expected {', '.join(VARIANTS)}, or '' for "
-                "a model by EMBED_DIM, DEPTHS, NUM_HEADS, SR_RATIOS and MLP_RATIO"
-            )
         if node.VARIANT:
             embed_dim, depths = VARIANTS[node.VARIANT]
             size = {"embed_dim": embed_dim, "depths": depths}

@@ -277,14 +277,13 @@ class D2SwinTransformer(Backbone):
             width % heads for width, heads in zip(widths, num_heads, strict=False)
         ):
             raise ValueError(
-                f"MODEL.SWIN.NUM_HEADS is {list(num_heads)}: expected one number for each of the "
-                f"stages of MODEL.SWIN.DEPTHS {list(depths)}, dividing their widths {widths}"
+                f"num_heads is {list(num_heads)}: expected one number for each of the stages of "
+                f"depths {list(depths)}, dividing their widths {widths}"
             )
         names = [f"res{stage + 2}" for stage in range(len(depths))]
-        unknown = [name for name in out_features if name not in names]
-        if unknown or not out_features:
+        if not out_features or not set(out_features) <= set(names):
             raise ValueError(
-                f"MODEL.SWIN.OUT_FEATURES is {list(out_features)}: expected one or more of {names}"
+                f"out_features is {list(out_features)}: expected one or more of {names}"
             )
         self._out_features = [name for name in names if name in out_features]
         self._out_feature_channels = dict(zip(names, widths, strict=True))

@@ -13,6 +13,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
+from proscale.errors import ConfigError
+
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 NORMS = ("FrozenBN", "BN", "SyncBN")
 # Of the network's trial: no square, so that an order of axes shows; whole at every stride.
@@ -34,8 +36,9 @@ class TimmBackbone(Backbone):
         in_channels: of the images.
 
     Raises:
-        ValueError: timm does not know ``name``, the network has no features of these strides, or it
-            takes images of one size only; or ``norm`` is not accepted.
+        ConfigError: timm does not know ``name``, the network has no features of these strides, or
+            it takes images of one size only.
+        ValueError: ``norm`` is not accepted.
         ImportError: timm is not installed.
     """
 
@@ -43,14 +46,14 @@ class TimmBackbone(Backbone):
     def __init__(self, *, name: str, norm: str = "FrozenBN", in_channels: int = 3):
         super().__init__()
         if norm not in NORMS:
-            raise ValueError(f"MODEL.TIMM.NORM is {norm!r}: expected {', '.join(NORMS)}")
+            raise ValueError(f"norm is {norm!r}: expected {', '.join(NORMS)}")
         self.timm = _with_norm(_build(name, in_channels), norm)
         shapes = _try(self.timm, name, in_channels)
         strides = [_TRIAL_SIZE[0] // height for _, height, _ in shapes]
         missing = set(STRIDES.values()) - set(strides)
         if missing:
-            raise ValueError(
-                f"MODEL.TIMM.NAME is {name!r}, whose features have strides "
+            raise ConfigError(
+                f"the timm network is {name!r}, whose features have strides "
                 f"{', '.join(map(str, strides))}: expected networks with "
                 f"{', '.join(map(str, STRIDES.values()))}"
             )
@@ -83,14 +86,14 @@ def _build(name: str, in_channels: int) -> nn.Module:
         timm = importlib.import_module("timm")
     except ImportError as error:
         raise ImportError(
-            "MODEL.BACKBONE.NAME is TimmBackbone, which needs the package timm: pip install timm"
+            "the backbone is TimmBackbone, which needs the package timm: pip install timm"
         ) from error
     # By a name such as hf-hub:…, timm would fetch a model's description.
     if not timm.is_model(name) or ":" in name:
         nearest = difflib.get_close_matches(name, timm.list_models(), n=3)
         told = f", such as {', '.join(nearest)}" if nearest else ""
-        raise ValueError(
-            f"MODEL.TIMM.NAME is {name!r}: expected what timm.list_models() lists{told}"
+        raise ConfigError(
+            f"the timm network is {name!r}: expected what timm.list_models() lists{told}"
         )
     return timm.create_model(name, pretrained=False, features_only=True, in_chans=in_channels)
 
@@ -114,8 +117,8 @@ def _try(network: nn.Module, name: str, in_channels: int) -> list[tuple[int, int
         shapes = [feature.shape for feature in _features(network, images)]
         return [(channels, height, width) for _, channels, height, width in shapes]
     except (AssertionError, RuntimeError) as error:
-        raise ValueError(
-            f"MODEL.TIMM.NAME is {name!r}, which does not take images of any size ({error}): "
+        raise ConfigError(
+            f"the timm network is {name!r}, which does not take images of any size ({error}): "
             "expected networks that do"
         ) from error
     finally:

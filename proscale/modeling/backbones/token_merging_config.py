@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
 
+from proscale.errors import ConfigError
 from proscale.modeling.backbones.token_merging import (
     AveragePooling,
     BipartiteSoftMatching,
@@ -15,7 +16,6 @@ from proscale.modeling.backbones.token_merging import (
     Unmerged,
 )
 
-KEY = "MODEL.MIT.TOKEN_MERGING"
 STAGES = 4
 NO_MERGING = "none"
 
@@ -60,29 +60,29 @@ def parse_token_merging(value: TokenMerging) -> tuple[StageMerging, ...]:
             ``q_s``, length of the window, tokens.
 
     Raises:
-        ValueError: naming the stage, from 1, the key, and what it accepts.
+        ConfigError: naming the stage, from 1, the key, and what it accepts.
     """
     accepted = (
-        f"{KEY} is {value!r}: expected {', '.join(PRESETS)}, or a list with one dictionary for "
-        f"each of the {STAGES} stages"
+        f"token_merging is {value!r}: expected {', '.join(PRESETS)}, or a list with one dictionary "
+        f"for each of the {STAGES} stages"
     )
     if value is None:
         value = NO_MERGING
     stages = PRESETS.get(value) if isinstance(value, str) else value
     if not isinstance(stages, Sequence) or len(stages) != STAGES:
-        raise ValueError(accepted)
+        raise ConfigError(accepted)
     return tuple(
-        _parse_stage(settings, f"{KEY}, stage {number}")
+        _parse_stage(settings, f"token_merging, stage {number}")
         for number, settings in enumerate(stages, 1)
     )
 
 
 def _parse_stage(settings: Mapping[str, object], where: str) -> StageMerging:
     if not isinstance(settings, Mapping):
-        raise ValueError(f"{where} is {settings!r}: expected a dictionary with keys of {_KEYS}")
+        raise ConfigError(f"{where} is {settings!r}: expected a dictionary with keys of {_KEYS}")
     unknown = [key for key in settings if key not in _KEYS]
     if unknown:
-        raise ValueError(f"{where} has the unknown key {unknown[0]!r}: expected keys of {_KEYS}")
+        raise ConfigError(f"{where} has the unknown key {unknown[0]!r}: expected keys of {_KEYS}")
     given = {key: value for key, value in settings.items() if value is not None}
     return StageMerging(
         query=_parse_method(given, "q_", where), key_value=_parse_method(given, "kv_", where)
@@ -95,22 +95,24 @@ def _parse_method(given: Mapping[str, object], prefix: str, where: str) -> Metho
     if mode == NO_MERGING:
         return Unmerged()
     if not isinstance(mode, str) or mode not in _SETTINGS:
-        raise ValueError(
+        raise ConfigError(
             f"{where}: {prefix}mode is {mode!r}: expected {', '.join((NO_MERGING, *_SETTINGS))}"
         )
     names = [f"{prefix}{name}" for name in _SETTINGS[mode]]
     for name in names:
         if name not in given:
-            raise ValueError(f"{where}: {name} is missing: {prefix}mode {mode} needs {names}")
+            raise ConfigError(f"{where}: {name} is missing: {prefix}mode {mode} needs {names}")
     for name in given:
         if name.startswith(prefix) and name not in (f"{prefix}mode", *names):
-            raise ValueError(f"{where}: {prefix}mode {mode} does not read {name}: it reads {names}")
+            raise ConfigError(
+                f"{where}: {prefix}mode {mode} does not read {name}: it reads {names}"
+            )
 
     values = {name.removeprefix(prefix): given[name] for name in names}
     if mode == "bsm":
         ratio = values["r"]
         if not isinstance(ratio, float | int) or isinstance(ratio, bool) or not 0 <= ratio < 1:
-            raise ValueError(f"{where}: {prefix}r is {ratio!r}: expected numbers in [0, 1)")
+            raise ConfigError(f"{where}: {prefix}r is {ratio!r}: expected numbers in [0, 1)")
         height, width = (_whole(values[s], f"{where}: {prefix}{s}") for s in ("sy", "sx"))
         return BipartiteSoftMatching(ratio=float(ratio), cell=(height, width))
     name, stride = f"{where}: {prefix}s", values["s"]
@@ -124,5 +126,5 @@ def _parse_method(given: Mapping[str, object], prefix: str, where: str) -> Metho
 
 def _whole(value: object, name: str, alternative: str = "") -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} is {value!r}: expected a whole number from 1{alternative}")
+        raise ConfigError(f"{name} is {value!r}: expected a whole number from 1{alternative}")
     return value

@@ -41,10 +41,11 @@ class SetCriterion(nn.Module):
         super().__init__()
         if not set(losses) <= {"labels", "masks"}:
             raise ValueError(f"losses is {list(losses)}: expected labels, masks or both")
-        if oversample_ratio < 1 or not 0 <= importance_sample_ratio <= 1:
+        if oversample_ratio < 1:
+            raise ValueError(f"oversample_ratio is {oversample_ratio}: expected numbers from 1")
+        if not 0 <= importance_sample_ratio <= 1:
             raise ValueError(
-                f"MODEL.MASK_FORMER.OVERSAMPLE_RATIO is {oversample_ratio}: expected numbers ≥ 1; "
-                f"IMPORTANCE_SAMPLE_RATIO is {importance_sample_ratio}: expected 0 to 1"
+                f"importance_sample_ratio is {importance_sample_ratio}: expected numbers in [0, 1]"
             )
         self.num_classes = num_classes
         self.matcher = matcher

@@ -27,10 +27,7 @@ class HungarianMatcher(nn.Module):
                 "all of cost_class, cost_mask and cost_dice are 0: nothing to match by"
             )
         if num_points < 1:
-            raise ValueError(
-                f"num_points (MODEL.MASK_FORMER.TRAIN_NUM_POINTS) is {num_points}: "
-                "expected 1, 2, 3, …"
-            )
+            raise ValueError(f"num_points is {num_points}: expected whole numbers from 1")
         self.cost_class, self.cost_mask, self.cost_dice = cost_class, cost_mask, cost_dice
         self.num_points = num_points
 

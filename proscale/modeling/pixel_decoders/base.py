@@ -16,6 +16,7 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from proscale.errors import ConfigError
 from proscale.modeling.pixel_decoders.deformable_encoder import plan_tokens
 from proscale.modeling.tokens import to_map, to_tokens
 from proscale.ops.tiled import max_pool_3x3
@@ -113,7 +114,8 @@ class PixelDecoder(nn.Module):
             ``"maxpool"``, the :class:`LightPixelEmbedding`.
 
     Raises:
-        ValueError: naming the configuration key, for values that no model can be built from.
+        ConfigError: the backbone's levels are not those that the decoder needs.
+        ValueError: another argument is not accepted.
     """
 
     def __init__(
@@ -130,8 +132,7 @@ class PixelDecoder(nn.Module):
         common_stride = pyramid.common_stride
         if mask_output_ops not in MASK_OUTPUT_OPS:
             raise ValueError(
-                f"MODEL.PROSCALE.MASK_OUTPUT_OPS is {mask_output_ops!r}: expected "
-                f"{' or '.join(MASK_OUTPUT_OPS)}"
+                f"mask_output_ops is {mask_output_ops!r}: expected {' or '.join(MASK_OUTPUT_OPS)}"
             )
         self.transformer_in_features = coarse_to_fine(input_shape, transformer_in_features)
         self.pyramid_features = pyramid_levels(
@@ -139,16 +140,13 @@ class PixelDecoder(nn.Module):
         )
         available = len(self.transformer_in_features) + len(self.pyramid_features)
         if available < NUM_DECODER_LEVELS:
-            raise ValueError(
+            raise ConfigError(
                 f"the transformer decoder needs {NUM_DECODER_LEVELS} levels, but "
-                "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES "
-                f"{list(transformer_in_features)} and COMMON_STRIDE {common_stride} make "
-                f"{available}"
+                f"transformer_in_features {list(transformer_in_features)} and common_stride "
+                f"{common_stride} make {available}"
             )
         if conv_dim % GROUPS:
-            raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.CONVS_DIM is {conv_dim}: expected multiples of {GROUPS}"
-            )
+            raise ValueError(f"conv_dim is {conv_dim}: expected multiples of {GROUPS}")
 
         self.input_proj = nn.ModuleList(
             _input_projection(input_shape[name].channels, conv_dim)
@@ -208,13 +206,13 @@ def coarse_to_fine(input_shape: Mapping[str, ShapeSpec], names: Sequence[str]) -
     """``names`` by falling stride.
 
     Raises:
-        ValueError: if the head does not get such a level.
+        ConfigError: if the backbone has no such level.
     """
     unknown = [name for name in names if name not in input_shape]
     if unknown or not names:
-        raise ValueError(
-            "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES is "
-            f"{list(names)}: expected one or more of {sorted(input_shape)}"
+        raise ConfigError(
+            f"transformer_in_features is {list(names)}: expected one or more of "
+            f"{sorted(input_shape)}"
         )
     return sorted(names, key=lambda name: -input_shape[name].stride)
 
@@ -225,7 +223,7 @@ def pyramid_levels(
     """Names of the levels between the mask features and the encoder's finest, fine to coarse.
 
     Raises:
-        ValueError: if a stride between ``common_stride`` and the encoder's is missing.
+        ConfigError: if a stride between ``common_stride`` and the encoder's is missing.
     """
     finest = min(input_shape[name].stride for name in transformer_levels)
     names = sorted(
@@ -234,8 +232,8 @@ def pyramid_levels(
     )
     strides = [input_shape[name].stride for name in names] + [finest]
     if strides[0] != common_stride or any(fine * 2 != coarse for fine, coarse in pairwise(strides)):
-        raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE is {common_stride}: the levels "
+        raise ConfigError(
+            f"common_stride is {common_stride}: the levels "
             f"{ {name: input_shape[name].stride for name in sorted(input_shape)} } do not lead "
             f"from the encoder's finest stride, {finest}, down to it in steps of two"
         )

@@ -40,28 +40,22 @@ class EncoderLayerArguments:
     def from_config(cls, cfg: CfgNode) -> "EncoderLayerArguments":
         head = cfg.MODEL.SEM_SEG_HEAD
         key = "DEFORMABLE_TRANSFORMER_ENCODER_"
-        n_heads = head[key + "N_HEADS"] or cfg.MODEL.MASK_FORMER.NHEADS
-        n_points, d_ffn = head[key + "N_POINTS"], head[key + "DIM_FEEDFORWARD"]
-        for name, value in (
-            ("N_HEADS", n_heads),
-            ("N_POINTS", n_points),
-            ("DIM_FEEDFORWARD", d_ffn),
-        ):
-            if value < 1:
-                raise ValueError(f"MODEL.SEM_SEG_HEAD.{key}{name} is {value}: expected 1, 2, 3, …")
-        if head.CONVS_DIM % n_heads:
-            raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.CONVS_DIM is {head.CONVS_DIM}: expected multiples of the "
-                f"encoder's heads, {n_heads} "
-                f"(MODEL.SEM_SEG_HEAD.{key}N_HEADS, or MODEL.MASK_FORMER.NHEADS)"
-            )
         return cls(
             d_model=head.CONVS_DIM,
-            d_ffn=d_ffn,
+            d_ffn=head[key + "DIM_FEEDFORWARD"],
             dropout=cfg.MODEL.MASK_FORMER.DROPOUT,
-            n_heads=n_heads,
-            n_points=n_points,
+            n_heads=head[key + "N_HEADS"] or cfg.MODEL.MASK_FORMER.NHEADS,
+            n_points=head[key + "N_POINTS"],
         )
+
+    def __post_init__(self) -> None:
+        for name in ("d_ffn", "n_heads", "n_points"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: expected whole numbers from 1")
+        if self.d_model % self.n_heads:
+            raise ValueError(
+                f"d_model is {self.d_model}: expected multiples of n_heads, {self.n_heads}"
+            )
 
 
 class DeformableAttention(nn.Module):
@@ -74,8 +68,6 @@ class DeformableAttention(nn.Module):
 
     def __init__(self, d_model: int, n_levels: int, n_heads: int, n_points: int):
         super().__init__()
-        if d_model % n_heads:
-            raise ValueError(f"d_model is {d_model}: expected multiples of n_heads, {n_heads}")
         self.n_levels, self.n_heads, self.n_points = n_levels, n_heads, n_points
         self.sampling_offsets = nn.Linear(d_model, n_heads * n_levels * n_points * 2)
         self.attention_weights = nn.Linear(d_model, n_heads * n_levels * n_points)

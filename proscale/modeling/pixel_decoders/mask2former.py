@@ -57,9 +57,7 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
         pyramid: PyramidArguments,
     ):
         if num_layers < 0:
-            raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS is {num_layers}: expected 0, 1, 2, …"
-            )
+            raise ValueError(f"num_layers is {num_layers}: expected whole numbers from 0")
         n_levels = len(pyramid.transformer_in_features)
         layers = [DeformableEncoderLayer(layer, n_levels) for _ in range(num_layers)]
         super().__init__(input_shape, pyramid, encoder=DeformableEncoder(layers))

@@ -43,8 +43,6 @@ class TokenRecalibration(nn.Module):
 
     def __init__(self, d_model: int, *, convolution: bool, temperature: float, layout: str):
         super().__init__()
-        if layout not in LAYOUTS:
-            raise ValueError(f"layout is {layout!r}: expected {' or '.join(LAYOUTS)}")
         self.ops = nn.Conv2d(d_model, 1, kernel_size=1) if convolution else nn.Linear(d_model, 1)
         nn.init.xavier_uniform_(self.ops.weight)
         self.convolution, self.temperature, self.layout = convolution, temperature, layout
@@ -164,13 +162,17 @@ class PROSCALE(PixelDecoder):
         levels = pyramid.transformer_in_features
         if len(num_layers) != len(levels) or min(num_layers) < 0:
             raise ValueError(
-                f"MODEL.PROSCALE.PROSCALE_NUM_LAYERS is {list(num_layers)}: expected one number "
-                f"≥ 0 for each of the encoder's {len(levels)} levels {list(levels)}"
+                f"num_layers is {list(num_layers)}: expected one number from 0 for each of the "
+                f"encoder's {len(levels)} levels {list(levels)}"
             )
         stages = [
             [DeformableEncoderLayer(layer, stage) for _ in range(count)]
             for stage, count in enumerate(num_layers, start=1)
         ]
+        if recalibration not in (*LAYOUTS, "none"):
+            raise ValueError(
+                f"recalibration is {recalibration!r}: expected {', '.join(LAYOUTS)} or none"
+            )
         token_excite = None
         # A single level has no finer one to be recalibrated by.
         if recalibration != "none" and excite_conv is not None and len(levels) > 1:
@@ -190,7 +192,6 @@ class PROSCALE(PixelDecoder):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict:
         node = cfg.MODEL.PROSCALE
-        _check_recalibration(cfg)
         return {
             "input_shape": input_shape,
             "num_layers": node.PROSCALE_NUM_LAYERS,
@@ -202,21 +203,3 @@ class PROSCALE(PixelDecoder):
             "layer": EncoderLayerArguments.from_config(cfg),
             "pyramid": PyramidArguments.from_config(cfg),
         }
-
-
-def _check_recalibration(cfg: CfgNode) -> None:
-    node = cfg.MODEL.PROSCALE
-    layout, convolution = node.RECALIBRATION, node.IS_EXCITE_CONV
-    if layout not in (*LAYOUTS, "none"):
-        raise ValueError(
-            f"MODEL.PROSCALE.RECALIBRATION is {layout!r}: expected {', '.join(LAYOUTS)} or none"
-        )
-    if convolution not in (True, False, None):
-        raise ValueError(
-            f"MODEL.PROSCALE.IS_EXCITE_CONV is {convolution!r}: expected True, False or None"
-        )
-    if convolution is None and layout == "transposed":
-        raise ValueError(
-            "MODEL.PROSCALE.RECALIBRATION is 'transposed', but IS_EXCITE_CONV is None, which means "
-            "no recalibration: set it to True or False, or RECALIBRATION to none"
-        )

@@ -36,7 +36,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         enforce_input_project: project the levels even where ``in_channels == hidden_dim``.
 
     Raises:
-        ValueError: naming the configuration key, for values that no model can be built from.
+        ValueError: for values that no model can be built from.
     """
 
     @configurable
@@ -56,19 +56,13 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     ):
         super().__init__()
         if num_layers < 0:
-            raise ValueError(
-                f"MODEL.MASK_FORMER.DEC_LAYERS is {num_layers + 1}: expected 1 (predictions of the "
-                "learned queries alone), 2, 3, …"
-            )
+            raise ValueError(f"num_layers is {num_layers}: expected whole numbers from 0")
         if nheads < 1 or hidden_dim % nheads or hidden_dim % 4:
             raise ValueError(
-                f"MODEL.MASK_FORMER.HIDDEN_DIM is {hidden_dim}: expected multiples of 4 and of "
-                f"MODEL.MASK_FORMER.NHEADS, {nheads}"
+                f"hidden_dim is {hidden_dim}: expected multiples of 4 and of nheads, {nheads}"
             )
         if num_queries < 1:
-            raise ValueError(
-                f"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES is {num_queries}: expected 1, 2, 3, …"
-            )
+            raise ValueError(f"num_queries is {num_queries}: expected whole numbers from 1")
         self.num_layers = num_layers
         self.transformer_self_attention_layers = nn.ModuleList(
             SelfAttentionLayer(hidden_dim, nheads, pre_norm=pre_norm) for _ in range(num_layers)

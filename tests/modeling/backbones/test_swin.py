@@ -73,11 +73,11 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("NUM_HEADS", [1, 2, 4], "NUM_HEADS .* one number for each"),
-        ("NUM_HEADS", [1, 2, 5, 4], "NUM_HEADS .* dividing their widths"),
-        ("OUT_FEATURES", ["res1"], "OUT_FEATURES .* expected one or more of .*res2"),
+        ("NUM_HEADS", [1, 2, 4], "num_heads .* one number for each"),
+        ("NUM_HEADS", [1, 2, 5, 4], "num_heads .* dividing their widths"),
+        ("OUT_FEATURES", ["res1"], "out_features .* expected one or more of .*res2"),
     ],
 )
-def test_wrong_values_are_refused_by_key(build, key, value, message):
+def test_wrong_arguments_are_refused(build, key, value, message):
     with pytest.raises(ValueError, match=message):
         build(f"MODEL.SWIN.{key}", value)

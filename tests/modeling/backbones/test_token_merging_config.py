@@ -76,11 +76,11 @@ BSM = {"kv_mode": "bsm", "kv_r": 0.5, "kv_sx": 2, "kv_sy": 2}
     ],
 )
 def test_wrong_settings_are_refused_by_stage_and_key(settings, message):
-    with pytest.raises(ValueError, match=rf"MODEL\.MIT\.TOKEN_MERGING, stage 3.*{message}"):
+    with pytest.raises(ValueError, match=rf"token_merging, stage 3.*{message}"):
         parse_token_merging([{}, {}, settings, {}])
 
 
 @pytest.mark.parametrize("value", ["bsm", "", [{}] * 3, 4, {}])
 def test_wrong_values_are_refused(value):
-    with pytest.raises(ValueError, match=r"TOKEN_MERGING is .*: expected none, bsm_hq, bsm_fast"):
+    with pytest.raises(ValueError, match=r"token_merging is .*: expected none, bsm_hq, bsm_fast"):
         parse_token_merging(value)

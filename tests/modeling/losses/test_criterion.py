@@ -141,12 +141,12 @@ def test_pairwise_costs_equal_losses_of_pairs():
 def test_wrong_values_are_refused():
     with pytest.raises(ValueError, match="nothing to match by"):
         HungarianMatcher(0, 0, 0, 10)
-    with pytest.raises(ValueError, match="TRAIN_NUM_POINTS"):
+    with pytest.raises(ValueError, match="num_points is 0: expected"):
         HungarianMatcher(1, 1, 1, 0)
     matcher = HungarianMatcher(1, 1, 1, 1)
     with pytest.raises(ValueError, match="expected labels, masks"):
         SetCriterion(2, matcher, {}, 0.1, ["boxes"], 1, 3.0, 0.75)
-    with pytest.raises(ValueError, match=r"OVERSAMPLE_RATIO is 0\.5"):
+    with pytest.raises(ValueError, match=r"oversample_ratio is 0\.5"):
         SetCriterion(2, matcher, {}, 0.1, ["masks"], 1, 0.5, 0.75)
 
 

@@ -77,14 +77,14 @@ def test_projection_can_be_enforced(build):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("DEC_LAYERS", 0, "DEC_LAYERS is 0: expected 1"),
-        ("HIDDEN_DIM", 66, "HIDDEN_DIM is 66: expected multiples of 4"),
-        ("NHEADS", 5, "HIDDEN_DIM is 64: expected multiples of 4 and of MODEL.MASK_FORMER.NHEADS"),
-        ("NUM_OBJECT_QUERIES", 0, "NUM_OBJECT_QUERIES is 0: expected 1"),
+        ("DEC_LAYERS", 0, "num_layers is -1: expected whole numbers from 0"),
+        ("HIDDEN_DIM", 66, "hidden_dim is 66: expected multiples of 4"),
+        ("NHEADS", 5, "hidden_dim is 64: expected multiples of 4 and of nheads, 5"),
+        ("NUM_OBJECT_QUERIES", 0, "num_queries is 0: expected whole numbers from 1"),
         ("TRANSFORMER_DECODER_NAME", "Standard", "expected MultiScaleMaskedTransformerDecoder"),
     ],
 )
-def test_wrong_values_are_refused_by_key(build, key, value, message):
+def test_wrong_arguments_are_refused(build, key, value, message):
     with pytest.raises(ValueError, match=message):
         build(f"MODEL.MASK_FORMER.{key}", value)
 
