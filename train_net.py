@@ -5,7 +5,7 @@ python train_net.py --config-file FILE --eval-only MODEL.WEIGHTS FILE
 torchrun --nproc_per_node N train_net.py --config-file FILE [--resume] [KEY VALUE ...]
 """
 
-import proscale  # noqa: F401  first, because it tells in a sentence what is not installed
+import proscale  # noqa: F401  first, because it names a missing dependency in one sentence
 
 # isort: split
 import argparse
@@ -20,16 +20,11 @@ from detectron2.utils.logger import setup_logger
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from proscale.checkpoint import Checkpointer, check_weights
-from proscale.config import (
-    built_from_keys,
-    check_datasets,
-    check_output_dir,
-    setup_cfg,
-)
+from proscale.config import built_from_keys, check_datasets, check_output_dir, setup_cfg
 from proscale.data.datasets.own import register_own_data
-from proscale.engine.launch import check_processes, launch
+from proscale.engine.distributed import check_processes, launch
 from proscale.engine.trainer import Trainer
-from proscale.errors import CheckpointError, ConfigError, DataError, ProcessFailed, one_sentence
+from proscale.errors import UserError, one_sentence
 from proscale.utils.malloc import disable_malloc_trim
 
 
@@ -65,11 +60,10 @@ def main(args: argparse.Namespace, cfg: CfgNode) -> None:
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Build the configuration and refuse what cannot run.
+    """Build the configuration and refuse a run that would fail.
 
     Raises:
-        ConfigError: see ``proscale.engine.setup_cfg``, ``check_processes``, ``check_weights``,
-            ``check_datasets`` and ``check_output_dir``.
+        UserError: see the functions that are called.
     """
     check_processes(args)
     cfg = setup_cfg(args.config_file, args.opts)
@@ -81,7 +75,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-# torchrun tells what is raised within, of the process that raised first.
+# By this torchrun reports the error of the rank that raised first.
 @record
 def run() -> None:
     """Run the command."""
@@ -92,8 +86,5 @@ def run() -> None:
 if __name__ == "__main__":
     try:
         run()
-    except (
-        *(ConfigError, CheckpointError, DataError, FileNotFoundError),
-        *(FloatingPointError, ProcessFailed),
-    ) as error:
+    except (UserError, FileNotFoundError) as error:
         sys.exit(f"train_net.py: {one_sentence(error)}")

@@ -35,6 +35,10 @@ class RenderError(UserError):
     """A picture of a report cannot be drawn."""
 
 
+class TrainingFault(UserError, FloatingPointError):
+    """A training stopped because a cost, a loss or a gradient is not finite."""
+
+
 class ProcessFailed(UserError):
     """A process that was started here has failed; the message is the first one's reason."""
 

@@ -21,7 +21,7 @@ from detectron2.utils.events import EventStorage
 from torch.distributed.tensor import DTensor
 
 from proscale.config import setup_cfg
-from proscale.engine.launch import launch
+from proscale.engine.distributed import launch
 from proscale.engine.trainer import Trainer
 
 STEPS = 3

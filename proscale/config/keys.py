@@ -16,10 +16,10 @@ from detectron2.projects.deeplab import add_deeplab_config
 
 from proscale.config.schema import (
     BackboneName,
-    Block,
     FloatFromOne,
     Fraction,
     HeadName,
+    Keys,
     MetaArchitecture,
     NonNegativeFloat,
     NonNegativeInt,
@@ -36,7 +36,7 @@ def add_proscale_config(cfg: CfgNode) -> None:
     """
     # Published files carry a few DeepLab keys (poly schedule, stem type); they must be known.
     add_deeplab_config(cfg)
-    for block in Block.blocks:
+    for block in Keys.blocks:
         node = cfg
         for part in block.node.split("."):
             node = node.setdefault(part, CfgNode())
@@ -45,20 +45,20 @@ def add_proscale_config(cfg: CfgNode) -> None:
                 node[name] = deepcopy(vars(block)[name])
 
 
-class _Datasets(Block, node="DATASETS"):
+class _Datasets(Keys, node="DATASETS"):
     OWN: list[dict] = []
     """New. The user's own data sets, a list of blocks; see proscale.config.own_data. Where it is
     not empty, DATASETS.TRAIN and TEST, the mapper, the results and NUM_CLASSES follow from it."""
 
 
-class _DataLoader(Block, node="DATALOADER"):
+class _DataLoader(Keys, node="DATALOADER"):
     NUM_WORKERS: NonNegativeInt
     RANDOM_SUBSET_RATIO: float = 1.0
     """Fraction of the images that SAMPLER_TRAIN RandomSubsetTrainingSampler takes. Detectron2 0.6
     reads the key, but does not have it."""
 
 
-class _Input(Block, node="INPUT"):
+class _Input(Keys, node="INPUT"):
     FORMAT: Literal["RGB", "BGR", "L", "YUV-BT.601"]
     MIN_SIZE_TRAIN: tuple[PositiveInt, ...]
     MAX_SIZE_TRAIN: NonNegativeInt
@@ -76,12 +76,12 @@ class _Input(Block, node="INPUT"):
     """Large-scale jitter: side of the square crop (pixels), and the range of the random scale."""
 
 
-class _Crop(Block, node="INPUT.CROP"):
+class _Crop(Keys, node="INPUT.CROP"):
     SINGLE_CATEGORY_MAX_AREA: float = 1.0
     """Crops in which one category covers more than this fraction of the labels are drawn again."""
 
 
-class _Solver(Block, node="SOLVER"):
+class _Solver(Keys, node="SOLVER"):
     IMS_PER_BATCH: PositiveInt
     MAX_ITER: NonNegativeInt
     BASE_LR: NonNegativeFloat
@@ -109,17 +109,17 @@ class _Solver(Block, node="SOLVER"):
     that float16's search for its loss scale skips do not count."""
 
 
-class _Clipping(Block, node="SOLVER.CLIP_GRADIENTS"):
+class _Clipping(Keys, node="SOLVER.CLIP_GRADIENTS"):
     CLIP_TYPE: Literal["value", "norm", "full_model"]
 
 
-class _MixedPrecision(Block, node="SOLVER.AMP"):
+class _MixedPrecision(Keys, node="SOLVER.AMP"):
     DTYPE: Literal["auto", "float16", "bfloat16"] = "auto"
     """New. Number format of automatic mixed precision: float16 | bfloat16 | auto, which is float16
     on CUDA, as published, and bfloat16 on the CPU, where float16 is slow."""
 
 
-class _Distributed(Block, node="DISTRIBUTED"):
+class _Distributed(Keys, node="DISTRIBUTED"):
     TIMEOUT: PositiveInt = 600
     """New. Seconds that a process waits for the others before the job ends as one that hangs:
     longer than the slowest work of one process alone, which is computing instances' AP."""
@@ -130,7 +130,7 @@ class _Distributed(Block, node="DISTRIBUTED"):
     to the images only."""
 
 
-class _Test(Block, node="TEST"):
+class _Test(Keys, node="TEST"):
     EVAL_PERIOD: NonNegativeInt
     BOUNDARY_IOU: bool = False
     """New. Also compute Boundary AP of instances and the classes' Boundary IoU (Cheng et al.
@@ -140,7 +140,7 @@ class _Test(Block, node="TEST"):
     COCO's test server takes them."""
 
 
-class _SlidingWindow(Block, node="TEST.SLIDING_WINDOW"):
+class _SlidingWindow(Keys, node="TEST.SLIDING_WINDOW"):
     ENABLED: bool = False
     CROP_SIZE: list[PositiveInt] = [1024, 1024]
     STRIDE: list[PositiveInt] = [768, 768]
@@ -148,7 +148,7 @@ class _SlidingWindow(Block, node="TEST.SLIDING_WINDOW"):
     resized image), the mean where they overlap. Images smaller than a window are seen whole."""
 
 
-class _Model(Block, node="MODEL"):
+class _Model(Keys, node="MODEL"):
     META_ARCHITECTURE: MetaArchitecture
     PIXEL_STD: list[PositiveFloat]
     CHANNELS_LAST: bool = False
@@ -159,15 +159,15 @@ class _Model(Block, node="MODEL"):
     code in it; otherwise only tensors and plain values are accepted."""
 
 
-class _Backbone(Block, node="MODEL.BACKBONE"):
+class _Backbone(Keys, node="MODEL.BACKBONE"):
     NAME: BackboneName
 
 
-class _ResNets(Block, node="MODEL.RESNETS"):
+class _ResNets(Keys, node="MODEL.RESNETS"):
     DEPTH: Literal[18, 34, 50, 101, 152]
 
 
-class _MaskFormer(Block, node="MODEL.MASK_FORMER"):
+class _MaskFormer(Keys, node="MODEL.MASK_FORMER"):
     DEEP_SUPERVISION: bool = True
     """Losses of every decoder layer's predictions, not the last one's alone."""
     NO_OBJECT_WEIGHT: NonNegativeFloat = 0.1
@@ -208,7 +208,7 @@ class _MaskFormer(Block, node="MODEL.MASK_FORMER"):
     """Images are padded to a multiple of this; negative takes the backbone's own."""
 
 
-class _MaskFormerTest(Block, node="MODEL.MASK_FORMER.TEST"):
+class _MaskFormerTest(Keys, node="MODEL.MASK_FORMER.TEST"):
     SEMANTIC_ON: bool = True
     INSTANCE_ON: bool = False
     PANOPTIC_ON: bool = False
@@ -235,7 +235,7 @@ class _MaskFormerTest(Block, node="MODEL.MASK_FORMER.TEST"):
     `proscale benchmark --dtype fp32 bf16`."""
 
 
-class _SemSegHead(Block, node="MODEL.SEM_SEG_HEAD"):
+class _SemSegHead(Keys, node="MODEL.SEM_SEG_HEAD"):
     NAME: HeadName
     NUM_CLASSES: PositiveInt
     IGNORE_VALUE: NonNegativeInt
@@ -263,7 +263,7 @@ class _SemSegHead(Block, node="MODEL.SEM_SEG_HEAD"):
     """New. Probability with which SegFormerHead drops a channel before its classifier."""
 
 
-class _ProScale(Block, node="MODEL.PROSCALE"):
+class _ProScale(Keys, node="MODEL.PROSCALE"):
     PROSCALE_NUM_LAYERS: list[NonNegativeInt] = [3, 3, 3]
     """(p1, p2, p3): layers over res5 alone, then res5 + res4, then res5 + res4 + res3."""
     MASK_OUTPUT_OPS: Literal["maxpool", "conv"] = "maxpool"
@@ -280,7 +280,7 @@ class _ProScale(Block, node="MODEL.PROSCALE"):
     """Add a stage's input tokens to the output of each of its layers (stages one and two)."""
 
 
-class _Swin(Block, node="MODEL.SWIN"):
+class _Swin(Keys, node="MODEL.SWIN"):
     PRETRAIN_IMG_SIZE: int = 224
     """Side of the images it was pre-trained on; only APE depends on it."""
     PATCH_SIZE: PositiveInt = 4
@@ -308,7 +308,7 @@ class _Swin(Block, node="MODEL.SWIN"):
     """Recompute blocks in the backward pass instead of keeping their activations."""
 
 
-class _MiT(Block, node="MODEL.MIT"):
+class _MiT(Keys, node="MODEL.MIT"):
     VARIANT: Literal["", "b0", "b1", "b2", "b3", "b4", "b5"] = ""
     """New, as all of MODEL.MIT. b0 | b1 | b2 | b3 | b4 | b5; empty builds a model from the next
     five keys, whose defaults are those of b0."""
@@ -337,7 +337,7 @@ class _MiT(Block, node="MODEL.MIT"):
     """Halve the images (nearest) before the first stage; strides are then 8 to 64."""
 
 
-class _Timm(Block, node="MODEL.TIMM"):
+class _Timm(Keys, node="MODEL.TIMM"):
     NAME: str = ""
     """New. Which network of timm TimmBackbone is, such as tf_efficientnet_lite0."""
     NORM: Literal["FrozenBN", "BN", "SyncBN"] = "FrozenBN"

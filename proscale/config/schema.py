@@ -53,7 +53,7 @@ BackboneName = Annotated[str, _registered(BACKBONE_REGISTRY)]
 HeadName = Annotated[str, _registered(SEM_SEG_HEADS_REGISTRY)]
 
 
-class Block:
+class Keys:
     """Declares keys of a node: annotations are the accepted values, values the defaults.
 
     Keys without a default are Detectron2's. The text below explains the keys between it and the
@@ -65,16 +65,16 @@ class Block:
     """
 
     node: ClassVar[str]
-    blocks: ClassVar[list[type["Block"]]] = []
+    blocks: ClassVar[list[type["Keys"]]] = []
 
     def __init_subclass__(cls, node: str) -> None:
         cls.node = node
-        Block.blocks.append(cls)
+        Keys.blocks.append(cls)
 
 
 def declared_keys() -> Iterator[tuple[str, Any]]:
     """Full name and annotation of every declared key."""
-    for block in Block.blocks:
+    for block in Keys.blocks:
         for name, annotation in get_annotations(block).items():
             yield f"{block.node}.{name}", annotation
 
@@ -141,8 +141,8 @@ def convert(key: str, value: Any, default: Any) -> Any:
         )
         accepted = f"a list of {kinds.pop()}s" if len(kinds) == 1 else "a list"
         if fits:
-            are_floats = bool(default) and all(isinstance(element, float) for element in default)
-            return type(default)(map(float, decoded) if are_floats else decoded)
+            # Numbers stay as they are: INPUT.CROP.SIZE has fractions or pixels.
+            return type(default)(decoded)
     elif isinstance(default, str):
         # None is Detectron2's “no norm”; a number may be the name of a file or folder.
         fits, accepted = not isinstance(decoded, (dict, list, tuple, bool)), "a text"

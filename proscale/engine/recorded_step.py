@@ -1,4 +1,4 @@
-"""A training step in a file, to be seen again: after a fault, or wherever one wants a closer look.
+"""A training step in a file, to be repeated after a fault.
 
 The file holds what the step depends on: configuration, parameters and buffers, the batch, seed,
 iteration and process. It is read without running any code of a pickle.
@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, Boxes, Instances
 
 from proscale.checkpoint.files import read_checkpoint, save_archive
-from proscale.engine.train_loop import RecordFault, Sample, TrainLoop
+from proscale.engine.train_loop import Sample, TrainLoop
 from proscale.errors import CheckpointError
 
 _STRUCTURES = {"BitMasks": BitMasks, "Boxes": Boxes}
@@ -64,31 +64,29 @@ class RecordedStep:
         save_archive(path, content)
 
 
-def fault_recorder(cfg: CfgNode) -> RecordFault:
-    """Writes the step that a loop is at to ``OUTPUT_DIR``/fault_(iteration)_rank(rank).pth.
+def record_fault(
+    cfg: CfgNode, loop: TrainLoop, batch: list[Sample], weights: dict[str, torch.Tensor]
+) -> str:
+    """Write the step that ``loop`` is at to ``OUTPUT_DIR``/fault_(iteration)_rank(rank).pth.
 
     Returns:
-        what to call with the loop, its batch and the model's weights; it returns how to see the
-        fault again, or why nothing could be written, for the message of the fault.
+        for the message of the fault, the command that repeats the step, or the reason why nothing
+        could be written.
     """
-
-    def record(loop: TrainLoop, batch: list[Sample], weights: dict[str, torch.Tensor]) -> str:
-        path = Path(cfg.OUTPUT_DIR, f"fault_{loop.iter:07d}_rank{loop.rank}.pth")
-        step = RecordedStep(
-            config=cfg.dump(),
-            seed=loop.seed,
-            iteration=loop.iter,
-            rank=loop.rank,
-            weights=weights,
-            batch=batch,
-        )
-        try:
-            step.write(path)
-        except CheckpointError as error:
-            return str(error)
-        return f"to see it again: proscale replay {path}"
-
-    return record
+    path = Path(cfg.OUTPUT_DIR, f"fault_{loop.iter:07d}_rank{loop.rank}.pth")
+    step = RecordedStep(
+        config=cfg.dump(),
+        seed=loop.seed,
+        iteration=loop.iter,
+        rank=loop.rank,
+        weights=weights,
+        batch=batch,
+    )
+    try:
+        step.write(path)
+    except CheckpointError as error:
+        return str(error)
+    return f"to see it again: proscale replay {path}"
 
 
 def _plain(value: Any) -> Any:

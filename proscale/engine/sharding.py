@@ -36,6 +36,7 @@ def shard(model: nn.Module) -> None:
     for block in reversed(_blocks(model)):  # the inner ones first
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
+    model.register_forward_hook(_end_failed_forward, always_call=True)
     model.register_load_state_dict_pre_hook(_divide_weights)
 
 
@@ -103,6 +104,13 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
 
 def _has_parameters_within(module: nn.Module) -> bool:
     return any(True for child in module.children() for _ in child.parameters())
+
+
+def _end_failed_forward(model: nn.Module, inputs: Any, output: Any) -> None:
+    """Forward hook, also called after an exception, by which ``fully_shard``'s own is passed over:
+    the next forward pass would take itself for a part of the failed one."""
+    if output is None and isinstance(model, FSDPModule):
+        model._get_fsdp_state()._post_forward(model, inputs, None)
 
 
 def _divide_weights(model: nn.Module, state_dict: dict[str, Any], *_: object) -> None:

@@ -2,17 +2,17 @@
 
 Detectron2's ``SimpleTrainer`` and ``AMPTrainer`` fix float16, CUDA and one backward pass per step.
 This step does the same work in parts whose gradients add up to the whole batch's, in any number
-format. Where a cost, loss or gradient stops being finite, it tells which and of which images, and
-goes on without the step or stops: in all processes alike.
+format. Where a cost, loss or gradient stops being finite, it reports which and of which images, and
+skips the step or stops: on all ranks alike.
 """
 
 import inspect
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from types import MethodType
+from functools import reduce
 from typing import Any
 
 import torch
@@ -24,9 +24,9 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from proscale.engine.all_reduce import all_reduce_max
+from proscale.engine.distributed import all_reduce_max
 from proscale.engine.sharding import is_sharded, whole
-from proscale.errors import ConfigError
+from proscale.errors import ConfigError, TrainingFault
 from proscale.utils.random_state import Purpose, seed_generators
 
 Sample = dict
@@ -42,13 +42,13 @@ _LONE_VALUE = "more than 1 value per channel"
 class TrainLoop(SimpleTrainer):
     """One optimiser step per batch of the data loader.
 
-    Losses of a part are weighted by its share of the batch and added up. That equals the whole
+    Losses of a part are weighted by its fraction of the batch and added up. That equals the whole
     batch's loss where the model averages over images; Mask2Former's mask losses are averages over
     targets instead. So a model whose ``forward`` has an argument ``target_counts`` is told how many
     targets every image of the step on this process has, and normalises by those.
 
     Logged every step: ``data_time`` (seconds), every loss, ``total_loss``; ``grad_norm``, the
-    gradients' norm before clipping; ``skipped_steps``, how many were left out so far because
+    gradients' norm before clipping; ``skipped_steps``, how many were skipped so far because
     something was not finite; with loss scaling ``overflowed_steps``, how many for the search of
     the scale.
 
@@ -80,10 +80,10 @@ class TrainLoop(SimpleTrainer):
             accumulation_steps: parts that a batch is processed in.
             clip_norm: bound on the norm of all gradients together; None leaves them.
             norm_type: p of that norm.
-            max_skipped_steps: steps that may be left out; the next one to be ends the training.
+            max_skipped_steps: steps that may be skipped; the next one ends the training.
             record_fault: keeps what is needed to see a fault again; called with this loop, the
                 batch and the model's ``state_dict``, returns where that is, for the message. For
-                the first step that is left out, and for the one that ends the training.
+                the first step that is skipped, and for the one that ends the training.
         """
         super().__init__(model, data_loader, optimizer)
         self.amp_dtype = amp_dtype
@@ -100,12 +100,11 @@ class TrainLoop(SimpleTrainer):
         self.grad_scaler = torch.amp.GradScaler(
             self.device_type, enabled=amp_dtype == torch.float16
         )
-        forward = model.module.forward if _is_distributed(model) else model.forward
-        self._takes_target_counts = "target_counts" in inspect.signature(forward).parameters
-        if _is_distributed(model):
-            model.module.forward = MethodType(_forward_together, model.module)
-        elif is_sharded(model):
-            model.forward = MethodType(_forward_or_fault, model)
+        self._inner = model.module if isinstance(model, DistributedDataParallel) else model
+        signature = inspect.signature(self._inner.forward)
+        self._takes_target_counts = "target_counts" in signature.parameters
+        if self._inner is not model or is_sharded(model):
+            self._inner.register_forward_hook(_raise_on_all_ranks, always_call=True)
         if accumulation_steps > 1 and not self._takes_target_counts:
             logging.getLogger(__name__).warning(
                 "This model's forward has no argument target_counts: with "
@@ -118,8 +117,8 @@ class TrainLoop(SimpleTrainer):
         """Process one batch.
 
         Raises:
-            FloatingPointError: a matching cost, a loss, or without loss scaling the gradients'
-                norm, is not finite in some process, and ``max_skipped_steps`` were left out before.
+            TrainingFault: a matching cost, a loss, or without loss scaling the gradients' norm, is
+                not finite on some rank, and ``max_skipped_steps`` were skipped before.
                 The parameters are those from before the step.
         """
         assert self.model.training, "the model was left in evaluation mode"
@@ -138,12 +137,12 @@ class TrainLoop(SimpleTrainer):
             if may_skip:
                 for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                     buffer.copy_(before)
-            self._leave_out(fault, batch)
+            self._skip(fault, batch)
             return
         self._write_metrics(losses, data_time)
         if torch.isfinite(grad_norm):
             get_event_storage().put_scalar("grad_norm", grad_norm.item())
-        self._write_left_out()
+        self._write_skipped()
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
@@ -187,16 +186,17 @@ class TrainLoop(SimpleTrainer):
                     self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
                 ):
                     part_losses = self._forward(part, extra)
-                share = len(part) / len(batch)
-                part_losses = {name: loss * share for name, loss in part_losses.items()}
-                self.grad_scaler.scale(sum(part_losses.values())).backward()
+                fraction = len(part) / len(batch)
+                part_losses = {name: loss * fraction for name, loss in part_losses.items()}
+                total = reduce(torch.add, part_losses.values())
+                self.grad_scaler.scale(total).backward()
             for name, loss in part_losses.items():
                 losses[name] = losses.get(name, 0.0) + loss.detach().float()
         return losses
 
     def _forward(self, part: list[Sample], extra: dict[str, Any]) -> dict[str, torch.Tensor]:
         try:
-            losses = self.model(part, **extra)
+            return self.model(part, **extra)
         except ValueError as error:
             if _LONE_VALUE not in str(error):
                 raise
@@ -207,16 +207,15 @@ class TrainLoop(SimpleTrainer):
                 "SOLVER.ACCUMULATION_STEPS), larger images (INPUT), or another norm "
                 "(MODEL.RESNETS.NORM, MODEL.TIMM.NORM)"
             ) from error
-        if is_sharded(self.model):
-            _raise_together(str(losses) if isinstance(losses, FloatingPointError) else "")
-        return losses
 
     def _gradient_exchange(self, *, last: bool) -> AbstractContextManager:
         """Between processes, gradients are averaged once per step, after the last part.
 
         Those of a sharded model after every part, because a process has no room for all of them.
         """
-        return self.model.no_sync() if _is_distributed(self.model) and not last else nullcontext()
+        if isinstance(self.model, DistributedDataParallel) and not last:
+            return self.model.no_sync()
+        return nullcontext()
 
     def _clip_gradients(self) -> torch.Tensor:
         """Clip to ``clip_norm``; returns the norm before, a scalar."""
@@ -225,36 +224,35 @@ class TrainLoop(SimpleTrainer):
         norm = nn.utils.clip_grad_norm_(parameters, bound, norm_type=self.norm_type)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
-    def _leave_out(self, fault: FloatingPointError, batch: list[Sample]) -> None:
+    def _skip(self, fault: FloatingPointError, batch: list[Sample]) -> None:
         """Tell of the fault, and go on or raise it."""
         files = ", ".join(str(sample.get("file_name", "(unnamed)")) for sample in batch)
         message = f"not finite at iteration {self.iter}: {fault}; images of this process: {files}"
         ends = self.skipped_steps >= self.max_skipped_steps
         if self._record_fault and (ends or not self.skipped_steps):
-            is_own = not isinstance(fault, _ForeignFault)
-            model = self.model.module if _is_distributed(self.model) else self.model
-            weights = whole(model.state_dict(), kept=is_own)
+            is_own = not isinstance(fault, _OtherRankFault)
+            weights = whole(self._inner.state_dict(), kept=is_own)
             if is_own:
                 message += f"; {self._record_fault(self, batch, weights)}"
         if ends:
-            raise FloatingPointError(message) from fault
+            raise TrainingFault(message) from fault
         self.skipped_steps += 1
-        self._write_left_out()
+        self._write_skipped()
         logging.getLogger(__name__).warning(
-            "%s; left out, step %d of at most %d (SOLVER.MAX_SKIPPED_STEPS)",
+            "%s; skipped, step %d of at most %d (SOLVER.MAX_SKIPPED_STEPS)",
             message,
             self.skipped_steps,
             self.max_skipped_steps,
         )
 
-    def _write_left_out(self) -> None:
+    def _write_skipped(self) -> None:
         storage = get_event_storage()
         storage.put_scalar("skipped_steps", self.skipped_steps, smoothing_hint=False)
         if self.grad_scaler.is_enabled():
             storage.put_scalar("overflowed_steps", self.overflowed_steps, smoothing_hint=False)
 
     def state_dict(self) -> dict:
-        """Iteration, optimiser, loss scale, and how many steps were left out."""
+        """Iteration, optimiser, loss scale, and how many steps were skipped."""
         return {
             **super().state_dict(),
             "grad_scaler": self.grad_scaler.state_dict(),
@@ -272,42 +270,32 @@ class TrainLoop(SimpleTrainer):
         self.overflowed_steps = state_dict.get("overflowed_steps", 0)
 
 
-class _ForeignFault(FloatingPointError):
-    """Something is not finite in another process, which tells what."""
+class _OtherRankFault(FloatingPointError):
+    """Something is not finite on another rank, which reports it."""
 
     def __init__(self) -> None:
-        super().__init__("in another process, which tells what")
+        super().__init__("on another rank, which reports it")
 
 
 def _raise_together(fault: str) -> None:
-    """Raise in all processes if ``fault`` is not empty in one."""
+    """Raise on all ranks if ``fault`` is not empty on one."""
     if all_reduce_max(bool(fault)):
-        raise FloatingPointError(fault) if fault else _ForeignFault()
+        raise FloatingPointError(fault) if fault else _OtherRankFault
 
 
-def _forward_together(model: nn.Module, *arguments: Any, **keywords: Any) -> Any:
-    """The forward method of ``model`` that, in training, raises in all processes what it does in
-    one: within DistributedDataParallel, whose other processes would wait for this one's gradients.
+def _raise_on_all_ranks(model: nn.Module, inputs: Any, losses: Any) -> None:
+    """Forward hook, also called after an exception: a fault of one rank's losses is one of all.
+
+    It is called within DistributedDataParallel's forward pass, which all ranks leave alike: one
+    that went on would wait in its next pass for gradients of the rank that raised.
     """
-    forward = partial(type(model).forward, model, *arguments, **keywords)
     if not model.training:
-        return forward()
-    losses, fault = None, ""
-    try:
-        losses = forward()
-    except FloatingPointError as error:
-        fault = str(error)
-    _raise_together(fault)
-    return losses
-
-
-def _forward_or_fault(model: nn.Module, *arguments: Any, **keywords: Any) -> Any:
-    """The forward method of a sharded ``model``, which returns a FloatingPointError: one that is
-    raised would pass by what has to be done behind it."""
-    try:
-        return type(model).forward(model, *arguments, **keywords)
-    except FloatingPointError as fault:
-        return fault
+        return
+    error = sys.exception() if losses is None else None
+    if error is not None and not isinstance(error, FloatingPointError):
+        return  # it ends this rank, and the launcher then ends the others
+    if all_reduce_max(error is not None) and error is None:
+        raise _OtherRankFault
 
 
 def resolve_amp_dtype(cfg: CfgNode) -> torch.dtype | None:
@@ -334,7 +322,3 @@ def split_evenly(batch: list[Sample], parts: int) -> list[list[Sample]]:
     length, longer = divmod(len(batch), parts)
     ends = [(i + 1) * length + min(i + 1, longer) for i in range(parts)]
     return [batch[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-
-
-def _is_distributed(model: nn.Module) -> bool:
-    return isinstance(model, DistributedDataParallel)

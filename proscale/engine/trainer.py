@@ -10,6 +10,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,12 @@ from proscale.checkpoint import Checkpointer
 from proscale.config.schema import check_values
 from proscale.data import build_mapper
 from proscale.data.training_loader import TrainingLoader, build_training_loader
+from proscale.engine.hooks import MetricHistory, StopHook, StopRequest
 from proscale.engine.optimizer import build_lr_scheduler, build_optimizer, full_model_clip_norm
-from proscale.engine.recent_metrics import RecentMetrics
-from proscale.engine.recorded_step import fault_recorder
+from proscale.engine.recorded_step import record_fault
 from proscale.engine.sharding import divide_loaded_state, gathered, is_sharded, shard
-from proscale.engine.signals import StopHook, StopSignals
 from proscale.engine.train_loop import TrainLoop, resolve_amp_dtype
-from proscale.errors import ConfigError
+from proscale.errors import CheckpointError, ConfigError
 from proscale.evaluation import build_evaluator
 from proscale.evaluation.results import write_results
 from proscale.modeling import with_sliding_window
@@ -67,6 +67,8 @@ class Trainer(DefaultTrainer):
     Attributes:
         seed: ``SEED``; a drawn one, which checkpoints keep, where that is negative.
     """
+
+    _hooks: list[HookBase]
 
     def __init__(self, cfg: CfgNode):
         """
@@ -103,7 +105,7 @@ class Trainer(DefaultTrainer):
             clip_norm=full_model_clip_norm(cfg),
             norm_type=cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE,
             max_skipped_steps=cfg.SOLVER.MAX_SKIPPED_STEPS,
-            record_fault=fault_recorder(cfg),
+            record_fault=partial(record_fault, cfg),
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(
@@ -114,7 +116,7 @@ class Trainer(DefaultTrainer):
             trust=cfg.MODEL.TRUST_WEIGHTS,
             trainer=weakref.proxy(self),
         )
-        self._signals = StopSignals()
+        self._stop_request = StopRequest()
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -202,10 +204,10 @@ class Trainer(DefaultTrainer):
         saves = comm.is_main_process()
         period = self.cfg.SOLVER.CHECKPOINT_PERIOD
         return [
-            RecentMetrics(),
+            MetricHistory(),
             *built[:place],
             *([] if saves else [hooks.PeriodicCheckpointer(self.checkpointer, period)]),
-            StopHook(self._signals, self.checkpointer),
+            StopHook(self._stop_request, self.checkpointer),
             *built[place:],
         ]
 
@@ -213,7 +215,7 @@ class Trainer(DefaultTrainer):
         """Train from where ``resume_or_load`` left off, and evaluate; see Detectron2.
 
         Raises:
-            FloatingPointError: see ``TrainLoop.run_step``.
+            TrainingFault: see ``TrainLoop.run_step``.
             SystemExit: SIGTERM or SIGINT came; the step was finished, and a checkpoint saved.
         """
         if comm.is_main_process() and os.path.isdir(self.cfg.OUTPUT_DIR):
@@ -223,7 +225,7 @@ class Trainer(DefaultTrainer):
         loader = self._trainer.data_loader
         if isinstance(loader, TrainingLoader):  # a subclass may bring its own
             loader.seed, loader.first_iteration = self.seed, self.start_iter
-        with self._signals:
+        with self._stop_request:
             return super().train()
 
     def after_train(self) -> None:
@@ -244,10 +246,10 @@ class Trainer(DefaultTrainer):
         """Restore ``state_dict``.
 
         Raises:
-            ValueError: it holds no optimiser state, as files written by Detectron2 0.6's trainer.
+            CheckpointError: it holds no optimiser state, as files of Detectron2 0.6's trainer.
         """
         if "_trainer" not in state_dict:
-            raise ValueError(
+            raise CheckpointError(
                 f"the last checkpoint in OUTPUT_DIR {self.cfg.OUTPUT_DIR} holds no optimiser state "
                 "to resume from; to start from its weights, leave --resume out and give the file "
                 "as MODEL.WEIGHTS"

@@ -6,7 +6,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.events import EventStorage
 
-from proscale.engine.recorded_step import fault_recorder
+from proscale.engine.recorded_step import record_fault
 from proscale.engine.train_loop import TrainLoop
 from proscale_cli import main
 
@@ -28,7 +28,7 @@ def record(small_cfg, tmp_path):
         batch = [{"file_name": "wrong.jpg", "image": image, "instances": instances}]
         loop = TrainLoop(model, [batch], torch.optim.SGD(model.parameters(), lr=0.1))
         loop.seed, loop.iter = 3, 12
-        fault_recorder(small_cfg)(loop, batch, model.state_dict())
+        record_fault(small_cfg, loop, batch, model.state_dict())
         with EventStorage(12) as storage:
             try:
                 loop.run_step()

@@ -1,9 +1,10 @@
-"""Steps in which something is not finite: told, recorded, and left out, but not too often."""
+"""Steps in which something is not finite: told, recorded, and skipped, but not too often."""
 
 import copy
 import json
 import logging
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from proscale.engine.recorded_step import RecordedStep, fault_recorder
+from proscale.engine.recorded_step import RecordedStep, record_fault
 from proscale.engine.train_loop import TrainLoop
 from proscale.errors import CheckpointError
 from proscale.utils.whole_files import partial_path
@@ -73,7 +74,7 @@ def test_step_is_left_out_and_told(batch, told, amp_dtype, caplog):
     with caplog.at_level(logging.WARNING):
         run(loop, 1)
     assert [record.message for record in caplog.records] == [
-        f"not finite at iteration 7: {told}; images of this process: 0.jpg, 1.jpg; left out, step "
+        f"not finite at iteration 7: {told}; images of this process: 0.jpg, 1.jpg; skipped, step "
         "1 of at most 1 (SOLVER.MAX_SKIPPED_STEPS)"
     ]
     for name, value in loop.model.state_dict().items():
@@ -132,7 +133,7 @@ def recorded(cfg, tmp_path):
     instances.gt_masks = BitMasks(torch.ones(1, 4, 5, dtype=torch.bool))
     instances.gt_boxes = Boxes(torch.ones(1, 4))
     batch = make_batch(float("nan"), instances=instances, height=4, point=(1.5, None))
-    loop = make_loop([batch], record_fault=fault_recorder(cfg))
+    loop = make_loop([batch], record_fault=partial(record_fault, cfg))
     loop.seed, loop.rank = 3, 1
     with pytest.raises(FloatingPointError) as error:
         run(loop, 1)
@@ -159,7 +160,7 @@ def test_recorded_step_has_all_that_the_step_depends_on(recorded):
 
 def test_what_cannot_be_recorded_is_told(cfg, tmp_path):
     cfg.OUTPUT_DIR = str(tmp_path)
-    record = fault_recorder(cfg)
+    record = partial(record_fault, cfg)
     loop = make_loop([make_batch(float("nan"), other=object())], record_fault=record)
     with pytest.raises(
         FloatingPointError, match=r"loss = nan.*not recorded: a sample has a object"

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from proscale.checkpoint import Checkpointer
-from proscale.engine.signals import StopHook, StopSignals
+from proscale.engine.hooks import StopHook, StopRequest
 from proscale.engine.train_loop import TrainLoop
 from proscale.errors import CheckpointError
 
@@ -35,7 +35,7 @@ def make_batch(value: float = 0.5, fails: bool = False) -> list[dict]:
     return [good, {"image": torch.tensor([0.2, value]), "fails": fails, "file_name": "bad.jpg"}]
 
 
-def leave_steps_out(rank: int) -> dict:
+def skip_steps(rank: int) -> dict:
     """Steps that fail in one process: in the second part of forward, by the loss, and too often."""
     good, nan = make_batch(), make_batch(float("nan"))
     fails = make_batch(fails=True)
@@ -63,7 +63,7 @@ def leave_steps_out(rank: int) -> dict:
 def stop(rank: int, folder: Path) -> dict:
     """Only the second process gets the signal."""
     checkpointer = Checkpointer(Model(), str(folder), fine_tune=False)
-    with StopSignals() as signals:
+    with StopRequest() as signals:
         hook = StopHook(signals, checkpointer)
         hook.trainer = SimpleNamespace(iter=4)
         hook.after_step()
@@ -93,7 +93,7 @@ def find_checkpoint(rank: int, folder: Path) -> dict:
 def worker(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
     result = {
-        **leave_steps_out(rank),
+        **skip_steps(rank),
         **stop(rank, folder / "output"),
         **find_checkpoint(rank, folder / "output"),
     }
@@ -116,7 +116,7 @@ def test_processes_agree(run_two_processes, tmp_path):
         "not finite at iteration 3: matching the last output: mask cost of image 0 of the batch; "
         "images of this process: (unnamed), bad.jpg"
     )
-    assert second["error"].startswith("not finite at iteration 3: in another process")
+    assert second["error"].startswith("not finite at iteration 3: on another rank")
 
     assert first["status"] == second["status"] == 128 + signal.SIGTERM
     names = sorted(path.name for path in (tmp_path / "output").iterdir())

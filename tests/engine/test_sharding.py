@@ -16,8 +16,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from proscale.checkpoint import Checkpointer
+from proscale.engine.hooks import StopHook, StopRequest
 from proscale.engine.sharding import divide_loaded_state, gathered, shard, whole
-from proscale.engine.signals import StopHook, StopSignals
 from proscale.engine.train_loop import TrainLoop
 from proscale.errors import CheckpointError
 
@@ -27,7 +27,7 @@ LOOPS = {
     "in parts": {"accumulation_steps": 2},
     "bfloat16": {"amp_dtype": torch.bfloat16},
     "float16": {"amp_dtype": torch.float16},
-    "left out": {"max_skipped_steps": 2, "accumulation_steps": 2},
+    "skipped": {"max_skipped_steps": 2, "accumulation_steps": 2},
 }
 """Arguments of the training loops that are compared."""
 KINDS = {"replicated": False, "sharded": True}
@@ -89,7 +89,7 @@ def make_loop(
         divide_loaded_state(optimizer)
     else:
         model = DistributedDataParallel(model, broadcast_buffers=False)
-    data = batches(rank, fails=name == "left out")[first:]
+    data = batches(rank, fails=name == "skipped")[first:]
     return TrainLoop(model, data, optimizer, **LOOPS[name], **arguments)
 
 
@@ -194,7 +194,7 @@ def stop(rank: int, folder: Path) -> int:
     shard(model)
     checkpointer = Checkpointer(model, str(folder / "stopped"), fine_tune=False)
     checkpointer.save("model_0000003", iteration=3)
-    with StopSignals() as signals:
+    with StopRequest() as signals:
         hook = StopHook(signals, checkpointer)
         os.kill(os.getpid(), signal.SIGTERM)
         for hook.trainer in (SimpleNamespace(iter=3), SimpleNamespace(iter=4)):
@@ -236,7 +236,7 @@ def test_trains_as_replicas_do(results, name):
 
 
 def test_step_that_is_left_out_is_recorded_whole_where_it_is_at_fault(results):
-    first, second = (result["trained"]["left out"][1] for result in results[0])
+    first, second = (result["trained"]["skipped"][1] for result in results[0])
     assert first["recorded"] == []
     [(iteration, weights)] = second["recorded"]
     assert iteration == 1

@@ -274,10 +274,10 @@ def test_numbers_of_keys_with_floats(text, tmp_path):
         assert cfg.SOLVER.BASE_LR == 1.0
 
 
-def test_integers_in_lists_of_floats():
-    cfg = setup_cfg("", [*CPU, "MODEL.PIXEL_STD", "[1, 2, 3]"])
-    assert cfg.MODEL.PIXEL_STD == [1.0, 2.0, 3.0]
-    assert {type(value) for value in cfg.MODEL.PIXEL_STD} == {float}
+def test_integers_in_lists_of_floats_stay():
+    cfg = setup_cfg("", [*CPU, "INPUT.CROP.SIZE", "(64, 96)"])
+    assert cfg.INPUT.CROP.SIZE == [64, 96]
+    assert {type(value) for value in cfg.INPUT.CROP.SIZE} == {int}
 
 
 def test_numbers_may_name_files(tmp_path):

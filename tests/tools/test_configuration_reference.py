@@ -7,18 +7,18 @@ from detectron2.projects.deeplab import add_deeplab_config
 from proscale import add_proscale_config
 
 SOURCE = """
-class _Model(Block, node="MODEL"):
+class _Model(Keys, node="MODEL"):
     DEPTH: int
     SIZE: int = 4
     '''Side of a patch.'''
 
-class _Part(Block, node="MODEL.PART"):
+class _Part(Keys, node="MODEL.PART"):
     WIDTH: int = 1
     HEIGHT: int = 2
     '''Width and height
     of a part.'''
 
-class _Test(Block, node="TEST"):
+class _Test(Keys, node="TEST"):
     KIND: str = "a"
     '''``a`` | b.'''
 """
@@ -67,4 +67,4 @@ def test_a_text_explains_the_keys_above_it(tool):
 
 def test_a_key_without_text_is_refused(tool):
     with pytest.raises(ValueError, match=r"no text explains MODEL\.SIZE"):
-        tool.read_groups("class _Model(Block, node='MODEL'):\n    SIZE: int = 4\n")
+        tool.read_groups("class _Model(Keys, node='MODEL'):\n    SIZE: int = 4\n")

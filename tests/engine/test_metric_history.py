@@ -2,11 +2,11 @@ from types import SimpleNamespace
 
 from detectron2.utils.events import EventStorage
 
-from proscale.engine.recent_metrics import RecentMetrics
+from proscale.engine.hooks import MetricHistory
 
 
 def test_memory_is_bounded():
-    hook = RecentMetrics()
+    hook = MetricHistory()
     with EventStorage() as storage:
         hook.trainer = SimpleNamespace(storage=storage)
         hook.before_train()

@@ -1,12 +1,13 @@
-"""Starts the processes of a training, or joins those that torchrun has started.
+"""Starts the ranks of a training, or joins those that torchrun has started; an all-reduce for them.
 
-Detectron2's ``launch`` knows GPUs and ``--num-gpus`` alone, and leaves it to chance what is told of
-a process that dies. Here torchrun's agent watches in both cases: it ends all processes when one
-dies, and tells that one's reason. Gradients are exchanged by NCCL on GPUs and by gloo on the CPU.
+Detectron2's ``launch`` knows GPUs and ``--num-gpus`` alone, and does not report reliably why a rank
+died. Here torchrun's agent watches in both cases: it ends all ranks when one dies, and reports that
+one's reason. Gradients are reduced by NCCL on GPUs and by gloo on the CPU.
 """
 
 import logging
 import os
+import secrets
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -20,15 +21,17 @@ from detectron2.utils import comm
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.rendezvous import rendezvous
 
-from proscale.engine.rendezvous import meet
 from proscale.errors import ConfigError, ProcessFailed
 
 logger = logging.getLogger(__name__)
 
 SECONDS_FOR_THE_REASON = 5.0
-"""How long a process waits to be ended that only knows that another one has gone. The agent takes
-the first that fails for the cause, and sees one that was killed a moment later."""
+"""How long a rank whose peer has gone waits to be ended. The agent reports the first failure, and
+notices a killed process a moment later."""
+
+_POLL_SECONDS = 0.02
 
 
 def check_processes(args: Namespace, environment: Mapping[str, str] = os.environ) -> None:
@@ -104,6 +107,51 @@ def launch(main: Callable[..., None], args: Namespace, cfg: CfgNode) -> None:
             raise SystemExit(128 + stop.sigval) from stop
 
 
+def all_reduce_max(value: int) -> int:
+    """The largest ``value`` of all ranks; each of them has to call it."""
+    if comm.get_world_size() == 1:
+        return value
+    largest = torch.tensor(value)
+    # On the CPU, with Detectron2's own group for that: a GPU would have to be waited for.
+    torch.distributed.all_reduce(
+        largest, torch.distributed.ReduceOp.MAX, group=comm._get_global_gloo_group()
+    )
+    return int(largest)
+
+
+def join_attempt(store: Any, rank: int, world_size: int, timeout: timedelta) -> Any:
+    """Wait for all ranks of this attempt to start a job; each of them has to call it.
+
+    When torchrun restarts a job's processes, they share a store with the previous ones (PyTorch
+    2.14 does not separate the attempts), and would connect to addresses of dead processes. So rank
+    0 draws a name for the attempt, and answers the others, who greet it with a number of their own.
+    It may answer the greeting of a dead process, but only living ones confirm.
+
+    Args:
+        store: a ``torch.distributed.Store`` of all ranks, with entries of earlier attempts.
+        rank, world_size: of this process, and the number of all.
+        timeout: how long to wait.
+
+    Returns:
+        a part of ``store`` without entries of earlier attempts.
+
+    Raises:
+        TimeoutError: on rank 0, when the time is over; names the missing ranks.
+        DistStoreError: on the others.
+    """
+    own = secrets.token_hex(8)
+    if rank == 0:
+        attempt = own
+        deadline = time.monotonic() + timeout.total_seconds()
+        _await_confirmations(store, attempt, set(range(1, world_size)), deadline)
+    else:
+        store.set(f"greeting/{rank}", own)
+        store.wait([f"answer/{own}"], timeout)
+        attempt = store.get(f"answer/{own}").decode()
+        store.set(f"confirmation/{attempt}/{rank}", "")
+    return dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
+
+
 def is_started_by_torchrun(environment: Mapping[str, str]) -> bool:
     """Whether a process with this environment is one of torchrun's."""
     return "TORCHELASTIC_RUN_ID" in environment
@@ -130,8 +178,8 @@ def _join(main: Callable[..., None], args: Namespace, cfg: CfgNode) -> None:
     """Call ``main`` as one of several processes, which the environment describes."""
     backend = _take_device(cfg)
     timeout = timedelta(seconds=cfg.DISTRIBUTED.TIMEOUT)
-    shared, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
-    store = meet(shared, rank, world_size, timeout)
+    shared, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    store = join_attempt(shared, rank, world_size, timeout)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     comm._LOCAL_PROCESS_GROUP = _group_of_machine(timeout)
     # Detectron2 makes it when it is needed first, with a timeout of its own.
@@ -180,10 +228,24 @@ def _group_of_machine(timeout: timedelta) -> dist.ProcessGroup:
         )
         for machine in sorted(set(machines))
     }
-    return groups[machines[dist.get_rank()]]
+    group = groups[machines[dist.get_rank()]]
+    assert isinstance(group, dist.ProcessGroup)  # this rank is in it
+    return group
 
 
 def _is_about_a_peer(error: RuntimeError) -> bool:
     """Whether an exchange with another process failed."""
     # Errors of gloo have no type of their own.
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+
+
+def _await_confirmations(store: Any, attempt: str, missing: set[int], deadline: float) -> None:
+    while missing:
+        for rank in sorted(missing):
+            if store.check([f"greeting/{rank}"]):
+                store.set(f"answer/{store.get(f'greeting/{rank}').decode()}", attempt)
+            if store.check([f"confirmation/{attempt}/{rank}"]):
+                missing.remove(rank)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"ranks {sorted(missing)} have not started in time")
+        time.sleep(_POLL_SECONDS)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from detectron2.engine import HookBase
 
-from proscale.engine.signals import StopSignals
+from proscale.engine.hooks import StopRequest
 
 
 class Signal(HookBase):
@@ -69,8 +69,8 @@ def test_signal_in_the_last_step_leaves_the_evaluation_to_the_resumed_run(
 def test_second_signal_kills_unless_it_is_of_the_same_request():
     script = textwrap.dedent("""
         import os, signal
-        from proscale.engine import signals as module
-        with module.StopSignals() as signals:
+        from proscale.engine import hooks as module
+        with module.StopRequest() as signals:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGINT)
             print(signals.received, flush=True)
@@ -86,7 +86,7 @@ def test_second_signal_kills_unless_it_is_of_the_same_request():
 def test_ignored_signals_stay_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with StopSignals() as signals:
+        with StopRequest() as signals:
             os.kill(os.getpid(), signal.SIGINT)
             assert signals.received == 0
             assert signal.getsignal(signal.SIGTERM) == signals._note
@@ -100,7 +100,7 @@ def test_outside_of_the_main_thread_nothing_is_changed():
     seen = []
 
     def run():
-        with StopSignals():
+        with StopRequest():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=run)

@@ -1,16 +1,18 @@
-"""Ends training in good order when a scheduler, the system or the user asks for it."""
+"""Hooks of a training besides Detectron2's: an orderly stop, and metrics that survive resuming."""
 
 import logging
 import signal
 import threading
 import time
+from functools import partial
 from types import FrameType
 from typing import Any
 
 from detectron2.engine import HookBase
+from fvcore.common.history_buffer import HistoryBuffer
 
 from proscale.checkpoint import Checkpointer
-from proscale.engine.all_reduce import all_reduce_max
+from proscale.engine.distributed import all_reduce_max
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -19,9 +21,9 @@ SECONDS_OF_ONE_REQUEST = 3.0
 torchrun among them, which passes it on to those that have it already."""
 
 
-class StopSignals:
-    """Within it the first SIGTERM or SIGINT is noted, not obeyed; another one, later than
-    ``SECONDS_OF_ONE_REQUEST``, kills at once.
+class StopRequest:
+    """Within it the first SIGTERM or SIGINT is noted, not obeyed; another one, more than
+    ``SECONDS_OF_ONE_REQUEST`` later, kills at once.
 
     A signal that was ignored before, as SIGINT is in a shell's background jobs, stays so. Outside
     of the main thread, where Python allows no handlers, it does nothing.
@@ -35,7 +37,7 @@ class StopSignals:
         self._received_at = 0.0
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> "StopSignals":
+    def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 if signal.getsignal(number) != signal.SIG_IGN:
@@ -62,16 +64,16 @@ class StopHook(HookBase):
     ``after_step`` raises SystemExit in every process, with status 128 + signal, as shells have it.
 
     Args:
-        signals: of this process.
+        request: of this process.
         checkpointer: of the training; may have saved the same step before.
     """
 
-    def __init__(self, signals: StopSignals, checkpointer: Checkpointer):
-        self._signals = signals
+    def __init__(self, request: StopRequest, checkpointer: Checkpointer):
+        self._request = request
         self._checkpointer = checkpointer
 
     def after_step(self) -> None:
-        number = all_reduce_max(self._signals.received)
+        number = all_reduce_max(self._request.received)
         if not number:
             return
         iteration = self.trainer.iter
@@ -83,3 +85,43 @@ class StopHook(HookBase):
             iteration,
         )
         raise SystemExit(128 + number)
+
+
+_LOGGED_STEPS = 20
+_KEPT_STEPS = 1000
+
+
+class MetricHistory(HookBase):
+    """Keeps the latest values of smoothed metrics in the checkpoint, and drops old ones.
+
+    Detectron2's writers log the median of the last 20 steps, and estimate the time left by the last
+    1000; its storage keeps a million of each metric, in a long run more than a gigabyte. With the
+    last 20 restored, a resumed run logs what an uninterrupted one would. Times are not restored.
+    """
+
+    def __init__(self) -> None:
+        self._restored: dict[str, list[float]] = {}
+
+    def before_train(self) -> None:
+        storage = self.trainer.storage
+        storage._history.default_factory = partial(HistoryBuffer, max_length=_KEPT_STEPS)
+        # Later versions of Detectron2 take the median of the last iterations, not values.
+        start = storage.iter
+        for name, values in self._restored.items():
+            for i, value in enumerate(values, start - len(values)):
+                storage.iter = i
+                storage.put_scalar(name, value)
+        storage.iter = start
+
+    def state_dict(self) -> dict[str, list[float]]:
+        if not hasattr(self.trainer, "storage"):  # not training yet
+            return self._restored
+        storage = self.trainer.storage
+        return {
+            name: [value for value, _ in storage.history(name).values()[-_LOGGED_STEPS:]]
+            for name, smoothed in storage.smoothing_hints().items()
+            if smoothed and not name.endswith("time")
+        }
+
+    def load_state_dict(self, state_dict: dict[str, list[float]]) -> None:
+        self._restored = state_dict

@@ -7,7 +7,7 @@ import pytest
 import torch
 from detectron2.engine import default_argument_parser
 
-from proscale.engine.launch import check_processes, is_started_by_torchrun, launch
+from proscale.engine.distributed import check_processes, is_started_by_torchrun, launch
 from proscale.errors import ConfigError, ProcessFailed
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "1"}
