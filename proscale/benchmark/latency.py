@@ -134,6 +134,7 @@ def measure_parts(
     for turn in range(-warmup, repeats):
         for key, function in callables.items():
             before(key)
+            # The clock starts with the watch.
             watch = Stopwatch(clock)
             function(watch)
             if turn < 0:

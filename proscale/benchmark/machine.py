@@ -33,6 +33,7 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
     """Device, threads and versions, which a reader needs to compare numbers."""
     about: dict[str, str | int] = {"device": _device_name(device)}
     if device.type == "cuda":
+        # TF32 makes products faster and coarser.
         about["CUDA"] = str(torch.version.cuda)
         about["TF32 convolutions"] = "on" if torch.backends.cudnn.allow_tf32 else "off"
         precision = torch.get_float32_matmul_precision()
@@ -60,6 +61,7 @@ def print_header(
 def fp32_peak(device: torch.device, *, size: int = 2048, repeats: int = 10) -> float:
     """Floating-point operations per second of the fastest of several float32 products of two
     ``size`` x ``size`` matrices; a multiply-add is two operations."""
+    # Large enough that the processor, not its memory, is the limit.
     left, right = torch.rand(2, size, size, device=device)
     product = torch.empty_like(left)
     times = measure(
@@ -82,6 +84,7 @@ def peak_allocated(function: Callable[[], object], device: torch.device) -> int:
     gc.collect()
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
+    # Parameters and inputs, which are there before the call.
     before = torch.cuda.memory_allocated(device)
     function()
     torch.cuda.synchronize(device)
@@ -99,6 +102,7 @@ def peak_resident(function: Callable[[], object]) -> int:
     """
     if not can_measure_resident():
         raise OSError("peak memory on the CPU is read from Linux's /proc, which is not there")
+    # Memory that is freed leaves the count at once.
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
     # Once uncounted: code that is loaded and kernels that are compiled do not belong to a call.
@@ -118,6 +122,7 @@ def can_measure_resident() -> bool:
 
 def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result:
     """Call a module-level function with picklable arguments in a new Python process."""
+    # Spawned, not forked: it inherits no memory.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         return executor.submit(function, *arguments).result()
 

@@ -90,6 +90,7 @@ class MergedModel:
                 "MODEL.MASK_FORMER.TEST.SEMANTIC_ON is False: expected True, because mIoU is "
                 "compared"
             )
+        # Merging has no weights: presets are switched in one model.
         self.cfg = cfg
         self.model = _build(cfg, downsample=False)
         load(self.model)
@@ -147,6 +148,7 @@ def compare_merging(
     if first is None:
         raise DataError(f"data set {dataset_name} has no images")
 
+    # Time and cost of the first image stand for all.
     times = _measure(merged, first, repeats=repeats)
     height, width = first[0]["image"].shape[-2:]
     return {
@@ -169,6 +171,7 @@ def multiply_adds(merged: MergedModel, name: str, size: Size) -> int:
     if isinstance(segmenter, SlidingWindow):
         rows, columns = ([end - start for start, end in axis] for axis in segmenter.windows(*size))
         sizes = list(product(rows, columns))
+    # Windows of equal size cost the same.
     counts = {size: count_flops(network, size).total for size in set(sizes)}
     return sum(counts[size] for size in sizes)
 
@@ -188,6 +191,7 @@ def _measure(
         def call(watch: Stopwatch) -> None:
             segmenter = merged.segmenter(name)
             backbone = merged.variant(name).get_submodule("backbone")
+            # Pre-processing, backbone, then head and results.
             before = backbone.register_forward_pre_hook(watch.hook(REST))
             after = backbone.register_forward_hook(watch.hook(BACKBONE))
             segmenter(batch)

@@ -95,6 +95,7 @@ class ModelRun:
     """
 
     def __init__(self, cfg: CfgNode, settings: ModelSettings):
+        # The same weights in every process, and for every setting.
         torch.manual_seed(0)
         self.cfg, self.settings = cfg, settings
         self.device = torch.device(cfg.MODEL.DEVICE)
@@ -103,6 +104,7 @@ class ModelRun:
         self.predictor: nn.Module | None = (
             head.predictor if hasattr(head, "pixel_decoder") else None
         )
+        # Inputs have a generator of their own: models draw different numbers of weights.
         generator = torch.Generator().manual_seed(0)
         num_classes = head.num_classes if settings.train else 0
         self.batch = random_images(
@@ -126,6 +128,7 @@ class ModelRun:
                 self.results()
                 watch.lap(RESULTS)
                 return
+            # A training step without the optimiser.
             with precision(self.device, self.settings.dtype):
                 loss = sum(self.model(self.batch).values())
                 watch.lap(LOSSES)
@@ -147,7 +150,7 @@ class ModelRun:
         """See :class:`ModelTimes`."""
         if self.settings.train:
             return {}
-        # A compiled model cannot be traced.
+        # Of a model of its own, because a compiled one cannot be traced.
         model = build_without_weights(self.cfg)
         count = count_flops(model, self.settings.size).by_module
         found = {BACKBONE: count["backbone"]}
@@ -168,6 +171,7 @@ class ModelRun:
         between the backbone and the predictor.
         """
         backbone, head, predictor = self.model.backbone, self.model.sem_seg_head, self.predictor
+        # A pre-hook ends the part before the module, a hook the module's own.
         hooks = [
             backbone.register_forward_pre_hook(watch.hook(INPUT)),
             backbone.register_forward_hook(watch.hook(BACKBONE)),
@@ -207,6 +211,7 @@ def benchmark_models(
             :func:`~proscale.benchmark.latency.measure_parts`.
     """
     clock = device_clock(next(iter(runs.values())).device)
+    # Memory first, model by model; then all in turns.
     peaks = {name: _peak_memory(run) for name, run in runs.items()}
     times = measure_parts(runs, repeats=repeats, warmup=WARMUP, clock=clock, before=before)
     return {
@@ -246,6 +251,7 @@ def random_images(
 def confident_logits(num_queries: int, num_classes: int, generator: torch.Generator) -> Tensor:
     """Class logits ``(Q, K + 1)`` as a trained model gives them: see
     :data:`QUERIES_PER_CONFIDENT`."""
+    # The last class is "nothing".
     logits = torch.randn(num_queries, num_classes + 1, generator=generator)
     winners = torch.full((num_queries,), num_classes)
     confident = winners[::QUERIES_PER_CONFIDENT]
@@ -256,6 +262,7 @@ def confident_logits(num_queries: int, num_classes: int, generator: torch.Genera
 
 def _rectangles(size: Size, num_classes: int, generator: torch.Generator) -> Instances:
     """:data:`TARGETS_PER_IMAGE` of random place, size and class."""
+    # Two corners each, sorted by coordinate, as fractions of the image.
     masks = torch.zeros(TARGETS_PER_IMAGE, *size, dtype=torch.bool)
     corners = torch.rand(TARGETS_PER_IMAGE, 2, 2, generator=generator).sort(dim=-1).values
     for mask, (rows, columns) in zip(masks, corners.tolist(), strict=True):
@@ -284,6 +291,7 @@ def _predicting(predictor: nn.Module, class_logits: Tensor) -> Iterator[None]:
 
 
 def _with_network(times: Mapping[str, Timing]) -> dict[str, Timing]:
+    # Sample by sample: medians of parts do not add up to the median of their sum.
     parts = [times[part].samples for part in NETWORK_PARTS if part in times]
     network = Timing(tuple(map(sum, zip(*parts, strict=True))))
     others = {part: timing for part, timing in times.items() if part != TOTAL}
@@ -297,6 +305,7 @@ def _peak_memory(run: ModelRun) -> int | None:
         peak = in_fresh_process(_peak_resident_of_run, run)
     else:
         return None
+    # A call's peak is measured beyond the parameters, which are there before.
     return model_bytes(run.model) + peak
 
 

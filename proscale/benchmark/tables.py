@@ -12,6 +12,7 @@ def latency_table(times: Mapping[str, ModelTimes], batch: int) -> str:
     first = next(iter(times.values())).times
     rows = []
     for name, found in times.items():
+        # Models may have different parts: a semantic head has no encoder.
         for part, timing in found.times.items():
             ratio = f"{timing.median / first[part].median:.2f}" if part in first else ""
             row = [name, part, *milliseconds(timing), ratio]

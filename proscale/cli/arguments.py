@@ -2,13 +2,15 @@
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from proscale.errors import ConfigError
 
+# Keys are upper case, which tells them from the files before them.
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 
 
@@ -61,8 +63,19 @@ def short_names(files: Sequence[str]) -> dict[str, str]:
     """
     if len(set(files)) < len(files):
         raise ConfigError(f"--config-file has a file twice: {' '.join(files)}")
+    # The names of files alone, if they differ.
     stems = [Path(file).stem for file in files]
     return dict(zip(stems if len(set(stems)) == len(stems) else files, files, strict=True))
+
+
+@contextmanager
+def naming(file: str) -> Iterator[None]:
+    """Within it errors of a configuration file, and of all that is built from it, name the file."""
+    try:
+        yield
+    except (ValueError, KeyError) as error:
+        message = str(error)
+        raise ConfigError(message if file in message else f"{file}: {message}") from error
 
 
 def add_report_arguments(parser: argparse.ArgumentParser, *, plot: str, against: str) -> None:
@@ -86,6 +99,7 @@ def check_report_arguments(options: argparse.Namespace) -> tuple[str, dict[str, 
     Raises:
         ConfigError: --plot or --results cannot be used.
     """
+    # Most commands draw nothing: matplotlib is imported when it is needed.
     from proscale.cost.plots import check_format, read_results
 
     if options.results and options.plot is None:

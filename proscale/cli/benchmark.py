@@ -27,6 +27,7 @@ from proscale.cli.arguments import (
     add_report_arguments,
     check_report_arguments,
     find_device,
+    naming,
     parse_size,
     positive,
     short_names,
@@ -36,7 +37,6 @@ from proscale.config import setup_cfg
 from proscale.cost.parts import NETWORK
 from proscale.cost.plots import bars, draw, points, quality_points
 from proscale.cost.tables import write_json, write_markdown
-from proscale.errors import ConfigError
 from proscale.utils.malloc import disable_malloc_trim
 
 
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
     split_overrides(options)
     device = find_device(options.device)
     quality = check_report_arguments(options)
-    # As ``proscale predict`` and ``train_net.py`` do; only the CPU's memory is meant.
+    # As ``proscale predict`` and ``train_net.py`` do; this is about the CPU's memory alone.
     kept = disable_malloc_trim()
     runs = build_runs(options)
     header = print_header(
@@ -92,6 +92,7 @@ def build_runs(options: argparse.Namespace) -> dict[str, ModelRun]:
     """The models in every number format, by their names in the tables."""
     runs = {}
     for dtype in options.dtype:
+        # Models of one number format need no mark of it.
         suffix = f", {dtype}" if len(options.dtype) > 1 else ""
         settings = ModelSettings(
             size=options.size,
@@ -101,11 +102,9 @@ def build_runs(options: argparse.Namespace) -> dict[str, ModelRun]:
             compiled=options.compile,
         )
         for name, file in short_names(options.config_file).items():
-            cfg = setup_cfg(file, [*options.opts, "MODEL.DEVICE", options.device])
-            try:
+            with naming(file):
+                cfg = setup_cfg(file, [*options.opts, "MODEL.DEVICE", options.device])
                 runs[name + suffix] = ModelRun(cfg, settings)
-            except ValueError as error:
-                raise ConfigError(f"{file}: {error}") from error
     return runs
 
 
@@ -140,6 +139,7 @@ def draw_times(
     options: argparse.Namespace,
 ) -> None:
     """Bars of latency by part; latency against GFLOPs; and quality against latency."""
+    # Every part, the network as a whole, and the total.
     milliseconds = {
         name: {part: 1e3 * timing.median for part, timing in found.times.items()}
         for name, found in times.items()
@@ -151,6 +151,7 @@ def draw_times(
     total = {name: values[TOTAL] for name, values in milliseconds.items()}
     label = "latency, ms"
     panels = [bars(parts, label)]
+    # A training step's multiply-adds are not counted.
     counted = {
         name: (options.batch * found.multiply_adds[NETWORK] / 1e9, total[name])
         for name, found in times.items()

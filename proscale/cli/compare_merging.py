@@ -25,7 +25,7 @@ from proscale.benchmark.merging import (
     merged_maps,
 )
 from proscale.checkpoint import check_weights, load_weights
-from proscale.cli.arguments import add_json, add_overrides, positive
+from proscale.cli.arguments import add_json, add_overrides, naming, positive
 from proscale.config import setup_cfg
 from proscale.cost.flops import padded_size
 from proscale.cost.parts import BACKBONE
@@ -70,12 +70,10 @@ def run(options: argparse.Namespace) -> None:
     check_weights(cfg, resume=False, required=True)
     dataset = cfg.DATASETS.TEST[0]
 
-    try:
+    with naming(options.config_file):
         merged = MergedModel(cfg, lambda model: load_weights(model, cfg))
         loader = Trainer.build_test_loader(cfg, dataset)
         results = compare_merging(merged, loader, dataset, repeats=options.repeats)
-    except ValueError as error:
-        raise ConfigError(f"{options.config_file}: {error}") from error
     print(f"{dataset}\n\n{_table(results)}")
     settings = {
         "config": options.config_file,
@@ -88,6 +86,7 @@ def run(options: argparse.Namespace) -> None:
     machine = describe_machine(merged.device)
     write_json(options.json, {"machine": machine, "settings": settings, "merging": merging})
     if options.picture is not None:
+        # Presets alone merge tokens; halved images have none to show.
         image = next(iter(loader))[0]["image"]
         photo = convert_image_to_rgb(image.permute(1, 2, 0), cfg.INPUT.FORMAT)
         drawn = [name for name in VARIANTS if name not in (NO_MERGING, DOWNSAMPLE)]
@@ -101,6 +100,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _table(results: Mapping[str, MergingResult]) -> str:
+    # Speeds are relative to the unmerged model.
     unmerged = results[NO_MERGING]
     rows = []
     for name, result in results.items():

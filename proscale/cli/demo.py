@@ -13,7 +13,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
-from detectron2.modeling import build_model
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventWriter, JSONWriter, get_event_storage
@@ -21,8 +20,11 @@ from PIL import Image
 from tabulate import tabulate
 from torch import nn
 
+from proscale.cli.arguments import add_overrides
 from proscale.config import setup_cfg
+from proscale.cost.encoder_cost import MASK2FORMER_LAYERS
 from proscale.cost.flops import FlopCount, count_flops
+from proscale.cost.shape_tracing import build_without_weights
 from proscale.data import build_mapper
 from proscale.data.datasets.shapes import DEFAULT_ROOT, generate
 from proscale.data.formats.panoptic_png import read_panoptic_png
@@ -31,8 +33,6 @@ from proscale.predict.drawing import draw_panoptic, side_by_side
 
 CONFIG_FILE = "configs/demo/proscale_r18_111.yaml"
 NUM_PICTURES = 12
-# Deformable layers of the Mask2Former that is compared with, as published.
-MASK2FORMER_LAYERS = 6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument("--config-file", default=CONFIG_FILE, help="model and training")
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration overrides")
+    add_overrides(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -54,6 +54,7 @@ def run(options: argparse.Namespace) -> None:
     logging.getLogger("proscale").info("Environment info:\n%s", collect_env_info())
     seed_all_rng(cfg.SEED)
 
+    # The same images every time; a folder that is there is kept.
     dataset = generate(DEFAULT_ROOT)
     train, test = cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0]
     print(
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
     print("[4/4] Counting multiply-adds\n")
     print(_table(cfg, trainer.model, results["panoptic_seg"]))
     print(
-        f"\nPictures (image, truth, prediction): {pictures}\n"
+        f"\nPictures (image, ground truth, prediction): {pictures}\n"
         f"Weights: {output / 'model_final.pth'}, curves: {output / 'metrics.json'}, "
         f"every class: {output / 'inference' / test / 'panoptic_seg.json'}\n"
         f"{time.monotonic() - start:.0f} seconds in all"
@@ -84,14 +85,12 @@ class _DemoTrainer(Trainer):
     """The trainer with a short progress line; evaluation is the demo's own step."""
 
     def build_writers(self) -> list[EventWriter]:
-        return [
-            _ProgressLine(self.max_iter),
-            JSONWriter(str(Path(self.cfg.OUTPUT_DIR, "metrics.json"))),
-        ]
+        metrics = Path(self.cfg.OUTPUT_DIR, "metrics.json")
+        return [_ProgressLine(self.max_iter), JSONWriter(str(metrics))]
 
 
 class _ProgressLine(EventWriter):
-    """Prints how far training is, how well it goes and how long it will take."""
+    """Prints the iteration, the loss and the time that is left."""
 
     def __init__(self, max_iter: int):
         self._max_iter = max_iter
@@ -105,6 +104,7 @@ class _ProgressLine(EventWriter):
         if done == self._written:
             return
         self._written = done
+        # At the mean pace so far.
         elapsed = time.monotonic() - self._start
         left = elapsed / done * (self._max_iter - done)
         loss = storage.history("total_loss").median(20)
@@ -116,6 +116,7 @@ class _ProgressLine(EventWriter):
 
 
 def _log_to_file(path: Path) -> None:
+    # The terminal has the demo's own lines alone.
     handler = logging.FileHandler(path, mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
     for name in ("detectron2", "fvcore", "proscale", "py.warnings"):
@@ -132,7 +133,7 @@ def _name(cfg: CfgNode) -> str:
 
 @torch.no_grad()
 def _draw(cfg: CfgNode, model: nn.Module, folder: Path) -> Path:
-    """Draw the first test images, each beside its truth and the model's prediction."""
+    """Draw the first test images, each beside its ground truth and the model's prediction."""
     folder.mkdir(parents=True, exist_ok=True)
     name = cfg.DATASETS.TEST[0]
     metadata, mapper = MetadataCatalog.get(name), build_mapper(cfg, is_train=False)
@@ -141,11 +142,12 @@ def _draw(cfg: CfgNode, model: nn.Module, folder: Path) -> Path:
         (result,) = model([mapper(entry)])
         found, segments = result["panoptic_seg"]
         image = read_image(entry["file_name"], format="RGB")
-        truth = torch.from_numpy(read_panoptic_png(entry["pan_seg_file_name"]).astype("int64"))
+        annotated = torch.from_numpy(read_panoptic_png(entry["pan_seg_file_name"]).astype("int64"))
+        # Small images are enlarged, so that names of segments can be read.
         scale = max(1, 360 // image.shape[0])
         pictures = [
             image.repeat(scale, axis=0).repeat(scale, axis=1),
-            draw_panoptic(image, truth, entry["segments_info"], metadata, scale=scale),
+            draw_panoptic(image, annotated, entry["segments_info"], metadata, scale=scale),
             draw_panoptic(image, found, segments, metadata, scale=scale),
         ]
         picture = Image.fromarray(side_by_side(pictures))
@@ -161,7 +163,8 @@ def _table(cfg: CfgNode, model: nn.Module, quality: dict[str, float]) -> str:
     baseline.defrost()
     baseline.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "MSDeformAttnPixelDecoder"
     baseline.MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS = MASK2FORMER_LAYERS
-    theirs = count_flops(build_model(baseline), size)
+    # Only its cost is wanted, so that it needs no weights.
+    theirs = count_flops(build_without_weights(baseline), size)
 
     def cost(count: FlopCount) -> list[str]:
         return [f"{count.encoder / 1e9:.2f}", f"{count.total / 1e9:.2f}"]

@@ -18,6 +18,7 @@ from proscale.cli.arguments import (
     add_overrides,
     add_report_arguments,
     check_report_arguments,
+    naming,
     parse_size,
     positive,
     short_names,
@@ -119,6 +120,7 @@ def _draw(
     costs: Mapping[str, ModelCost], quality: tuple[str, Mapping[str, float]] | None, file: Path
 ) -> None:
     """Bars of cost by part; and quality against cost where it is known."""
+    # The parts of the network and the results, without their sums.
     giga = {
         name: {
             part.name: part.multiply_adds.mean / 1e9
@@ -136,16 +138,15 @@ def _draw(
 
 def _configure(file: str, overrides: Sequence[str]) -> CfgNode:
     # The device does not matter, but one that the machine lacks would be refused.
-    return setup_cfg(file, [*overrides, "MODEL.DEVICE", "cpu"])
+    with naming(file):
+        return setup_cfg(file, [*overrides, "MODEL.DEVICE", "cpu"])
 
 
 def _count(
     file: str, cfg: CfgNode, size: tuple[int, int], sizes: Sequence[tuple[int, int]]
 ) -> ModelCost:
-    try:
+    with naming(file):
         return cost_over_images(cfg, sizes) if sizes else cost_at_size(cfg, size)
-    except ValueError as error:
-        raise ConfigError(f"{file}: {error}") from error
 
 
 def _plan(cfgs: dict[str, CfgNode], options: argparse.Namespace) -> None:
@@ -153,11 +154,10 @@ def _plan(cfgs: dict[str, CfgNode], options: argparse.Namespace) -> None:
         raise ConfigError("--budget plans for one --config-file at a time")
     ((name, cfg),) = cfgs.items()
     (file,) = options.config_file
-    try:
+    # The closed form, not the trace: hundreds of encoders are compared.
+    with naming(file):
         size = padded_size(build_without_weights(cfg), options.size)
         design = EncoderDesign.from_config(cfg, size)
-    except (ValueError, KeyError) as error:
-        raise ConfigError(f"{file}: {error}") from error
     budget = f"{100 * options.budget:g}%"
     candidates = affordable(design, options.budget, max_layers=options.max_layers)
     if not candidates:
@@ -187,6 +187,7 @@ def _write(options: argparse.Namespace, file: str, found: Sequence[AffordableEnc
             f"--choose is {','.join(map(str, options.choose))}: expected layers within --budget "
             f"{100 * options.budget:g}% and --max-layers {options.max_layers}"
         )
+    # Read back and counted on a trace, to check both the file and the closed form.
     write_config(options.write, Path(file), options.choose)
     cfg = setup_cfg(str(options.write), ["MODEL.DEVICE", "cpu"])
     counted = cost_at_size(cfg, options.size).part(ENCODER_PART).multiply_adds.mean

@@ -38,6 +38,7 @@ def run(options: argparse.Namespace) -> None:
     files = ", ".join(str(sample.get("file_name", "(unnamed)")) for sample in step.batch)
     print(f"Iteration {step.iteration} of process {step.rank}: {files}")
 
+    # A step of the training itself; without a learning rate it changes no weight.
     loop = TrainLoop(
         model,
         [step.batch],
@@ -45,6 +46,7 @@ def run(options: argparse.Namespace) -> None:
         amp_dtype=resolve_amp_dtype(cfg),
         accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
     )
+    # These seed the step's random numbers.
     loop.seed, loop.iter, loop.rank = step.seed, step.iteration, step.rank
     outputs = _OutputWatch(model)
     with EventStorage(step.iteration) as storage:
@@ -72,6 +74,7 @@ class _OutputWatch:
 
     def __init__(self, model: nn.Module):
         self._first = ""
+        # Hooks run in the order in which modules finish: the first one found is the cause.
         for name, module in model.named_modules():
             if name:
                 module.register_forward_hook(partial(self._look, name))

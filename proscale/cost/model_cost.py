@@ -111,6 +111,7 @@ def resize_for_test(size: Size, cfg: CfgNode) -> Size:
 
 
 def _size(entry: Mapping) -> Size:
+    # Annotation files may state the size.
     if "height" in entry and "width" in entry:
         return entry["height"], entry["width"]
     with Image.open(entry["file_name"]) as image:  # reads the header

@@ -78,6 +78,7 @@ def model_tables(costs: Mapping[str, ModelCost]) -> list[str]:
 
 def summary_table(costs: Mapping[str, ModelCost]) -> str:
     """A row for every model; changes are relative to the first one with the same backbone."""
+    # Models may have different parts: a semantic head has no encoder.
     columns = [name for name in _COLUMNS if any(cost.has(name) for cost in costs.values())]
     compared = [name for name in (ENCODER_PART, EVERYTHING) if name in columns and len(costs) > 1]
     headers = ["model", *columns]
@@ -103,6 +104,7 @@ def summary_table(costs: Mapping[str, ModelCost]) -> str:
 def parts_rows(cost: ModelCost) -> tuple[list[str], list[list[str]]]:
     """Headers, and a row for every part and, with a dash, its pieces."""
     whole = cost.part(EVERYTHING).multiply_adds.mean
+    # Pieces are marked, because they are part of the row above them.
     rows = [
         [
             f"– {part.name}" if part.within else part.name,
