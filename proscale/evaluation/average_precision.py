@@ -89,7 +89,7 @@ class AveragePrecision:
             objects: not added to those to be found, see ``add_objects``.
         """
         keep = slice(MAX_DETECTIONS)
-        bits = match(areas[keep], overlaps[keep], objects)
+        bits = _match(areas[keep], overlaps[keep], objects)
         records = np.empty(len(scores[keep]), dtype=_RECORD)
         records["category"], records["image"] = category, image
         records["score"] = scores[keep]
@@ -143,13 +143,8 @@ class AveragePrecision:
         return {name: nan_mean(values) for name, values in metrics.items()}
 
 
-def match(areas: np.ndarray, overlaps: np.ndarray, objects: Objects) -> np.ndarray:
+def _match(areas: np.ndarray, overlaps: np.ndarray, objects: Objects) -> np.ndarray:
     """COCO's greedy matching, in every area range and at every threshold at once.
-
-    Args:
-        areas: (D,) in pixels, of detections in descending order of score.
-        overlaps: (D, N).
-        objects: N objects.
 
     Returns:
         (2, areas, thresholds, D) bool: the detection is matched; it is ignored, because its match

@@ -17,15 +17,9 @@ def boundary_width(height: int, width: int) -> int:
 
 
 def inner_boundary(mask: np.ndarray) -> np.ndarray:
-    """The pixels of a mask within ``boundary_width`` (chessboard distance) of its contour.
+    """(H, W) bool → (H, W) bool, the pixels of a mask within ``boundary_width`` of its contour.
 
-    The image's border counts as contour.
-
-    Args:
-        mask: (H, W) bool.
-
-    Returns:
-        (H, W) bool.
+    Distances are the chessboard's. The image's border counts as contour.
     """
     boundary = mask.copy()
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))

@@ -75,9 +75,6 @@ class CityscapesGroundTruth:
     Args:
         gt_dir: ``gtFine/(split)``, with a folder for each city.
 
-    Attributes:
-        frames: ``(city)/(frame)`` of all images.
-
     Raises:
         MissingFileError: there are no instance maps in ``gt_dir``.
     """
@@ -87,6 +84,7 @@ class CityscapesGroundTruth:
         paths = sorted(self._root.glob(f"*/*{INSTANCES_SUFFIX}"))
         if not paths:
             raise MissingFileError(f"no instance maps {self._root}/(city)/*{INSTANCES_SUFFIX}")
+        # (city)/(frame) of all images.
         self.frames = [f"{p.parent.name}/{p.name.removesuffix(INSTANCES_SUFFIX)}" for p in paths]
 
     def frame(self, file_name: str) -> str:
@@ -334,16 +332,11 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
 def _match_class(
     scores: np.ndarray, iou: np.ndarray, is_counted: np.ndarray, *, excused: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Match the P predictions with the G true instances and groups of a class in an image.
-
-    Args:
-        scores: (P,).
-        iou: (P, G).
-        is_counted: (G,) False for groups and small instances, which need not be found.
-        excused: (P,) fraction of a prediction that lies on those or on void.
+    """Match the P predictions and G true instances and groups of a class in an image.
 
     Returns:
-        true and false positives, both (P, thresholds) bool; the others do not count.
+        true and false positives, (P, thresholds) bool. Predictions that match only instances which
+        are not counted, or nothing and are mostly ``excused`` (a fraction, (P,)), are neither.
     """
     is_match = iou[..., None] > THRESHOLDS
     # Of several predictions that match an instance the best-scored one is right …

@@ -110,7 +110,7 @@ class PanopticQuality:
             true_segments: ``segments_info`` dicts: ``id``, ``category_id``, ``iscrowd`` (absent
                 means 0). One without any pixel is a false negative. Areas are counted in
                 ``true_map``.
-            image: the image's name or id, for error messages.
+            image: its name, for error messages.
 
         Raises:
             DataError: the maps are not integer arrays of one (H, W); a map has an id that its
@@ -154,13 +154,12 @@ class PanopticQuality:
 
         rows, columns = np.nonzero(matched)
         units = (intersection[rows, columns] / union[rows, columns] * _IOU_UNIT).astype(np.int64)
-        for counts, categories, amounts in zip(
-            self._counts,
-            (*[true_category[rows]] * 3, predicted_category[spurious], true_category[missed]),
-            (units >> _HALF, units & (1 << _HALF) - 1, 1, 1, 1),
-            strict=True,
-        ):
-            np.add.at(counts, categories, amounts)
+        high, low, tp, fp, fn = self._counts
+        np.add.at(high, true_category[rows], units >> _HALF)
+        np.add.at(low, true_category[rows], units & (1 << _HALF) - 1)
+        np.add.at(tp, true_category[rows], 1)
+        np.add.at(fp, predicted_category[spurious], 1)
+        np.add.at(fn, true_category[missed], 1)
 
     def merge(self, other: "PanopticQuality") -> None:
         """Add the counts of ``other``, as if its images had been counted here.

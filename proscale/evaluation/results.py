@@ -71,11 +71,7 @@ def prediction_dir(
 def check_every_image_once(
     expected: Collection[Any], scored: Iterable[Any], *, dataset_name: str
 ) -> None:
-    """Make sure that the metrics are those of the whole data set.
-
-    Args:
-        expected: the data set's images, by an id or name.
-        scored: those that were scored, repetitions included.
+    """Make sure that the metrics are those of the whole data set, by ids or names of images.
 
     Raises:
         ValueError: some were never scored or more than once; names the first.
