@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from proscale import add_proscale_config
-from proscale.data.datasets.shapes import coco_categories, generate
+from proscale.data.datasets.shapes import CATEGORIES, generate
 from proscale.data.formats.panoptic_png import read_panoptic_png
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -92,7 +92,7 @@ def own_data(tmp_path) -> Path:
     ``labels_{train,val}``. What is registered in the test is forgotten afterwards.
     """
     root = generate(tmp_path / "own", num_train=3, num_val=2, image_size=64)
-    labels = {category["id"]: index for index, category in enumerate(coco_categories())}
+    labels = {category["id"]: index for index, category in enumerate(CATEGORIES)}
     for split in ("train", "val"):
         content = json.loads((root / "annotations" / f"panoptic_{split}.json").read_text())
         (root / f"labels_{split}").mkdir()

@@ -25,7 +25,7 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from proscale.data.formats.image_file import exif_orientation, open_image
+from proscale.data.formats.image_file import stored_size
 from proscale.errors import ConfigError
 from proscale.utils.random_state import Purpose, seed_generators
 
@@ -73,8 +73,7 @@ class TrainingLoader:
             sampler: from a seed to the indices that this process takes, without end.
             seed: see above.
             batch_size: samples per batch, in this process.
-            groups_aspect_ratios: whether a batch has only wide or only other images. Entries
-                without ``width`` and ``height`` cost a look into the image file, once.
+            groups_aspect_ratios: a batch has only wide or only other images.
             num_workers: processes that load; 0 loads in this one.
         """
         self.dataset = dataset
@@ -106,7 +105,7 @@ class TrainingLoader:
         try:
             yield from loader
         except ConnectionError as error:
-            # PyTorch tells of a worker that dies, but not while it hands a batch over.
+            # PyTorch notices a worker that dies, but not while it hands a batch over.
             raise RuntimeError("DataLoader worker is killed, perhaps for want of memory") from error
 
     def _places(self) -> Iterator[Place]:
@@ -127,10 +126,11 @@ class TrainingLoader:
         """Whether the image of an entry is wider than high."""
         if index not in self._is_wide:
             entry = self.dataset[index]
-            if "width" in entry and "height" in entry:
-                width, height = entry["width"], entry["height"]
+            # Semantic data sets do not state sizes: the head of the image file does, read once.
+            if "width" not in entry or "height" not in entry:
+                height, width = stored_size(entry["file_name"])
             else:
-                width, height = _stored_size(entry["file_name"])
+                height, width = entry["height"], entry["width"]
             self._is_wide[index] = width > height
         return self._is_wide[index]
 
@@ -203,15 +203,8 @@ def _choose_sampler(cfg: CfgNode, entries: Collection[dict]) -> Callable[[int], 
     return lambda seed: RepeatFactorTrainingSampler(factors, seed=seed)
 
 
-def _stored_size(path: str) -> tuple[int, int]:
-    """Width and height of an image as it is read, from the head of its file."""
-    with open_image(path) as image:
-        exchanges_sides = exif_orientation(image) >= 5
-        return image.size[::-1] if exchanges_sides else image.size
-
-
 def _leave_signals_to_main_process(worker: int) -> None:
-    # Whoever stops a job may signal all its processes; workers end when the main process does.
+    # A job that is stopped may signal all its processes; workers end when the main process does.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

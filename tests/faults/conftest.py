@@ -16,7 +16,7 @@ from detectron2.structures import Instances
 from proscale.data import build_mapper
 from proscale.data.check import check_datasets
 from proscale.data.datasets.own import register_own_data
-from proscale.data.datasets.shapes import coco_categories
+from proscale.data.datasets.shapes import CATEGORIES
 from proscale.errors import CheckpointError, ConfigError, DataError
 from proscale.evaluation.instance_evaluator import InstanceEvaluator
 from proscale.evaluation.panoptic_evaluator import CocoPanopticEvaluator
@@ -121,7 +121,7 @@ def places(own_block, cfg):
     return {"train": train, "evaluate": evaluate, "check": check}
 
 
-_THINGS = sum(category["isthing"] for category in coco_categories())
+_THINGS = sum(category["isthing"] for category in CATEGORIES)
 
 
 def _prediction(height: int, width: int) -> dict:

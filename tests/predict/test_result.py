@@ -7,7 +7,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
 from proscale.data.datasets.own import register_own_data
-from proscale.data.datasets.shapes import coco_categories
+from proscale.data.datasets.shapes import CATEGORIES
 from proscale.errors import ConfigError
 from proscale.predict.result import (
     ClassMetadata,
@@ -105,18 +105,18 @@ def test_stuff_numbered_without_things():
 @pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
 def test_own_data(own_block, task):
     block = own_block(task)
-    names = [category["name"] for category in coco_categories()]
+    names = [category["name"] for category in CATEGORIES]
     if task == "semantic":
         block["CLASSES"] = names
     register_own_data([block])
     classes = ClassMetadata.of_dataset(f"own_{task}_val", task)
-    things = [category for category in coco_categories() if category["isthing"]]
+    things = [category for category in CATEGORIES if category["isthing"]]
     assert list(classes.names) == names[: len(classes)]
     assert list(classes.category_ids)[: len(things)] == (
         list(range(len(things))) if task == "semantic" else [c["id"] for c in things]
     )
     if task == "panoptic":
-        assert list(classes.colors) == [tuple(c["color"]) for c in coco_categories()]
+        assert list(classes.colors) == [tuple(c["color"]) for c in CATEGORIES]
 
 
 def test_data_set_without_such_classes(restored_catalogs):

@@ -9,13 +9,13 @@ from tabulate import tabulate
 from proscale.data.check.run import DatasetReport, Report
 from proscale.data.formats.problems import ERRORS, WARNINGS, Problem
 
-# A histogram of more classes than this is set in several columns.
-_ROWS = 20
-_COLUMNS = 3
+_ROWS, _COLUMNS = 20, 3
+_ALIGN = ("left", "right", "right", "right")
 
 
 def histogram(dataset: DatasetReport) -> str:
     """How often each class occurs, and its fraction of all annotated pixels."""
+    # Many classes are set in several columns, read downwards.
     total = sum(dataset.pixels.values()) or 1
     cells = [
         (name, dataset.images[i], dataset.segments[i], f"{100 * dataset.pixels[i] / total:.2f}")
@@ -26,9 +26,6 @@ def histogram(dataset: DatasetReport) -> str:
     lines = [[value for cell in cells[row::rows] for value in cell] for row in range(rows)]
     headers = ["class", "images", "segments", "pixels %"] * columns
     return tabulate(lines, headers=headers, disable_numparse=True, colalign=_ALIGN * columns)
-
-
-_ALIGN = ("left", "right", "right", "right")
 
 
 def summary(report: Report) -> str:

@@ -52,11 +52,7 @@ class DatasetReport:
     """Results for a data set.
 
     Attributes:
-        name: as registered.
         task: ``panoptic``, ``instance`` or ``semantic``; ``unknown`` if it cannot be read.
-        class_names: of all classes.
-        num_images: checked.
-        problems: of its files.
         images, segments, pixels: how many have, or are of, each class, by its place.
         digests: files by their pixels.
         image_ids: of images that have one.
@@ -72,10 +68,6 @@ class DatasetReport:
     pixels: Counter[int] = field(default_factory=Counter)
     digests: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     image_ids: set = field(default_factory=set)
-
-    @property
-    def file_names(self) -> set[str]:
-        return {Path(file).name for files in self.digests.values() for file in files}
 
 
 @dataclass
@@ -95,11 +87,7 @@ class Report:
 
 
 def check_datasets(names: Sequence[str], *, workers: int) -> Report:
-    """Check registered data sets, and that no picture is in two of them.
-
-    Args:
-        names: each once.
-        workers: processes; 1 stays in this one.
+    """Check registered data sets, and that no picture is in two of them, in ``workers`` processes.
 
     Raises:
         ConfigError: a data set has no annotations of a kind that can be checked.
@@ -130,6 +118,7 @@ def _check(name: str, workers: int) -> DatasetReport:
         report.class_names, ignored = metadata["stuff_classes"], metadata["ignore_label"]
         reader = SemanticReader(num_classes=len(report.class_names), ignore_label=ignored)
     report.num_images = len(entries)
+    # Images are decoded in parallel; what is counted is added up here.
     results = _map(partial(check_sample, reader, metadata.get("json_file", "")), entries, workers)
     progress = tqdm(results, name, len(entries), unit="image", disable=None)
     for entry, findings in zip(entries, progress, strict=True):
@@ -215,9 +204,8 @@ def _read_instances(metadata: dict[str, Any], problems: list[Problem]) -> Entrie
 def _unused(
     kind: str, folder: str, suffixes: tuple[str, ...], used: Collection[str]
 ) -> Iterable[Problem]:
-    used = set(used)
-    files = [file for file in Path(folder).glob("*") if file.suffix.lower() in suffixes]
-    unused = sorted(file.name for file in files if file.name not in used)
+    files = {file.name for file in Path(folder).glob("*") if file.suffix.lower() in suffixes}
+    unused = sorted(files - set(used))
     if unused:
         detail = f"{len(unused)} files that no annotation names: {first_few(unused)}"
         yield Problem(kind, folder, detail)
@@ -226,20 +214,24 @@ def _unused(
 def _map(function: partial, entries: Entries, workers: int) -> Iterator[Findings]:
     if workers == 1:
         yield from map(function, entries)
-        return
-    with multiprocessing.Pool(workers) as pool:
-        yield from pool.imap(function, entries, chunksize=_CHUNK)
+    else:
+        with multiprocessing.Pool(workers) as pool:
+            yield from pool.imap(function, entries, chunksize=_CHUNK)
 
 
 def _compare(a: DatasetReport, b: DatasetReport) -> Iterable[Problem]:
-    both = f"{a.name}, {b.name}"
+    # The same pixels under any name spoil an evaluation; the same name or id need not.
     for digest in a.digests.keys() & b.digests.keys():
         files = a.digests[digest][0], b.digests[digest][0]
         yield Problem("leaked-image", files[0], f"the same picture is {files[1]} of {b.name}")
-    for kind, mine, theirs in (
-        ("name-in-both", a.file_names, b.file_names),
-        ("id-in-both", a.image_ids, b.image_ids),
+    names = [
+        {Path(file).name for files in report.digests.values() for file in files}
+        for report in (a, b)
+    ]
+    for kind, both in (
+        ("name-in-both", names[0] & names[1]),
+        ("id-in-both", a.image_ids & b.image_ids),
     ):
-        common = sorted(mine & theirs, key=str)
-        if common:
-            yield Problem(kind, both, f"{len(common)}: {first_few(common)}")
+        if both:
+            detail = f"{len(both)}: {first_few(sorted(both, key=str))}"
+            yield Problem(kind, f"{a.name}, {b.name}", detail)

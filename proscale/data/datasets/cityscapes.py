@@ -16,7 +16,7 @@ from detectron2.structures import BoxMode
 
 from proscale.data.datasets.registration import data_root, detectron2_metadata, register_builtin
 from proscale.data.formats.coco_format import Entries, load_coco_panoptic
-from proscale.data.formats.image_file import open_image
+from proscale.data.formats.image_file import stored_size
 from proscale.data.formats.json_file import DataFolder
 from proscale.data.formats.label_image import read_label_image
 from proscale.data.formats.run_lengths import encode_segments
@@ -112,8 +112,7 @@ def load_cityscapes_panoptic(metadata: Mapping[str, Any]) -> Entries:
 def _load_semantic(metadata: Mapping[str, Any]) -> Entries:
     entries = load_semantic_folders(metadata)
     for entry in entries:
-        with open_image(entry["file_name"]) as image:
-            entry["width"], entry["height"] = image.size
+        entry["height"], entry["width"] = stored_size(entry["file_name"])
     return entries
 
 

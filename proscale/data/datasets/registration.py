@@ -65,11 +65,9 @@ def register(
 def register_builtin(
     name: str, load: Load, metadata: Mapping[str, Any] | Metadata, *, preparation: str = ""
 ) -> None:
-    """Register a name in place of what Detectron2 has registered under it, if it has.
+    """Register a name in place of Detectron2's data set of that name, if it has one.
 
-    Args:
-        name, load, metadata: see :func:`register`.
-        preparation: the data set of ``proscale prepare`` that writes what may be missing.
+    ``preparation`` is the argument of ``proscale prepare`` that writes what may be missing.
     """
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog:
@@ -161,10 +159,7 @@ def instance_metadata(
 ) -> dict[str, Any]:
     """Detectron2's metadata of an instance data set: contiguous class ids in the order of COCO's.
 
-    Args:
-        categories: COCO's, with ``id``, ``name`` and, if colours are given, ``color``.
-        image_root: folder of the images.
-        json_file: annotations in COCO's instance format.
+    ``categories`` are COCO's, with ``id``, ``name`` and, if colours are given, ``color``.
     """
     ordered = sorted(categories, key=lambda category: category["id"])
     metadata: dict[str, Any] = {
@@ -215,14 +210,7 @@ def semantic_metadata(
 
 
 class LazyMetadata(Metadata):
-    """Metadata of which some keys are read from a file when one of them is first asked for.
-
-    Args:
-        name: of the data set.
-        known: needs no file.
-        lazy_keys: those of ``read``'s result that are used.
-        read: its errors reach the code that asks for a key.
-    """
+    """Metadata of which ``lazy_keys`` are read by ``read`` when one of them is first asked for."""
 
     def __init__(
         self,

@@ -12,9 +12,8 @@ bytes. A data set is complete or absent: it is written beside its place and move
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,6 +23,7 @@ from proscale.data.datasets.registration import panoptic_metadata, register
 from proscale.data.formats.coco_format import load_coco_panoptic
 from proscale.data.formats.panoptic_png import write_panoptic_png
 from proscale.data.formats.run_lengths import describe_segments
+from proscale.errors import ConfigError
 
 SPLITS = ("train", "val")
 STAMP = "dataset.json"
@@ -45,65 +45,59 @@ _PLACEMENT_TRIES = 100
 _SUPERSAMPLING = 4
 
 
-class Category(NamedTuple):
-    """A COCO category; ``color`` is the RGB colour in which it is visualised."""
-
-    id: int
-    name: str
-    isthing: bool
-    color: tuple[int, int, int]
-
-
 # As in COCO, the ids have gaps.
-CATEGORIES = (
-    Category(1, "disc", True, (220, 60, 50)),
-    Category(2, "square", True, (250, 200, 40)),
-    Category(3, "triangle", True, (170, 70, 200)),
-    Category(4, "star", True, (250, 130, 190)),
-    Category(5, "ring", True, (245, 245, 245)),
-    Category(11, "sky", False, (110, 170, 235)),
-    Category(12, "grass", False, (80, 150, 60)),
-    Category(13, "field", False, (165, 115, 65)),
-    Category(14, "tiles", False, (125, 125, 130)),
+CATEGORIES: tuple[dict[str, Any], ...] = tuple(
+    {
+        "id": id_,
+        "name": name,
+        "supercategory": "thing" if isthing else "stuff",
+        "isthing": isthing,
+        "color": color,
+    }
+    for id_, name, isthing, color in (
+        (1, "disc", 1, [220, 60, 50]),
+        (2, "square", 1, [250, 200, 40]),
+        (3, "triangle", 1, [170, 70, 200]),
+        (4, "star", 1, [250, 130, 190]),
+        (5, "ring", 1, [245, 245, 245]),
+        (11, "sky", 0, [110, 170, 235]),
+        (12, "grass", 0, [80, 150, 60]),
+        (13, "field", 0, [165, 115, 65]),
+        (14, "tiles", 0, [125, 125, 130]),
+    )
 )
-THINGS = tuple(c for c in CATEGORIES if c.isthing)
-STUFF = tuple(c for c in CATEGORIES if not c.isthing)
+"""The classes, as in ``categories`` of COCO's annotation files."""
+
+_THINGS = [category for category in CATEGORIES if category["isthing"]]
+_STUFF = [category for category in CATEGORIES if not category["isthing"]]
 
 
-@dataclass(frozen=True)
-class Scene:
-    """A drawn scene.
+def draw_scene(
+    rng: np.random.Generator, size: int
+) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
+    """Draw a square scene with sides of ``size`` pixels (at least 64).
 
-    Attributes:
-        image: (H, W, 3) uint8, RGB.
-        segments: (H, W) int, index into ``categories``; every index occurs, no pixel is unlabelled.
-        categories: category of every segment; one segment per stuff class, one per thing.
+    Returns:
+        the image (H, W, 3) uint8, RGB; the segment of every pixel (H, W), an index into the third;
+        and the category of every segment, one per stuff class, one per thing. All have pixels.
     """
-
-    image: np.ndarray
-    segments: np.ndarray
-    categories: list[Category]
-
-
-def draw_scene(rng: np.random.Generator, size: int) -> Scene:
-    """Draw a square scene with sides of ``size`` pixels (at least 64)."""
     if size < 64:
-        raise ValueError(f"image_size is {size}; scenes need at least 64 pixels a side")
+        raise ConfigError(f"image_size is {size}: expected 64 or more")
     segments, categories = _draw_regions(rng, size)
     image = np.zeros((size, size, 3))
     for index, category in enumerate(categories):
         region = segments == index
-        image[region] = _TEXTURES[category.name](rng, size)[region]
+        image[region] = _TEXTURES[category["name"]](rng, size)[region]
 
     wanted = rng.integers(THINGS_RANGE[0], THINGS_RANGE[1], endpoint=True)
     areas: list[int] = []  # of the things, unoccluded
     for _ in range(_PLACEMENT_TRIES):
         if len(areas) == wanted:
             break
-        category = THINGS[rng.integers(len(THINGS))]
-        contours = _place(rng, _CONTOURS[category.name], size)
-        coverage, rim = _rasterise(contours, size)
+        category = _THINGS[rng.integers(len(_THINGS))]
+        coverage, rim = _rasterise(_place(rng, _CONTOURS[category["name"]], size), size)
         mask = coverage >= 0.5
+        # A thing that would leave too little of any other segment is drawn anew.
         left = np.bincount(segments[~mask], minlength=len(categories))
         needed = [MIN_STUFF_FRACTION * size**2] * (len(categories) - len(areas))
         needed += [MIN_VISIBLE_FRACTION * area for area in areas]
@@ -112,23 +106,25 @@ def draw_scene(rng: np.random.Generator, size: int) -> Scene:
         areas.append(int(mask.sum()))
         segments[mask] = len(categories)
         categories.append(category)
-        paint = _thing_paint(rng, category, size)
+        # Blended by coverage, so that the border is smooth; the rim is darker.
+        paint = _thing_paint(rng, category["color"], size)
         image += coverage[..., None] * (paint - image)
         image += 0.6 * rim[..., None] * (0.3 * paint - image)
 
     image += rng.normal(0, 4, image.shape)
-    return Scene(np.clip(image, 0, 255).round().astype(np.uint8), segments, categories)
+    return np.clip(image, 0, 255).round().astype(np.uint8), segments, categories
 
 
 # --- stuff ----------------------------------------------------------------------------------------
 
 
-def _draw_regions(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Category]]:
+def _draw_regions(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Two or three regions: sky, if there is one, above the others; the rest split once more."""
     count = rng.integers(2, 3, endpoint=True)
-    categories = [STUFF[i] for i in rng.choice(len(STUFF), size=count, replace=False)]
-    categories.sort(key=lambda category: category.name != "sky")
-    has_sky = categories[0].name == "sky"
+    categories = [_STUFF[i] for i in rng.choice(len(_STUFF), size=count, replace=False)]
+    categories.sort(key=lambda category: category["name"] != "sky")
+    has_sky = categories[0]["name"] == "sky"
+    # A level horizon below the sky, else a border of any direction.
     angle = rng.uniform(-0.2, 0.2) if has_sky else rng.uniform(-np.pi, np.pi)
     segments = (~_wavy_half_plane(rng, size, angle, rng.uniform(-0.18, 0.12))).astype(int)
     if count == 3:
@@ -248,9 +244,9 @@ def _rasterise(contours: list[np.ndarray], size: int) -> tuple[np.ndarray, np.nd
     return body_fraction, rim_fraction
 
 
-def _thing_paint(rng: np.random.Generator, category: Category, size: int) -> np.ndarray:
+def _thing_paint(rng: np.random.Generator, class_color: list[int], size: int) -> np.ndarray:
     """(size, size, 3) RGB: the class's colour, varied, with a soft light from one side."""
-    color = np.array(category.color) * rng.uniform(0.75, 1.0) + rng.uniform(-25, 25, 3)
+    color = np.array(class_color) * rng.uniform(0.75, 1.0) + rng.uniform(-25, 25, 3)
     y, x = _unit_grid(size)
     angle = rng.uniform(0, 2 * np.pi)
     return color * (1 + 0.25 * (np.cos(angle) * x + np.sin(angle) * y))[..., None]
@@ -319,7 +315,7 @@ def register_shapes(root: Path = DEFAULT_ROOT) -> None:
     """
     for split in SPLITS:
         metadata = panoptic_metadata(
-            coco_categories(),
+            CATEGORIES,
             image_root=root / split,
             panoptic_root=root / f"panoptic_{split}",
             panoptic_json=root / "annotations" / f"panoptic_{split}.json",
@@ -328,62 +324,38 @@ def register_shapes(root: Path = DEFAULT_ROOT) -> None:
         register(f"shapes_{split}", load_coco_panoptic, metadata)
 
 
-def coco_categories() -> list[dict[str, Any]]:
-    """The classes, as in ``categories`` of the annotation files."""
-    return [
-        {
-            "id": c.id,
-            "name": c.name,
-            "supercategory": "thing" if c.isthing else "stuff",
-            "isthing": int(c.isthing),
-            "color": list(c.color),
-        }
-        for c in CATEGORIES
-    ]
-
-
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content) + "\n")
 
 
 def _write_split(root: Path, split: str, count: int, size: int, seed: tuple[int, int]) -> None:
-    image_dir, panoptic_dir = root / split, root / f"panoptic_{split}"
-    image_dir.mkdir()
-    panoptic_dir.mkdir()
+    (root / split).mkdir()
+    (root / f"panoptic_{split}").mkdir()
     images, panoptic = [], []
     instances: list[dict[str, Any]] = []
     for number in range(count):
         rng = np.random.default_rng((*seed, number))
-        scene = draw_scene(rng, size)
-        image_id, name = number + 1, f"{number + 1:06d}"
+        image, segments, categories = draw_scene(rng, size)
         # Distinct 24-bit ids, random as COCO's are; 0 is void.
-        ids = rng.choice(2**24 - 1, size=len(scene.categories), replace=False) + 1
-        Image.fromarray(scene.image).save(image_dir / f"{name}.jpg", quality=95)
-        write_panoptic_png(panoptic_dir / f"{name}.png", ids[scene.segments])
-        images.append({"id": image_id, "file_name": f"{name}.jpg", "height": size, "width": size})
-        described = describe_segments(scene.segments)
-        segments = []
-        for index, category in enumerate(scene.categories):
+        ids = rng.choice(2**24 - 1, size=len(categories), replace=False) + 1
+        image_id, name = number + 1, f"{number + 1:06d}"
+        Image.fromarray(image).save(root / split / f"{name}.jpg", quality=95)
+        write_panoptic_png(root / f"panoptic_{split}" / f"{name}.png", ids[segments])
+        described = describe_segments(segments)
+        infos = []
+        for index, category in enumerate(categories):
             area, bbox, code = described[index]
-            segment = {
-                "id": int(ids[index]),
-                "category_id": category.id,
-                "iscrowd": 0,
-                "bbox": bbox,
-                "area": area,
-            }
-            segments.append(segment)
-            if category.isthing:
+            info = {"id": int(ids[index]), "category_id": category["id"], "iscrowd": 0}
+            info |= {"bbox": bbox, "area": area}
+            infos.append(info)
+            if category["isthing"]:
                 keys = {"id": len(instances) + 1, "image_id": image_id, "segmentation": code}
-                instances.append(segment | keys)
-        panoptic.append(
-            {"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments}
-        )
-    categories = coco_categories()
-    things = [category for category in categories if category["isthing"]]
+                instances.append(info | keys)
+        images.append({"id": image_id, "file_name": f"{name}.jpg", "height": size, "width": size})
+        panoptic.append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": infos})
     for name, annotations, classes in (
-        ("panoptic", panoptic, categories),
-        ("instances", instances, things),
+        ("panoptic", panoptic, CATEGORIES),
+        ("instances", instances, _THINGS),
     ):
         content = {"images": images, "annotations": annotations, "categories": classes}
         _write_json(root / "annotations" / f"{name}_{split}.json", content)

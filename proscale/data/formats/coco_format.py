@@ -1,8 +1,9 @@
 """COCO's annotation files, checked so that no later reader trips over them, and their entries.
 
 Detectron2's loader learns categories when the data are loaded, and leaves annotations without an
-image and broken polygons out; here the classes are known at once, and what is wrong is named.
-COCO's own description is at https://cocodataset.org/#format-data.
+image and broken polygons out; here the classes are known at once, and errors are named. What is not
+of the format always raises a DataError; what does not fit together is a problem, see
+:mod:`proscale.data.formats.problems`. COCO's own description: https://cocodataset.org/#format-data.
 """
 
 import os
@@ -13,13 +14,7 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from proscale.data.formats.image_file import check_size
-from proscale.data.formats.json_file import (
-    DataFolder,
-    Keys,
-    check_lists,
-    check_records,
-    read_json,
-)
+from proscale.data.formats.json_file import DataFolder, Keys, check_lists, check_records, read_json
 from proscale.data.formats.problems import Problem, Reporter, first_few, raise_first
 from proscale.errors import DataError
 
@@ -66,12 +61,10 @@ def read_panoptic(path: AnyPath, report: Reporter = raise_first) -> dict[str, An
 def check_panoptic_annotations(
     content: Mapping[str, Any], path: AnyPath, report: Reporter = raise_first
 ) -> None:
-    """Make sure that the ``annotations`` in the ``content`` of ``path`` are panoptic ones.
-
-    Two annotations of one image are reported.
+    """Check the ``annotations`` of a panoptic file's ``content``, for its format and repetitions.
 
     Raises:
-        DataError: they are not of the format; the message names the entry.
+        DataError: they are not of the format; names the entry.
     """
     check_lists(content, {"annotations": PANOPTIC_ANNOTATIONS}, path)
     annotations = content["annotations"]
@@ -89,21 +82,22 @@ def check_instances(
     images: Keys = IMAGES,
     annotations: Keys = INSTANCE_ANNOTATIONS,
 ) -> None:
-    """Make sure that the ``content`` of ``path`` is that of an instance annotation file.
-
-    An image that is listed twice and an annotation without an image are reported.
-
-    Args:
-        content: see ``read_json``.
-        path: for messages.
-        report: takes problems.
-        images, annotations: what their elements must have.
+    """Check ``images`` and ``annotations``, which need these keys, of an instance file's content.
 
     Raises:
-        DataError: it is not of the format; the message names the entry.
+        DataError: they are not of the format; names the entry.
     """
     check_lists(content, {"annotations": annotations}, path)
     _check_images(content, path, images, report)
+
+
+def load_coco_panoptic(metadata: Mapping[str, Any]) -> Entries:
+    """The entries of a panoptic data set, read strictly, see ``panoptic_entries``.
+
+    Raises:
+        DataError: there is no ``panoptic_json``, or it has an error.
+    """
+    return panoptic_entries(read_panoptic(metadata["panoptic_json"]), metadata)
 
 
 def panoptic_entries(
@@ -114,8 +108,8 @@ def panoptic_entries(
     Args:
         content: of ``panoptic_json``, see ``read_panoptic``.
         metadata: as from ``panoptic_metadata``, with or without ``image_ids``.
-        report: takes problems: unknown categories, file names that lead out of their folder, images
-            without an annotation, of ``image_ids`` or (a warning) all.
+        report: takes unknown categories, file names that lead out of their folder, and images
+            without an annotation.
 
     Returns:
         for every image, ordered by its id or as in ``image_ids``: ``file_name``, ``height``,
@@ -125,46 +119,45 @@ def panoptic_entries(
     path = metadata["panoptic_json"]
     things = metadata["thing_dataset_id_to_contiguous_id"]
     known = things | metadata["stuff_dataset_id_to_contiguous_id"]
+    # The file lists images and annotations in different orders; image_id joins them.
     images = {image["id"]: image for image in content["images"]}
     annotations = {a["image_id"]: a for a in content["annotations"] if a["image_id"] in images}
     wanted = metadata.get("image_ids", sorted(images))
     missing = [image_id for image_id in wanted if image_id not in annotations]
     if missing:
+        # An image that is asked for by name must be there; others may be left without annotation.
         kind = "annotation-file" if "image_ids" in metadata else "image-not-annotated"
         count = f"{len(missing)} of {len(wanted)} images"
         report(Problem(kind, path, f"{count} have no annotation, ids {first_few(missing)}"))
-    image_folder, png_folder = (
-        DataFolder(metadata["image_root"]),
-        DataFolder(metadata["panoptic_root"]),
-    )
+    image_folder = DataFolder(metadata["image_root"])
+    png_folder = DataFolder(metadata["panoptic_root"])
     entries = []
-    for image_id in wanted:
-        if image_id not in annotations:
-            continue
+    for image_id in (image_id for image_id in wanted if image_id in annotations):
         image, annotation = images[image_id], annotations[image_id]
         segments = []
         for segment in annotation["segments_info"]:
             where = f"segment {segment['id']} of image {image_id}"
-            contiguous = _contiguous(segment, known, path, where, report)
+            contiguous = _contiguous_id(segment, known, path, where, report)
             isthing = segment["category_id"] in things
             segments.append({**segment, "category_id": contiguous, "isthing": isthing})
-        file = _file(image_folder, image["file_name"], path, f"image {image_id}", report)
+        file = _file(image_folder, image, path, f"image {image_id}", report)
         where = f"the annotation of image {image_id}"
-        png = _file(png_folder, annotation["file_name"], path, where, report)
+        png = _file(png_folder, annotation, path, where, report)
         if file and png:
             entry = {"file_name": file, "pan_seg_file_name": png, "segments_info": segments}
             entries.append(entry | _size_and_id(image))
     return entries
 
 
-def load_coco_panoptic(metadata: Mapping[str, Any]) -> Entries:
-    """The entries of a panoptic data set, read strictly, see ``panoptic_entries``.
+def load_coco_instances(metadata: Mapping[str, Any]) -> Entries:
+    """The entries of an instance data set, read strictly, see ``instance_entries``.
 
     Raises:
-        DataError: there is no ``panoptic_json``, it is not of the format, or something in it does
-            not fit together.
+        DataError: there is no ``json_file``, or it has an error.
     """
-    return panoptic_entries(read_panoptic(metadata["panoptic_json"]), metadata)
+    content = read_json(metadata["json_file"])
+    check_instances(content, metadata["json_file"])
+    return instance_entries(content, metadata)
 
 
 def instance_entries(
@@ -175,7 +168,7 @@ def instance_entries(
     Args:
         content: of ``json_file``, see ``read_json`` and ``check_instances``.
         metadata: as from ``instance_metadata``.
-        report: takes problems: unknown categories, file names that lead out of their folder.
+        report: takes unknown categories and file names that lead out of their folder.
 
     Returns:
         for every image, ordered by its id: ``file_name``, ``height``, ``width``, ``image_id``, and
@@ -184,15 +177,14 @@ def instance_entries(
         ``bbox`` with ``bbox_mode``.
     """
     path, known = metadata["json_file"], metadata["thing_dataset_id_to_contiguous_id"]
-    folder = DataFolder(metadata["image_root"])
     by_image = defaultdict(list)
     for annotation in content["annotations"]:
         where = f"annotation {annotation['id']} of image {annotation['image_id']}"
         entry = {
             "id": annotation["id"],
-            "category_id": _contiguous(annotation, known, path, where, report),
+            "category_id": _contiguous_id(annotation, known, path, where, report),
             "iscrowd": annotation.get("iscrowd", 0),
-            # The mapper, which draws it, finds out if it cannot be drawn.
+            # Read by the mapper, which reports segmentations that cannot be drawn.
             "segmentation": annotation.get("segmentation"),
         }
         if "bbox" in annotation:
@@ -200,38 +192,23 @@ def instance_entries(
         if "area" in annotation:
             entry["area"] = annotation["area"]
         by_image[annotation["image_id"]].append(entry)
+    folder = DataFolder(metadata["image_root"])
     images = {image["id"]: image for image in content["images"]}
     entries = []
     for image_id, image in sorted(images.items()):
-        file = _file(folder, image["file_name"], path, f"image {image_id}", report)
+        file = _file(folder, image, path, f"image {image_id}", report)
         if file:
             entry = {"file_name": file, "annotations": by_image[image_id]}
             entries.append(entry | _size_and_id(image))
     return entries
 
 
-def load_coco_instances(metadata: Mapping[str, Any]) -> Entries:
-    """The entries of an instance data set, read strictly, see ``instance_entries``.
-
-    Raises:
-        DataError: there is no ``json_file``, it is not of the format, or something in it does not
-            fit together.
-    """
-    content = read_json(metadata["json_file"])
-    check_instances(content, metadata["json_file"])
-    return instance_entries(content, metadata)
-
-
 def _size_and_id(image: Mapping[str, Any]) -> dict[str, Any]:
     return {"height": image["height"], "width": image["width"], "image_id": image["id"]}
 
 
-def _contiguous(
-    segment: Mapping[str, Any],
-    known: Mapping[int, int],
-    path: str,
-    where: str,
-    report: Reporter,
+def _contiguous_id(
+    segment: Mapping[str, Any], known: Mapping[int, int], path: str, where: str, report: Reporter
 ) -> int | None:
     category = segment["category_id"]
     if category not in known:
@@ -240,9 +217,11 @@ def _contiguous(
     return known.get(category)
 
 
-def _file(folder: DataFolder, name: str, path: str, what: str, report: Reporter) -> str | None:
+def _file(
+    folder: DataFolder, record: Mapping[str, Any], path: str, what: str, report: Reporter
+) -> str | None:
     try:
-        return folder.file(name, f"file_name of {what}")
+        return folder.file(record["file_name"], f"file_name of {what}")
     except DataError as error:
         report(Problem("path-outside", path, str(error)))
         return None
@@ -253,8 +232,7 @@ def _check_images(content: Mapping[str, Any], path: AnyPath, keys: Keys, report:
     images = content["images"]
     for place, image in enumerate(images):
         check_size(image["height"], image["width"], f"{path}: images[{place}]")
-    _check_unique((image["id"] for image in images), path, "images", "id", report)
-    known = {image["id"] for image in images}
+    known = _check_unique((image["id"] for image in images), path, "images", "id", report)
     for place, annotation in enumerate(content["annotations"]):
         if annotation["image_id"] not in known:
             where = f"annotations[{place}] is for image {annotation['image_id']}"
@@ -264,10 +242,12 @@ def _check_images(content: Mapping[str, Any], path: AnyPath, keys: Keys, report:
 
 def _check_unique(
     values: Iterable[int | str], path: AnyPath, name: str, key: str, report: Reporter
-) -> None:
+) -> set[int | str]:
+    """Report repeated values; returns all of them."""
     seen: set[int | str] = set()
     for place, value in enumerate(values):
         if value in seen:
             detail = f"{name}[{place}]: {key} {value!r} is there twice: expected once"
             report(Problem("image-repeated", str(path), detail))
         seen.add(value)
+    return seen

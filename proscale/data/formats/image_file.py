@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from proscale.data.formats.problems import Problem, Reporter, raise_first
 from proscale.errors import DataError, MissingFileError
@@ -77,10 +77,10 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
 
 
 def check_size(height: int, width: int, where: str) -> None:
-    """Make sure that an image of this size may be decoded.
+    """Make sure that an image of this size may be decoded; the message begins with ``where``.
 
     Raises:
-        DataError: it has no pixels or too many; the message begins with ``where``.
+        DataError: it has no pixels or too many.
     """
     limit = Image.MAX_IMAGE_PIXELS
     if min(height, width) < 1 or (limit is not None and height * width > limit):
@@ -124,8 +124,8 @@ def check_stated_size(
 
 def to_array(image: Image.Image, format: str, path: str | os.PathLike[str]) -> np.ndarray:
     """An open image as :func:`read_image` gives it; ``path`` is for messages."""
-    method = _UPRIGHT.get(exif_orientation(image))
-    upright = image if method is None else image.transpose(method)
+    # Without an orientation exif_transpose would copy the image.
+    upright = image if exif_orientation(image) == 1 else ImageOps.exif_transpose(image)
     return convert_PIL_to_numpy(to_eight_bits(upright, path), format)
 
 
@@ -134,16 +134,11 @@ def exif_orientation(image: Image.Image) -> int:
     return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""By EXIF orientation what makes an image upright."""
+def stored_size(path: str | os.PathLike[str]) -> Size:
+    """(height, width) of an image as it is read, from the head of its file."""
+    with open_image(path) as image:
+        turned = exif_orientation(image) >= 5
+        return image.size if turned else image.size[::-1]
 
 
 def to_eight_bits(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
@@ -152,6 +147,7 @@ def to_eight_bits(image: Image.Image, path: str | os.PathLike[str]) -> Image.Ima
     Raises:
         DataError: its values are integers of 32 bits or floats, whose range is not known.
     """
+    # 65535 is 255 · 257; 128 rounds.
     if image.mode.startswith("I;16"):
         values = np.asarray(image)
         return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))

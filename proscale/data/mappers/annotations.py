@@ -7,7 +7,7 @@ Segments that do not overlap are a map of ids, instances that may are a list. Bo
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Self
 
 import numpy as np
 import pycocotools.mask
@@ -28,7 +28,7 @@ MaskDrawer = Callable[[T.TransformList, Size], np.ndarray]
 """From the transforms of an image, and its size after them, to an (H, W) bool mask."""
 
 
-class Annotation(Protocol):
+class Annotation:
     """The annotation of one image."""
 
     def targets(
@@ -45,16 +45,17 @@ class Annotation(Protocol):
             at least ``instances`` of ``padded_size`` with N targets, those that have pixels:
             ``gt_classes`` (N,) int64 and ``gt_masks``, BitMasks of (N, H, W). N may be 0.
         """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class SegmentMap:
+class SegmentMap(Annotation):
     """Segments without overlap.
 
     Attributes:
         ids: (H, W) integers, the segment of every pixel.
-        classes: of every segment that is a target its contiguous class id, in the order of the
-            targets. Ids that are missing here (void, crowds) belong to no target.
+        classes: contiguous class id of every segment that is a target, in the order of the targets.
+            Other ids (void, crowds) belong to no target.
     """
 
     ids: np.ndarray
@@ -69,22 +70,21 @@ class SegmentMap:
     def targets(
         self, transforms: T.TransformList, image_size: Size, padded_size: Size
     ) -> dict[str, Any]:
-        """``instances`` with an element for every target that has pixels, see ``Annotation``."""
-        return {"instances": self._transformed(transforms, padded_size)._instances()}
+        return {"instances": self._instances(self._transformed_ids(transforms, padded_size))}
 
-    def _transformed(self, transforms: T.TransformList, padded_size: Size) -> "SegmentMap":
+    def _transformed_ids(self, transforms: T.TransformList, padded_size: Size) -> np.ndarray:
         # As colours, because Detectron2 resizes 8-bit arrays with PIL, whose nearest neighbour is
         # that of the pixel's centre; other types go through PyTorch's, off by half a pixel.
         ids = rgb_to_id(transforms.apply_segmentation(id_to_rgb(self.ids)))
-        return SegmentMap(pad(ids.astype(np.int32), padded_size, VOID), self.classes)
+        return pad(ids.astype(np.int32), padded_size, VOID)
 
-    def _instances(self) -> Instances:
-        # Segments that the crop has cut off are no targets.
-        visible = count_values(self.ids)
+    def _instances(self, ids: np.ndarray) -> Instances:
+        # A segment that the crop has cut off is no target.
+        visible = count_values(ids)
         classes = {id_: class_ for id_, class_ in self.classes.items() if id_ in visible}
-        ids = torch.tensor(list(classes), dtype=torch.int32)
-        masks = torch.from_numpy(self.ids) == ids[:, None, None]
-        return _instances(masks, list(classes.values()))
+        # One comparison per target: (1, H, W) with (N, 1, 1) gives the masks (N, H, W).
+        wanted = torch.tensor(list(classes), dtype=torch.int32)
+        return _instances(torch.from_numpy(ids) == wanted[:, None, None], list(classes.values()))
 
 
 @dataclass(frozen=True)
@@ -101,16 +101,14 @@ class LabelMap(SegmentMap):
         self, transforms: T.TransformList, image_size: Size, padded_size: Size
     ) -> dict[str, Any]:
         """Besides ``instances`` the augmented label map: ``sem_seg`` (H, W) int64."""
-        augmented = self._transformed(transforms, padded_size)
-        ids = torch.from_numpy(augmented.ids).long()
-        return {
-            "instances": augmented._instances(),
-            "sem_seg": torch.where(ids == VOID, self.ignore_label, ids - 1),
-        }
+        augmented = self._transformed_ids(transforms, padded_size)
+        ids = torch.from_numpy(augmented).long()
+        labels = torch.where(ids == VOID, self.ignore_label, ids - 1)
+        return {"instances": self._instances(augmented), "sem_seg": labels}
 
 
 @dataclass(frozen=True)
-class InstanceList:
+class InstanceList(Annotation):
     """Instances that may overlap.
 
     Attributes:
@@ -122,21 +120,18 @@ class InstanceList:
     def targets(
         self, transforms: T.TransformList, image_size: Size, padded_size: Size
     ) -> dict[str, Any]:
-        """``instances`` with an element for every target that has pixels, see ``Annotation``."""
         height, width = image_size
-        masks, classes = [], []
-        for draw, class_ in self.instances:
-            mask = draw(transforms, image_size)
-            if mask.any():
-                masks.append(mask)
-                classes.append(class_)
-        padded = torch.zeros(len(masks), *padded_size, dtype=torch.bool)
-        if masks:
-            padded[:, :height, :width] = torch.from_numpy(np.stack(masks))
-        return {"instances": _instances(padded, classes)}
+        drawn = [(draw(transforms, image_size), class_) for draw, class_ in self.instances]
+        # An instance that the crop has cut off is no target.
+        visible = [(mask, class_) for mask, class_ in drawn if mask.any()]
+        padded = torch.zeros(len(visible), *padded_size, dtype=torch.bool)
+        if visible:
+            masks = np.stack([mask for mask, _ in visible])
+            padded[:, :height, :width] = torch.from_numpy(masks)
+        return {"instances": _instances(padded, [class_ for _, class_ in visible])}
 
 
-class AnnotationReader(Protocol):
+class AnnotationReader:
     """Reads the annotations of one task.
 
     Attributes:
@@ -146,8 +141,13 @@ class AnnotationReader(Protocol):
     key: str
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> "AnnotationReader":
-        """The reader that a configuration describes."""
+    def from_config(cls, cfg: CfgNode) -> Self:
+        """The reader that a configuration describes.
+
+        Raises:
+            ConfigError: a key does not fit the task.
+        """
+        return cls()
 
     def read(self, entry: Mapping[str, Any], size: Size) -> Annotation:
         """The annotation of an entry's image, which is of this size before augmentation.
@@ -155,9 +155,10 @@ class AnnotationReader(Protocol):
         Raises:
             DataError: a file is missing or wrong; names the file, and the segment if it is one.
         """
+        raise NotImplementedError
 
 
-class PanopticReader:
+class PanopticReader(AnnotationReader):
     """Every segment that is no crowd, thing or stuff, is a target.
 
     Entries have ``pan_seg_file_name`` and ``segments_info``, as from
@@ -165,10 +166,6 @@ class PanopticReader:
     """
 
     key = "pan_seg_file_name"
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> "PanopticReader":
-        return cls()
 
     def read(self, entry: Mapping[str, Any], size: Size) -> SegmentMap:
         ids = self.read_ids(entry, size, raise_first)
@@ -195,6 +192,7 @@ class PanopticReader:
             return None
         areas = count_values(ids)
         listed = [segment["id"] for segment in entry["segments_info"]]
+        # Both ways: every listed segment has pixels, every pixel a listed segment or void.
         for id_ in dict.fromkeys(listed):
             if id_ not in areas:
                 detail = f"segment {id_} has no pixels"
@@ -206,7 +204,7 @@ class PanopticReader:
         return ids
 
 
-class SemanticReader:
+class SemanticReader(AnnotationReader):
     """Every class in the image is a target.
 
     Entries have ``sem_seg_file_name``, an image of class ids.
@@ -223,11 +221,7 @@ class SemanticReader:
         self.ignore_label = ignore_label
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> "SemanticReader":
-        """
-        Raises:
-            ConfigError: ``MODEL.SEM_SEG_HEAD.IGNORE_VALUE`` is not what a training set ignores.
-        """
+    def from_config(cls, cfg: CfgNode) -> Self:
         head = cfg.MODEL.SEM_SEG_HEAD
         for name in cfg.DATASETS.TRAIN:
             ignored = MetadataCatalog.get(name).get("ignore_label", head.IGNORE_VALUE)
@@ -264,7 +258,7 @@ class SemanticReader:
         return labels
 
 
-class InstanceReader:
+class InstanceReader(AnnotationReader):
     """Every annotated instance that is no crowd is a target.
 
     Entries have ``annotations`` in Detectron2's format.
@@ -273,12 +267,9 @@ class InstanceReader:
     key = "annotations"
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> "InstanceReader":
-        """
-        Raises:
-            ConfigError: the crop shall look at categories, but instances do not label every pixel.
-        """
+    def from_config(cls, cfg: CfgNode) -> Self:
         crop = cfg.INPUT.CROP
+        # The crop counts pixels of categories, but instances do not label every pixel.
         if crop.ENABLED and crop.SINGLE_CATEGORY_MAX_AREA < 1:
             raise ConfigError(
                 f"INPUT.CROP.SINGLE_CATEGORY_MAX_AREA is {crop.SINGLE_CATEGORY_MAX_AREA}: expected "
@@ -311,18 +302,12 @@ class InstanceReader:
 
 
 def mask_drawer(segmentation: Any, code: Mapping[str, Any]) -> MaskDrawer:
-    """How to draw a COCO ``segmentation`` after augmentation.
-
-    Polygons are moved before they are drawn, so that they stay sharp when they are enlarged.
-
-    Args:
-        segmentation: polygons [[x0, y0, x1, y1, …], …] in pixels, or run lengths.
-        code: the same as compressed run lengths, see ``run_lengths``.
-    """
+    """How to draw a COCO ``segmentation``, of which ``code`` are the run lengths."""
     if isinstance(segmentation, Mapping):
         return lambda transforms, image_size: transforms.apply_segmentation(
             pycocotools.mask.decode(code)
         ).astype(bool)
+    # Polygons are moved before they are drawn, so that they stay sharp when they are enlarged.
     corners = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in segmentation]
 
     def draw(transforms: T.TransformList, image_size: Size) -> np.ndarray:

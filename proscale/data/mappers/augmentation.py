@@ -39,9 +39,6 @@ def large_scale_jitter(cfg: CfgNode) -> AugmentationScheme:
 
     An image scaled by 1 just fits into the square of the samples, which ``IMAGE_SIZE`` is the side
     of; smaller ones are padded to it.
-
-    Raises:
-        ConfigError: ``RANDOM_FLIP`` has a value not accepted.
     """
     node, side = cfg.INPUT, cfg.INPUT.IMAGE_SIZE
     return AugmentationScheme(
@@ -58,10 +55,6 @@ def short_edge_scaling(cfg: CfgNode) -> AugmentationScheme:
     """Resize the short edge to ``MIN_SIZE_TRAIN``, crop, distort colours, flip.
 
     Samples are padded to a multiple of ``SIZE_DIVISIBILITY``.
-
-    Raises:
-        ConfigError: ``RANDOM_FLIP``, ``MIN_SIZE_TRAIN_SAMPLING``, ``CROP.TYPE`` or, with
-            ``COLOR_AUG_SSD``, ``FORMAT`` has a value not accepted.
     """
     node = cfg.INPUT
     _accept("INPUT.MIN_SIZE_TRAIN_SAMPLING", node.MIN_SIZE_TRAIN_SAMPLING, ("choice", "range"))
@@ -81,6 +74,7 @@ def short_edge_scaling(cfg: CfgNode) -> AugmentationScheme:
         _accept("INPUT.FORMAT (with INPUT.COLOR_AUG_SSD)", node.FORMAT, ("RGB", "BGR"))
         augmentations.append(ColorAugSSDTransform(img_format=node.FORMAT))
     augmentations += _random_flip(node.RANDOM_FLIP)
+    # Rounded up to whole steps of the backbone's coarsest map.
     step = max(node.SIZE_DIVISIBILITY, 1)
 
     def padded_size(size: Size) -> Size:

@@ -60,7 +60,7 @@ class TrainingMapper:
     Args:
         scheme: applied to the image, and alike to its annotation.
         reader: of the annotation.
-        image_format: of the image's channels, as Detectron2's ``read_image`` accepts it.
+        image_format: of the image's channels, see ``read_image``.
     """
 
     @configurable
@@ -75,19 +75,12 @@ class TrainingMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """
-        Raises:
-            ConfigError: ``INPUT.DATASET_MAPPER_NAME`` or another key has a value not accepted.
-        """
         name = cfg.INPUT.DATASET_MAPPER_NAME
         if name not in MAPPERS:
             raise ConfigError(f"INPUT.DATASET_MAPPER_NAME is {name!r}: expected {sorted(MAPPERS)}")
         build_scheme, reader = MAPPERS[name]
-        return {
-            "reader": reader.from_config(cfg),
-            "scheme": build_scheme(cfg),
-            "image_format": cfg.INPUT.FORMAT,
-        }
+        scheme, annotations = build_scheme(cfg), reader.from_config(cfg)
+        return {"scheme": scheme, "reader": annotations, "image_format": cfg.INPUT.FORMAT}
 
     def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
         """
@@ -147,10 +140,8 @@ class EvaluationMapper:
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.INPUT
-        return {
-            "resize": ResizeShortestEdge(node.MIN_SIZE_TEST, node.MAX_SIZE_TEST, "choice"),
-            "image_format": node.FORMAT,
-        }
+        resize = ResizeShortestEdge(node.MIN_SIZE_TEST, node.MAX_SIZE_TEST, "choice")
+        return {"resize": resize, "image_format": node.FORMAT}
 
     def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
         """

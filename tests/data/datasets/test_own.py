@@ -9,9 +9,9 @@ from PIL import Image
 
 from proscale.config.own_data import TASKS
 from proscale.data.datasets.own import own_classes, register_own_data
-from proscale.data.datasets.shapes import coco_categories
+from proscale.data.datasets.shapes import CATEGORIES
 
-NAMES = [category["name"] for category in coco_categories()]
+NAMES = [category["name"] for category in CATEGORIES]
 
 
 def edit_json(path, change) -> None:
@@ -32,7 +32,7 @@ def test_panoptic_classes_come_from_the_file(own_block):
     register_own_data([own_block("panoptic")])
     metadata = MetadataCatalog.get("own_panoptic_val")
     assert own_classes("own_panoptic_val") == tuple(NAMES)
-    assert metadata.thing_colors[0] == coco_categories()[0]["color"]
+    assert metadata.thing_colors[0] == CATEGORIES[0]["color"]
     assert metadata.thing_dataset_id_to_contiguous_id == {1: 0, 2: 1, 3: 2, 4: 3, 5: 4}
 
 
