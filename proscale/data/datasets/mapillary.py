@@ -5,6 +5,7 @@ release of version 1.2 (``config.json``, ``training/labels``) or in that of 2.0
 (``config_v1.2.json``, ``training/v1.2/labels``).
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,13 @@ from proscale.errors import DataError, MissingFileError
 
 CONFIG_FILES = ("config_v1.2.json", "config.json")
 SPLITS = {"train": "training", "val": "validation"}
-PANOPTIC_JSON = "panoptic_2018.json"
+
+_Classes = list[dict[str, Any]]
+_Describe = Callable[[Path, str, _Classes], dict[str, Any]]
+
+
+# Keys of the metadata that follow without the configuration file.
+_KNOWN = ("evaluator_type", "image_root", "label_divisor")
 
 
 def register_mapillary(root: Path | None = None) -> None:
@@ -36,30 +43,20 @@ def register_mapillary(root: Path | None = None) -> None:
         root: the folder that has ``mapillary_vistas``; ``data_root()`` when None.
     """
     root = (root or data_root()) / "mapillary_vistas"
-    classes = {"stuff_classes", "stuff_colors", "ignore_label"}
-    ids = {"thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id"}
     for split, folder in SPLITS.items():
-        image_root = root / folder / "images"
-        semantic = LazyMetadata(
-            f"mapillary_vistas_sem_seg_{split}",
-            known={"evaluator_type": "sem_seg", "image_root": str(image_root)},
-            lazy_keys=classes | {"sem_seg_root", "image_suffix", "mask_suffix"},
-            read=partial(_semantic, root, folder),
-        )
-        panoptic = LazyMetadata(
-            f"mapillary_vistas_panoptic_{split}",
-            known={
-                "evaluator_type": "mapillary_vistas_panoptic_seg",
-                "image_root": str(image_root),
-                "label_divisor": 1000,
-            },
-            lazy_keys=classes
-            | ids
-            | {"thing_classes", "thing_colors", "panoptic_root", "panoptic_json"},
-            read=partial(_panoptic, root, folder),
-        )
-        register_builtin(semantic.name, load_semantic_folders, semantic)
-        register_builtin(panoptic.name, load_coco_panoptic, panoptic)
+        for task, describe, load in (
+            ("sem_seg", _semantic, load_semantic_folders),
+            ("panoptic", _panoptic, load_coco_panoptic),
+        ):
+            name = f"mapillary_vistas_{task}_{split}"
+            without_classes = describe(root, folder, [])
+            metadata = LazyMetadata(
+                name,
+                known={key: without_classes[key] for key in _KNOWN if key in without_classes},
+                lazy_keys=without_classes.keys() - set(_KNOWN),
+                read=partial(_read, describe, root, folder),
+            )
+            register_builtin(name, load, metadata)
 
 
 def read_classes(root: Path) -> list[dict[str, Any]]:
@@ -99,8 +96,11 @@ def read_classes(root: Path) -> list[dict[str, Any]]:
     return classes
 
 
-def _semantic(root: Path, folder: str) -> dict[str, Any]:
-    classes = read_classes(root)
+def _read(describe: _Describe, root: Path, folder: str) -> dict[str, Any]:
+    return describe(root, folder, read_classes(root))
+
+
+def _semantic(root: Path, folder: str, classes: _Classes) -> dict[str, Any]:
     return semantic_metadata(
         [class_["name"] for class_ in classes],
         image_root=root / folder / "images",
@@ -110,16 +110,15 @@ def _semantic(root: Path, folder: str) -> dict[str, Any]:
     ) | {"ignore_label": len(classes)}
 
 
-def _panoptic(root: Path, folder: str) -> dict[str, Any]:
-    classes = read_classes(root)
+def _panoptic(root: Path, folder: str, classes: _Classes) -> dict[str, Any]:
     panoptic_root = _annotations(root, folder) / "panoptic"
     return panoptic_metadata(
         classes,
         image_root=root / folder / "images",
         panoptic_root=panoptic_root,
-        panoptic_json=panoptic_root / PANOPTIC_JSON,
+        panoptic_json=panoptic_root / "panoptic_2018.json",
         things_first=False,  # published weights keep the benchmark's order
-    ) | {"ignore_label": len(classes)}
+    ) | {"ignore_label": len(classes), "evaluator_type": "mapillary_vistas_panoptic_seg"}
 
 
 def _annotations(root: Path, folder: str) -> Path:

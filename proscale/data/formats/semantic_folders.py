@@ -16,15 +16,22 @@ from proscale.data.formats.label_image import read_label_image
 from proscale.data.formats.problems import Problem, Reporter, raise_first
 from proscale.errors import DataError
 
+# Label of pixels that belong to no class.
 IGNORE_LABEL = 255
-"""Label of pixels that belong to no class."""
-
+# Endings that tell images from other files, in lower or upper case.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-"""Endings that tell images from other files, in lower or upper case."""
-
 MASK_SUFFIX = ".png"
 
 logger = logging.getLogger(__name__)
+
+
+def load_semantic_folders(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The entries of a data set, read strictly, see ``semantic_entries``.
+
+    Raises:
+        DataError: there are no images, or images have no label image.
+    """
+    return semantic_entries(metadata)
 
 
 def semantic_entries(
@@ -39,44 +46,30 @@ def semantic_entries(
     Returns:
         for every image ``file_name`` and, if the label image is there, ``sem_seg_file_name``.
     """
-    root = metadata["image_root"]
-    pairs = pair_files(metadata)
-    if not pairs:
-        suffixes = metadata["image_suffix"] or ", *".join(IMAGE_SUFFIXES)
-        report(Problem("image-missing", root, f"there are no images (*{suffixes})"))
+    image_root, mask_root = Path(metadata["image_root"]), Path(metadata["sem_seg_root"])
+    wanted = metadata["image_suffix"]
     entries, without = [], []
-    for image, mask in pairs:
+    for image in sorted(image_root.rglob("*")):
+        if wanted is not None and image.name.endswith(wanted):
+            suffix = wanted
+        elif wanted is None and image.suffix.lower() in IMAGE_SUFFIXES:
+            suffix = image.suffix
+        else:
+            continue
+        name = image.name.removesuffix(suffix) + metadata["mask_suffix"]
+        mask = mask_root / image.relative_to(image_root).with_name(name)
         entries.append({"file_name": str(image)})
         if mask.is_file():
             entries[-1]["sem_seg_file_name"] = str(mask)
         else:
             without.append(f"{image}: there is no {mask}")
+    if not entries:
+        suffixes = wanted or ", *".join(IMAGE_SUFFIXES)
+        report(Problem("image-missing", str(image_root), f"there are no images (*{suffixes})"))
     if without:
-        count = f"{len(without)} of {len(pairs)} images have no label image, the first being"
-        report(Problem("mask-missing", root, f"{count} {without[0]}"))
+        count = f"{len(without)} of {len(entries)} images have no label image, the first being"
+        report(Problem("mask-missing", str(image_root), f"{count} {without[0]}"))
     return entries
-
-
-def load_semantic_folders(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The entries of a data set, read strictly, see ``semantic_entries``.
-
-    Raises:
-        DataError: there are no images, or images have no label image.
-    """
-    return semantic_entries(metadata)
-
-
-def pair_files(metadata: Mapping[str, Any]) -> list[tuple[Path, Path]]:
-    """Every image and where its label image belongs, whether it is there or not."""
-    image_root, mask_root = Path(metadata["image_root"]), Path(metadata["sem_seg_root"])
-    pairs = []
-    for image in sorted(image_root.rglob("*")):
-        suffix = _image_suffix(image, metadata["image_suffix"])
-        if suffix:
-            relative = image.relative_to(image_root)
-            name = relative.name.removesuffix(suffix) + metadata["mask_suffix"]
-            pairs.append((image, mask_root / relative.with_name(name)))
-    return pairs
 
 
 def mask_files(metadata: Mapping[str, Any]) -> list[Path]:
@@ -87,13 +80,22 @@ def mask_files(metadata: Mapping[str, Any]) -> list[Path]:
 def count_labels(masks: Sequence[Path]) -> int:
     """Read label images for the number of their classes: the highest label plus one.
 
-    ``IGNORE_LABEL`` is none. An unreadable image is left out with a warning.
+    ``IGNORE_LABEL`` is none. An unreadable image is skipped with a warning.
 
     Raises:
         DataError: no label is in any of them.
     """
+
+    def highest_label(mask: Path) -> int:
+        try:
+            labels = read_label_image(mask)
+        except DataError as error:
+            logger.warning("Skipped when counting classes: %s", error)
+            return -1
+        return int(labels[labels != IGNORE_LABEL].max(initial=-1))
+
     with ThreadPoolExecutor() as pool:
-        found = pool.map(_highest_label, masks)
+        found = pool.map(highest_label, masks)
         progress = tqdm(found, "counting classes", len(masks), leave=False, disable=None)
         highest = max(progress, default=-1)
     if highest < 0:
@@ -103,20 +105,3 @@ def count_labels(masks: Sequence[Path]) -> int:
             + f"; classes are the labels found, {IGNORE_LABEL} means unlabelled"
         )
     return highest + 1
-
-
-def _highest_label(mask: Path) -> int:
-    try:
-        labels = read_label_image(mask)
-    except DataError as error:
-        logger.warning("Skipped when counting classes: %s", error)
-        return -1
-    labels = labels[labels != IGNORE_LABEL]
-    return int(labels.max()) if labels.size else -1
-
-
-def _image_suffix(file: Path, wanted: str | None) -> str:
-    """The part of an image's name that is left out; empty if the file is not wanted."""
-    if wanted is not None:
-        return wanted if file.name.endswith(wanted) else ""
-    return file.suffix if file.suffix.lower() in IMAGE_SUFFIXES else ""

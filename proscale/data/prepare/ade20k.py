@@ -5,7 +5,6 @@ images (``annotations_instance``, of the Places Challenge 2017) have the class o
 red channel, 1 to 100 since only things are counted, and its number in the green one, 0 elsewhere.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,65 +53,56 @@ def prepare_panoptic(root: Path, workers: int) -> list[Tally]:
         DataError: there are no label images, or no instance image of one, or a label or instance is
             not as expected.
     """
-
-    def convert(source: Path, target: Path) -> CocoPart:
-        ids = _panoptic_ids(source)
-        segments = [
-            {"id": id_, **_segment(id_, area, bbox)}
-            for id_, (area, bbox, _) in describe_segments(ids).items()
-            if id_ != VOID
-        ]
-        write_png(target, id_to_rgb(ids))
-        annotation = {"image_id": source.stem, "file_name": target.name, "segments_info": segments}
-        return CocoPart(_image_record(source, ids), [annotation])
-
-    return _prepare_coco(root, "panoptic", convert, workers)
+    return _prepare_coco(root, "panoptic", workers)
 
 
 def prepare_instance(root: Path, workers: int) -> list[Tally]:
     """``ade20k_instance_{train,val}.json``.
 
     Raises:
-        DataError: there are no label images, or no instance image of one, or an instance is not as
-            expected.
+        DataError: see ``prepare_panoptic``.
     """
-
-    def convert(source: Path, target: Path) -> CocoPart:
-        ids = _instance_ids(source)
-        annotations = [
-            {"image_id": source.stem, **_segment(id_, area, bbox), "segmentation": code}
-            for id_, (area, bbox, code) in describe_segments(ids).items()
-            if id_ != VOID
-        ]
-        return CocoPart(_image_record(source, ids), annotations)
-
-    return _prepare_coco(root, "instance", convert, workers)
+    return _prepare_coco(root, "instance", workers)
 
 
-def _prepare_coco(
-    root: Path, kind: str, convert: Callable[[Path, Path], CocoPart], workers: int
-) -> list[Tally]:
-    """Make the JSON file of every split; ``convert`` is given a label image and a PNG's place."""
+def _prepare_coco(root: Path, kind: str, workers: int) -> list[Tally]:
+    is_panoptic = kind == "panoptic"
+
+    def convert(source: Path, png: Path) -> CocoPart:
+        ids = _panoptic_ids(source) if is_panoptic else _instance_ids(source)
+        annotations: list[dict[str, Any]] = []
+        for id_, (area, bbox, code) in describe_segments(ids).items():
+            if id_ == VOID:
+                continue
+            category = id_ // _INSTANCES_PER_CLASS - 1
+            segment = {"category_id": category, "iscrowd": 0, "area": area, "bbox": bbox}
+            keys = {"id": id_} if is_panoptic else {"image_id": source.stem, "segmentation": code}
+            annotations.append(segment | keys)
+        if is_panoptic:
+            # One annotation with all segments, where instances are an annotation each.
+            write_png(png, id_to_rgb(ids))
+            names = {"image_id": source.stem, "file_name": png.name}
+            annotations = [names | {"segments_info": annotations}]
+        image = {"id": source.stem, "file_name": f"{source.stem}.jpg"}
+        return CocoPart(image | {"height": ids.shape[0], "width": ids.shape[1]}, annotations)
 
     def prepare_split(split: str, sources: list[Path]) -> Tally:
         folder = root / FOLDER / f"ade20k_{kind}_{split}"
         by_id = {source.stem: source for source in sources}
+
+        def png(image_id: str) -> Path:
+            return folder / f"{image_id}.png"
+
         return convert_to_coco(
             list(by_id),
-            lambda image_id: convert(by_id[image_id], folder / f"{image_id}.png"),
+            lambda image_id: convert(by_id[image_id], png(image_id)),
             target=folder.with_suffix(".json"),
-            categories=[c for c in categories() if has_images or c["isthing"]],
-            output=(lambda image_id: folder / f"{image_id}.png") if has_images else None,
+            categories=[c for c in categories() if is_panoptic or c["isthing"]],
+            output=png if is_panoptic else None,
             workers=workers,
         )
 
-    has_images = kind == "panoptic"
     return [prepare_split(split, sources) for split, sources in _sources(root).items()]
-
-
-def _segment(id_: int, area: int, bbox: list[int]) -> dict[str, Any]:
-    category = id_ // _INSTANCES_PER_CLASS - 1
-    return {"category_id": category, "iscrowd": 0, "area": area, "bbox": bbox}
 
 
 def _sources(root: Path) -> dict[str, list[Path]]:
@@ -139,9 +129,8 @@ def _panoptic_ids(source: Path) -> np.ndarray:
     labels = _read_labels(source).astype(np.int32)
     objects = _instance_ids(source)
     if objects.shape != labels.shape:
-        raise DataError(
-            f"{source} has (height, width) {labels.shape}, its instances {objects.shape}"
-        )
+        detail = f"it has (height, width) {labels.shape}: expected {objects.shape}"
+        raise DataError(f"{source}: {detail}, that of its instances")
     is_thing = np.isin(labels, np.array(THINGS) + 1)
     stuff = np.where(is_thing, VOID, labels * _INSTANCES_PER_CLASS)
     return np.where(objects != VOID, objects, stuff)
@@ -157,6 +146,7 @@ def _instance_ids(source: Path) -> np.ndarray:
         )
     with open_image(path) as image:
         category, number, _ = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0).astype(np.int32)
+    # The distinct pairs of number and category: each number has one category.
     of_object = np.unique(np.stack([number, category], -1)[number > 0], axis=0)
     for index, (object_, class_) in enumerate(of_object.tolist()):
         if not 1 <= class_ <= len(THINGS):
@@ -169,8 +159,3 @@ def _instance_ids(source: Path) -> np.ndarray:
             )
     labels = np.array([0, *THINGS]) + 1
     return np.where(number > 0, labels[category] * _INSTANCES_PER_CLASS + number, VOID)
-
-
-def _image_record(source: Path, ids: np.ndarray) -> dict[str, Any]:
-    height, width = ids.shape
-    return {"id": source.stem, "file_name": f"{source.stem}.jpg", "height": height, "width": width}

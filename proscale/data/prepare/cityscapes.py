@@ -40,10 +40,10 @@ def prepare_semantic(root: Path, workers: int) -> list[Tally]:
         DataError: there are no such images, or one has labels that Cityscapes does not know.
         UserError: ``cityscapesscripts`` is not installed.
     """
-    known = _labels()
+    # Labels that are not evaluated have the train ids 255 and -1.
     values = {
         label.id: label.trainId if 0 <= label.trainId < IGNORE_LABEL else IGNORE_LABEL
-        for label in known
+        for label in _labels()
         if label.id >= 0
     }
 
@@ -65,9 +65,7 @@ def prepare_panoptic(root: Path, workers: int) -> list[Tally]:
     """``gtFine/cityscapes_panoptic_{train,val}`` and the JSON files of the same names.
 
     Raises:
-        DataError: there are no ``*_gtFine_instanceIds.png``, or one has labels that Cityscapes does
-            not know.
-        UserError: ``cityscapesscripts`` is not installed.
+        DataError, UserError: see ``prepare_semantic``.
     """
     labels = {label.id: label for label in _labels()}
     categories = [
@@ -81,36 +79,29 @@ def prepare_panoptic(root: Path, workers: int) -> list[Tally]:
         for label in labels.values()
         if not label.ignoreInEval
     ]
-    sources = _sources(root, INSTANCES_SUFFIX)
-    return [_panoptic_split(*split, labels, categories, workers) for split in sources.items()]
 
+    def prepare_split(folder: Path, sources: list[Path]) -> Tally:
+        panoptic = folder.with_name(f"cityscapes_panoptic_{folder.name}")
+        by_id = {_renamed(source, INSTANCES_SUFFIX, "").name: source for source in sources}
 
-def _panoptic_split(
-    folder: Path,
-    sources: list[Path],
-    labels: dict[int, Any],
-    categories: list[dict[str, Any]],
-    workers: int,
-) -> Tally:
-    panoptic = folder.with_name(f"cityscapes_panoptic_{folder.name}")
-    by_id = {_renamed(source, INSTANCES_SUFFIX, "").name: source for source in sources}
+        def output(image_id: str) -> Path:
+            return panoptic / f"{image_id}_gtFine_panoptic.png"
 
-    def output(image_id: str) -> Path:
-        return panoptic / f"{image_id}_gtFine_panoptic.png"
+        return convert_to_coco(
+            list(by_id),
+            lambda image_id: _panoptic(image_id, by_id[image_id], output(image_id), labels),
+            target=panoptic.with_suffix(".json"),
+            categories=categories,
+            output=output,
+            workers=workers,
+        )
 
-    return convert_to_coco(
-        list(by_id),
-        lambda image_id: _panoptic(image_id, by_id[image_id], output(image_id), labels),
-        target=panoptic.with_suffix(".json"),
-        categories=categories,
-        output=output,
-        workers=workers,
-    )
+    return [prepare_split(*split) for split in _sources(root, INSTANCES_SUFFIX).items()]
 
 
 def _panoptic(image_id: str, source: Path, target: Path, labels: dict[int, Any]) -> CocoPart:
     ids = read_label_image(source).astype(np.int32)
-    kept = []
+    segments = []
     for id_, (area, bbox, _) in describe_segments(ids).items():
         if id_ == VOID:
             continue
@@ -121,17 +112,15 @@ def _panoptic(image_id: str, source: Path, target: Path, labels: dict[int, Any])
             raise DataError(f"{source}: id {id_} is of no label that Cityscapes knows")
         if not label.ignoreInEval:
             segment = {"id": id_, "category_id": label.id, "area": area, "bbox": bbox}
-            kept.append(segment | {"iscrowd": int(is_group and label.hasInstances)})
-    ids[~np.isin(ids, [segment["id"] for segment in kept])] = VOID
+            segments.append(segment | {"iscrowd": int(is_group and label.hasInstances)})
+    ids[~np.isin(ids, [segment["id"] for segment in segments])] = VOID
     write_png(target, id_to_rgb(ids))
+    height, width = ids.shape
+    # The name that cityscapesscripts writes, of a file that does not exist.
+    name = f"{image_id}_gtFine_leftImg8bit.png"
     return CocoPart(
-        {
-            "id": image_id,
-            "width": ids.shape[1],
-            "height": ids.shape[0],
-            "file_name": f"{image_id}_gtFine_leftImg8bit.png",  # as cityscapesscripts has it
-        },
-        [{"image_id": image_id, "file_name": target.name, "segments_info": kept}],
+        {"id": image_id, "width": width, "height": height, "file_name": name},
+        [{"image_id": image_id, "file_name": target.name, "segments_info": segments}],
     )
 
 

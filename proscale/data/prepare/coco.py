@@ -28,10 +28,8 @@ def prepare_semantic(root: Path, workers: int) -> list[Tally]:
             a segment has an unknown category.
     """
     metadata = detectron2_metadata("coco_2017_val_panoptic")
-    labels = (
-        metadata["thing_dataset_id_to_contiguous_id"]
-        | metadata["stuff_dataset_id_to_contiguous_id"]
-    )
+    things = metadata["thing_dataset_id_to_contiguous_id"]
+    labels = things | metadata["stuff_dataset_id_to_contiguous_id"]
     return _prepare(root / "coco", "semseg", labels, workers)
 
 
@@ -52,13 +50,21 @@ def _prepare(root: Path, kind: str, labels: Mapping[int, int], workers: int) -> 
     there = {split: path for split, path in jsons.items() if path.is_file()}
     if not there:
         raise MissingFileError(f"there is none of {', '.join(map(str, jsons.values()))}")
-    return [_prepare_split(root, split, kind, labels, workers) for split in there]
+    return [
+        _prepare_split(
+            path,
+            root / f"panoptic_{split}2017",
+            root / f"panoptic_{kind}_{split}2017",
+            labels,
+            workers,
+        )
+        for split, path in there.items()
+    ]
 
 
 def _prepare_split(
-    root: Path, split: str, kind: str, labels: Mapping[int, int], workers: int
+    path: Path, sources: Path, folder: Path, labels: Mapping[int, int], workers: int
 ) -> Tally:
-    path = root / "annotations" / f"panoptic_{split}2017.json"
     content = read_json(path)
     check_panoptic_annotations(content, path)
     categories = {
@@ -70,18 +76,16 @@ def _prepare_split(
         raise DataError(f"{path}: segments of the categories {sorted(unknown)}, not COCO's")
 
     def convert(source: Path, target: Path) -> None:
+        ids = read_panoptic_png(source)
+        # From segment to category, and from there to label; void is ignored.
         segments = categories[str(source.relative_to(sources))]
         values = {id_: labels[category] for id_, category in segments.items()}
-        ids = read_panoptic_png(source)
         try:
             image = relabel(ids, values | {VOID: IGNORE_LABEL}, np.uint8)
         except ValueError as error:
             raise DataError(f"{source}: {error} in {path}") from error
         write_png(target, image)
 
-    folder = root / f"panoptic_{kind}_{split}2017"
-    sources = root / f"panoptic_{split}2017"
-    targets, masks = DataFolder(folder), DataFolder(sources)
-    where = f"{path}: file_name"
+    targets, masks, where = DataFolder(folder), DataFolder(sources), f"{path}: file_name"
     files = {Path(targets.file(name, where)): Path(masks.file(name, where)) for name in categories}
     return convert_images(files, convert, folder=folder, workers=workers)

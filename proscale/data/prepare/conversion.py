@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -20,6 +20,8 @@ from tqdm import tqdm
 from proscale.data.formats.json_file import check_lists, read_json
 from proscale.errors import MissingFileError
 from proscale.utils.whole_files import remove_partial, whole_file
+
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,11 @@ class Tally:
     kept: int
 
 
-@dataclass(frozen=True)
-class CocoPart:
+class CocoPart(NamedTuple):
     """What one image adds to a COCO file: its element of ``images`` and its ``annotations``."""
 
     image: dict[str, Any]
     annotations: list[dict[str, Any]]
-
-
-_Key = TypeVar("_Key")
 
 
 def find_sources(folders: Mapping[_Key, Path], pattern: str) -> dict[_Key, list[Path]]:
@@ -50,9 +48,8 @@ def find_sources(folders: Mapping[_Key, Path], pattern: str) -> dict[_Key, list[
     """
     found = {key: sorted(folder.glob(pattern)) for key, folder in folders.items()}
     if not any(found.values()):
-        raise MissingFileError(
-            f"there are no {pattern} in {' or '.join(map(str, folders.values()))}"
-        )
+        where = " or ".join(map(str, folders.values()))
+        raise MissingFileError(f"there are no {pattern} in {where}")
     return {key: files for key, files in found.items() if files}
 
 
@@ -65,7 +62,7 @@ def convert_images(
         files: the source of every target; targets are below ``folder``.
         convert: writes a target from its source, with ``write_png``.
         folder: named in the tally and the progress bar.
-        workers: threads; reading, writing and most of NumPy leave Python's lock alone.
+        workers: threads; reading, writing and most of NumPy release Python's lock.
     """
     missing = [target for target in files if not target.is_file()]
     for parent in {target.parent for target in missing}:
@@ -94,68 +91,49 @@ def convert_to_coco(
         output: the file that an image has besides; one that is missing is made again.
         workers: threads.
     """
-    journal = _Journal(target.with_name(target.name + ".partial"))
     target.parent.mkdir(parents=True, exist_ok=True)
     if output is not None and keys:
         folder = output(keys[0]).parent
         folder.mkdir(parents=True, exist_ok=True)
         remove_partial(folder)
-    parts = {**_read_parts(target), **journal.read()}
+    journal = target.with_name(target.name + ".partial")
+    known = {**_read_parts(target), **_read_journal(journal)}
+    # A part counts if its image file is there, too.
     parts = {
-        key: parts[key]
+        key: known[key]
         for key in keys
-        if key in parts and (output is None or output(key).is_file())
+        if key in known and (output is None or output(key).is_file())
     }
     missing = [key for key in keys if key not in parts]
     if missing or not target.is_file():
-        with journal:
+        with journal.open("a", buffering=1) as file:
+            file.write("\n")  # ends a line that was cut off
 
             def make(key: str) -> None:
                 parts[key] = convert(key)
-                journal.note(key, parts[key])
+                file.write(json.dumps([key, *parts[key]]) + "\n")
 
             _run(make, missing, target.name, workers)
         _write_coco(target, [parts[key] for key in keys], categories)
-        journal.path.unlink()
+        journal.unlink()
     return Tally(target, made=len(missing), kept=len(keys) - len(missing))
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
     """Write (H, W) or (H, W, 3) uint8 so that the file is there completely or not at all."""
-    _write_whole(path, lambda file: Image.fromarray(pixels).save(file, "PNG"))
-
-
-def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     with whole_file(path) as part, part.open("wb") as file:
-        write(file)
+        Image.fromarray(pixels).save(file, "PNG")
 
 
-class _Journal:
-    """Parts of a COCO file that is not complete yet, one JSON line each."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> dict[str, CocoPart]:
-        """What has been noted; a line cut off by an interruption is left out."""
-        parts = {}
-        if self.path.is_file():
-            for line in self.path.read_text().splitlines():
-                with suppress(json.JSONDecodeError):
-                    key, image, annotations = json.loads(line)
-                    parts[key] = CocoPart(image, annotations)
-        return parts
-
-    def __enter__(self) -> None:
-        self._file = self.path.open("a", buffering=1)
-        # Ends a line that was cut off.
-        self._file.write("\n")
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
-
-    def note(self, key: str, part: CocoPart) -> None:
-        self._file.write(json.dumps([key, part.image, part.annotations]) + "\n")
+def _read_journal(path: Path) -> dict[str, CocoPart]:
+    """Parts of a COCO file that is not complete yet; a line that was cut off is skipped."""
+    parts = {}
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            with suppress(json.JSONDecodeError):
+                key, image, annotations = json.loads(line)
+                parts[key] = CocoPart(image, annotations)
+    return parts
 
 
 def _read_parts(target: Path) -> dict[str, CocoPart]:
@@ -178,12 +156,10 @@ def _write_coco(
         annotation if "segments_info" in annotation else {**annotation, "id": number}
         for number, annotation in enumerate(annotations, start=1)
     ]
-    content = {
-        "images": [part.image for part in parts],
-        "annotations": numbered,
-        "categories": list(categories),
-    }
-    _write_whole(target, lambda file: file.write(json.dumps(content).encode()))
+    images = [part.image for part in parts]
+    content = {"images": images, "annotations": numbered, "categories": list(categories)}
+    with whole_file(target) as part:
+        part.write_text(json.dumps(content))
 
 
 def _run(
@@ -192,10 +168,11 @@ def _run(
     """Call ``work`` for every item, and stop at the first error or interruption."""
     with ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(work, item) for item in items]
+        progress = tqdm(
+            as_completed(futures), description, len(futures), unit="image", disable=None
+        )
         try:
-            for future in tqdm(
-                as_completed(futures), description, len(futures), unit="image", disable=None
-            ):
+            for future in progress:
                 future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
