@@ -21,15 +21,12 @@ from proscale.data.datasets.registration import instance_metadata
 from proscale.data.formats.coco_format import (
     INSTANCE_CATEGORIES,
     Entries,
-    check_instances,
-    instance_entries,
-    panoptic_entries,
+    load_coco_instances,
+    load_coco_panoptic,
     read_categories,
-    read_panoptic,
 )
-from proscale.data.formats.json_file import read_json
 from proscale.data.formats.problems import Problem, first_few
-from proscale.data.formats.semantic_folders import IMAGE_SUFFIXES, mask_files, semantic_entries
+from proscale.data.formats.semantic_folders import IMAGE_SUFFIXES, load_semantic_folders, mask_files
 from proscale.data.mappers.annotations import (
     AnnotationReader,
     InstanceReader,
@@ -143,71 +140,62 @@ def _check(name: str, workers: int) -> DatasetReport:
 
 def _read(metadata: dict[str, Any], problems: list[Problem]) -> tuple[str, Entries]:
     """The task and the entries of a data set, read leniently."""
+    report, name = problems.append, metadata["name"]
     evaluator = metadata.get("evaluator_type", "")
     # Cityscapes' panoptic file has names of images that do not exist; its loader mends them.
     if metadata.get("panoptic_json") and not evaluator.startswith("cityscapes"):
-        return "panoptic", _read_panoptic(metadata, problems)
+        entries = load_coco_panoptic(metadata, report)
+        images = Counter(entry["file_name"] for entry in entries)
+        check_unique(images, metadata["panoptic_json"], "image file", "image-repeated", report)
+        if "image_ids" not in metadata:
+            pngs = {entry["pan_seg_file_name"] for entry in entries}
+            folders = metadata["image_root"], metadata["panoptic_root"]
+            problems += _unused("image-not-annotated", folders[0], IMAGE_SUFFIXES, images)
+            problems += _unused("mask-unused", folders[1], (".png",), pngs)
+        return "panoptic", entries
     if evaluator in ("coco", "lvis"):
-        return "instance", _read_instances(metadata, problems)
+        path = metadata["json_file"]
+        if "thing_dataset_id_to_contiguous_id" not in metadata:
+            # Detectron2 learns them from the file when it loads the data.
+            categories = read_categories(path, INSTANCE_CATEGORIES)
+            metadata |= instance_metadata(
+                categories, image_root=metadata["image_root"], json_file=path
+            )
+        entries = load_coco_instances(metadata, report)
+        images = Counter(entry["file_name"] for entry in entries)
+        check_unique(images, path, "image file", "image-repeated", report)
+        ids = Counter(a["id"] for entry in entries for a in entry["annotations"])
+        check_unique(ids, path, "annotation", "segment-repeated", report)
+        return "instance", entries
     if evaluator.endswith("sem_seg") and metadata.get("mask_suffix"):
-        entries = semantic_entries(metadata, problems.append)
+        entries = load_semantic_folders(metadata, report)
         used = {entry.get("sem_seg_file_name") for entry in entries}
         unused = [mask.name for mask in mask_files(metadata) if str(mask) not in used]
         if unused:
             detail = f"{len(unused)}: {first_few(unused)}"
-            problems.append(Problem("mask-unused", metadata["sem_seg_root"], detail))
+            report(Problem("mask-unused", metadata["sem_seg_root"], detail))
         return "semantic", entries
     try:
-        entries = DatasetCatalog.get(metadata["name"])
+        entries = DatasetCatalog.get(name)
     except (OSError, ValueError, KeyError, AssertionError) as error:
         raise DataError(str(error)) from error
     if not entries:
-        problems.append(Problem("image-missing", metadata["name"], "the data set has no images"))
+        report(Problem("image-missing", name, "the data set has no images"))
         return "unknown", []
     task = next((task for key, task in _TASKS_BY_KEY.items() if key in entries[0]), None)
     if task is None:
-        raise ConfigError(
-            f"data set {metadata['name']} has entries with {', '.join(entries[0])}: expected "
-            f"those with {', '.join(_TASKS_BY_KEY)}"
-        )
+        there, expected = ", ".join(entries[0]), ", ".join(_TASKS_BY_KEY)
+        raise ConfigError(f"data set {name} has entries with {there}: expected {expected}")
     return task, entries
-
-
-def _read_panoptic(metadata: dict[str, Any], problems: list[Problem]) -> Entries:
-    path = metadata["panoptic_json"]
-    content = read_panoptic(path, problems.append)
-    names = [image["file_name"] for image in content["images"]]
-    check_unique(names, path, "image file", "image-repeated", problems.append)
-    entries = panoptic_entries(content, metadata, problems.append)
-    if "image_ids" not in metadata:
-        pngs = {annotation["file_name"] for annotation in content["annotations"]}
-        problems += _unused("image-not-annotated", metadata["image_root"], IMAGE_SUFFIXES, names)
-        problems += _unused("mask-unused", metadata["panoptic_root"], (".png",), pngs)
-    return entries
-
-
-def _read_instances(metadata: dict[str, Any], problems: list[Problem]) -> Entries:
-    path = metadata["json_file"]
-    content = read_json(path)
-    check_instances(content, path, problems.append)
-    names = (image["file_name"] for image in content["images"])
-    check_unique(names, path, "image file", "image-repeated", problems.append)
-    ids = (annotation["id"] for annotation in content["annotations"])
-    check_unique(ids, path, "annotation", "segment-repeated", problems.append)
-    if "thing_dataset_id_to_contiguous_id" not in metadata:
-        # Detectron2 learns them from the file when it loads the data.
-        categories = read_categories(path, INSTANCE_CATEGORIES)
-        metadata |= instance_metadata(categories, image_root=metadata["image_root"], json_file=path)
-    return instance_entries(content, metadata, problems.append)
 
 
 def _unused(
     kind: str, folder: str, suffixes: tuple[str, ...], used: Collection[str]
 ) -> Iterable[Problem]:
-    files = {file.name for file in Path(folder).glob("*") if file.suffix.lower() in suffixes}
-    unused = sorted(files - set(used))
+    files = {file for file in Path(folder).glob("*") if file.suffix.lower() in suffixes}
+    unused = sorted(file.name for file in files - {Path(file) for file in used})
     if unused:
-        detail = f"{len(unused)} files that no annotation names: {first_few(unused)}"
+        detail = f"{len(unused)} files that are in no pair of image and annotation: {first_few(unused)}"
         yield Problem(kind, folder, detail)
 
 

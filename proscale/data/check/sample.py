@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,9 +72,11 @@ def check_sample(
     return findings
 
 
-def check_unique(ids: Iterable[Any], file: str, name: str, kind: str, report: Reporter) -> None:
+def check_unique(
+    counts: Mapping[Any, int], file: str, name: str, kind: str, report: Reporter
+) -> None:
     """Report ids that are there more than once."""
-    for id_, times in Counter(ids).items():
+    for id_, times in counts.items():
         if times > 1:
             segment = id_ if kind == "segment-repeated" else None
             report(Problem(kind, file, f"{name} {id_}, {times} times", segment))
@@ -118,7 +120,7 @@ def _check_panoptic(
 ) -> None:
     report, png = findings.problems.append, entry["pan_seg_file_name"]
     segments = entry["segments_info"]
-    check_unique((s["id"] for s in segments), png, "segment", "segment-repeated", report)
+    check_unique(Counter(s["id"] for s in segments), png, "segment", "segment-repeated", report)
     ids = reader.read_ids(entry, size, report)
     areas = {} if ids is None else count_values(ids)
     for segment in segments:

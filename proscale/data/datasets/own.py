@@ -28,11 +28,7 @@ from proscale.data.formats.coco_format import (
     read_categories,
 )
 from proscale.data.formats.label_image import read_palette
-from proscale.data.formats.semantic_folders import (
-    count_labels,
-    load_semantic_folders,
-    mask_files,
-)
+from proscale.data.formats.semantic_folders import count_labels, load_semantic_folders, mask_files
 from proscale.errors import DataError
 
 _logger = logging.getLogger(__name__)

@@ -46,18 +46,6 @@ def read_categories(path: AnyPath, keys: Keys) -> list[dict[str, Any]]:
     return categories
 
 
-def read_panoptic(path: AnyPath, report: Reporter = raise_first) -> dict[str, Any]:
-    """A panoptic annotation file: ``images``, and ``annotations`` with their ``segments_info``.
-
-    Raises:
-        DataError: there is no such file, or it is not of the format; names the entry.
-    """
-    content = read_json(path)
-    check_panoptic_annotations(content, path, report)
-    _check_images(content, path, IMAGES, report)
-    return content
-
-
 def check_panoptic_annotations(
     content: Mapping[str, Any], path: AnyPath, report: Reporter = raise_first
 ) -> None:
@@ -91,32 +79,25 @@ def check_instances(
     _check_images(content, path, images, report)
 
 
-def load_coco_panoptic(metadata: Mapping[str, Any]) -> Entries:
-    """The entries of a panoptic data set, read strictly, see ``panoptic_entries``.
-
-    Raises:
-        DataError: there is no ``panoptic_json``, or it has an error.
-    """
-    return panoptic_entries(read_panoptic(metadata["panoptic_json"]), metadata)
-
-
-def panoptic_entries(
-    content: Mapping[str, Any], metadata: Mapping[str, Any], report: Reporter = raise_first
-) -> Entries:
+def load_coco_panoptic(metadata: Mapping[str, Any], report: Reporter = raise_first) -> Entries:
     """The entries of a data set, in Detectron2's format for panoptic data.
 
     Args:
-        content: of ``panoptic_json``, see ``read_panoptic``.
         metadata: as from ``panoptic_metadata``, with or without ``image_ids``.
-        report: takes unknown categories, file names that lead out of their folder, and images
-            without an annotation.
+        report: takes problems of ``panoptic_json``.
 
     Returns:
         for every image, ordered by its id or as in ``image_ids``: ``file_name``, ``height``,
         ``width``, ``image_id``, ``pan_seg_file_name``, and ``segments_info`` as in the annotation
         file, but with contiguous ``category_id`` (None if it is unknown), and with ``isthing``.
+
+    Raises:
+        DataError: there is no ``panoptic_json``, or it is not of the format; names the entry.
     """
     path = metadata["panoptic_json"]
+    content = read_json(path)
+    check_panoptic_annotations(content, path, report)
+    _check_images(content, path, IMAGES, report)
     things = metadata["thing_dataset_id_to_contiguous_id"]
     known = things | metadata["stuff_dataset_id_to_contiguous_id"]
     # The file lists images and annotations in different orders; image_id joins them.
@@ -149,34 +130,25 @@ def panoptic_entries(
     return entries
 
 
-def load_coco_instances(metadata: Mapping[str, Any]) -> Entries:
-    """The entries of an instance data set, read strictly, see ``instance_entries``.
-
-    Raises:
-        DataError: there is no ``json_file``, or it has an error.
-    """
-    content = read_json(metadata["json_file"])
-    check_instances(content, metadata["json_file"])
-    return instance_entries(content, metadata)
-
-
-def instance_entries(
-    content: Mapping[str, Any], metadata: Mapping[str, Any], report: Reporter = raise_first
-) -> Entries:
+def load_coco_instances(metadata: Mapping[str, Any], report: Reporter = raise_first) -> Entries:
     """The entries of a data set, in Detectron2's format for instance segmentation.
 
     Args:
-        content: of ``json_file``, see ``read_json`` and ``check_instances``.
         metadata: as from ``instance_metadata``.
-        report: takes unknown categories and file names that lead out of their folder.
+        report: takes problems of ``json_file``.
 
     Returns:
         for every image, ordered by its id: ``file_name``, ``height``, ``width``, ``image_id``, and
         ``annotations`` with ``id``, the contiguous ``category_id`` (None if it is unknown),
         ``iscrowd``, ``segmentation`` as in the file and, where the file has it, ``area``, and
         ``bbox`` with ``bbox_mode``.
+
+    Raises:
+        DataError: there is no ``json_file``, or it is not of the format; names the entry.
     """
     path, known = metadata["json_file"], metadata["thing_dataset_id_to_contiguous_id"]
+    content = read_json(path)
+    check_instances(content, path, report)
     by_image = defaultdict(list)
     for annotation in content["annotations"]:
         where = f"annotation {annotation['id']} of image {annotation['image_id']}"

@@ -25,16 +25,7 @@ MASK_SUFFIX = ".png"
 logger = logging.getLogger(__name__)
 
 
-def load_semantic_folders(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The entries of a data set, read strictly, see ``semantic_entries``.
-
-    Raises:
-        DataError: there are no images, or images have no label image.
-    """
-    return semantic_entries(metadata)
-
-
-def semantic_entries(
+def load_semantic_folders(
     metadata: Mapping[str, Any], report: Reporter = raise_first
 ) -> list[dict[str, Any]]:
     """The entries of a data set, ordered by name, in Detectron2's format for semantic data.
@@ -92,7 +83,8 @@ def count_labels(masks: Sequence[Path]) -> int:
         except DataError as error:
             logger.warning("Skipped when counting classes: %s", error)
             return -1
-        return int(labels[labels != IGNORE_LABEL].max(initial=-1))
+        labels = labels[labels != IGNORE_LABEL]
+        return int(labels.max()) if labels.size else -1
 
     with ThreadPoolExecutor() as pool:
         found = pool.map(highest_label, masks)

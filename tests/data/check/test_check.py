@@ -108,7 +108,7 @@ FAULTS = {
     "annotation of no image": (
         "panoptic",
         lambda e: e.json(e.panoptic_json, lambda c: c["images"].pop(0)),
-        "annotation-without-image image-not-annotated",
+        "annotation-without-image image-not-annotated mask-unused",
         "annotations[0] is for image 1, which is not among its images",
     ),
     "image missing": ("panoptic", lambda e: e.image.unlink(), "image-missing", ""),
@@ -179,7 +179,7 @@ FAULTS = {
     "path outside": (
         "panoptic",
         lambda e: e.json(e.panoptic_json, lambda c: c["images"][0].update(file_name="../a.jpg")),
-        "path-outside image-not-annotated",
+        "path-outside image-not-annotated mask-unused",
         "which leaves",
     ),
     "other area": ("panoptic", lambda e: e.segment(area=7), "area-differs", "area 7, "),
@@ -194,7 +194,7 @@ FAULTS = {
         "panoptic",
         lambda e: Image.new("RGB", (8, 8)).save(e.root / "train" / "new.jpg"),
         "image-not-annotated",
-        "1 files that no annotation names: new.jpg",
+        "1 files that are in no pair of image and annotation: new.jpg",
     ),
     "the same picture again": (
         "panoptic",
