@@ -195,7 +195,9 @@ def _unused(
     files = {file for file in Path(folder).glob("*") if file.suffix.lower() in suffixes}
     unused = sorted(file.name for file in files - {Path(file) for file in used})
     if unused:
-        detail = f"{len(unused)} files that are in no pair of image and annotation: {first_few(unused)}"
+        detail = (
+            f"{len(unused)} files that are in no pair of image and annotation: {first_few(unused)}"
+        )
         yield Problem(kind, folder, detail)
 
 
