@@ -40,6 +40,10 @@ lint: env
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
+docs: env
+	@$(BIN)/sphinx-build -q --keep-going --fail-on-warning docs build/docs
+	@echo "build/docs/index.html"
+
 clean:
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache
 	@find . -path ./$(VENV) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

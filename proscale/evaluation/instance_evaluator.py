@@ -192,7 +192,7 @@ class InstanceEvaluator(DatasetEvaluator):
         """Merge the ranks' matches; log tables and write the file on rank 0.
 
         Returns:
-            ``{"bbox": {"AP": ..., ...}, "segm": {...}}`` and, if asked for, ``boundary``, each with
+            dicts ``bbox``, ``segm`` and, if asked for, ``boundary``, each with
             ``AveragePrecision.summary``, empty without annotations; None on other ranks than 0.
         """
         # One array travels faster than one for every image and category.
