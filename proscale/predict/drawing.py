@@ -69,6 +69,7 @@ class Drawing:
         # Colours first, then captions, so that no segment covers the name of another.
         canvas = Image.fromarray(tinted(image, self.painted(), self.index_map))
         draw = ImageDraw.Draw(canvas)
+        # Letters grow with the image, so that they are legible at any size.
         size = max(10, round(0.022 * (canvas.width * canvas.height) ** 0.5))
         font = ImageFont.truetype(str(_FONT), size)
         taken: list[_Box] = []
@@ -150,6 +151,7 @@ def indices_of(id_map: np.ndarray, ids: Sequence[int]) -> np.ndarray:
 
 def segment_colors(classes: ClassMetadata, labels: Sequence[int]) -> list[Color]:
     """A colour for each segment, from its class id: objects of one class get different shades."""
+    # The n-th object of a class has its n-th shade; stuff has the class's own colour.
     seen: dict[int, int] = {}
     colors = []
     for label in labels:
@@ -184,6 +186,7 @@ def label_places(index_map: np.ndarray) -> dict[int, tuple[int, int]]:
     step = max(1, -(-max(index_map.shape) // _PLACING_SIDE))
     reduced = index_map[::step, ::step]
     areas = np.bincount(reduced.ravel())
+    # Index 0 is no segment.
     areas[0] = 0
     places = {}
     for index in np.argsort(-areas, kind="stable").tolist():

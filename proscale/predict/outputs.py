@@ -18,12 +18,8 @@ from proscale.utils.whole_files import whole_file
 OVERLAYS, VIDEOS = "overlays", "videos"
 """Folders of the results; maps are in one named by the task, panoptic or semantic."""
 
-PREDICTIONS_FILE, PANOPTIC_FILE, INSTANCES_FILE, PAGE = (
-    "predictions.json",
-    "panoptic.json",
-    "instances.json",
-    "index.html",
-)
+PREDICTIONS_FILE, PANOPTIC_FILE = "predictions.json", "panoptic.json"
+INSTANCES_FILE, PAGE = "instances.json", "index.html"
 
 _OVERLAY_QUALITY = 90
 

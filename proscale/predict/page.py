@@ -89,6 +89,7 @@ class Gallery:
         words = {**self._words, "count": count, "date": now()}
         words = {key: html.escape(word) for key, word in words.items()}
         words |= shared_parts() | {"faults": _details(skipped)}
+        # The items lie between the two halves of the template.
         template = (_WEB / "gallery.html").read_text("utf-8")
         head, tail = (Template(part).substitute(words) for part in template.split(_ITEMS))
         with (
@@ -194,6 +195,7 @@ def _legend(prediction: Prediction, drawing: Drawing) -> list[dict[str, Any]]:
 
 def _bounded(size: Size, side: int) -> Size:
     """(height, width), made smaller in proportion so that no side is longer than ``side``."""
+    # Small images are not enlarged: browsers do that.
     factor = min(1, side / max(size))
     height, width = (max(1, round(length * factor)) for length in size)
     return height, width

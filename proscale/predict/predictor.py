@@ -169,6 +169,7 @@ def read_rgb(image: ImageInput) -> np.ndarray:
                 "(H, W, 3) uint8 in the order RGB"
             )
         return image
+    # Pillow decodes lazily: damage of a file may appear only here.
     if isinstance(image, Image.Image):
         return to_array(image, "RGB", "the image")
     if isinstance(image, (str, os.PathLike)):
@@ -240,4 +241,5 @@ def _leave_out_other_results(cfg: CfgNode, task: str) -> None:
     # Instances of panoptic models are things only: both stay on for those.
     if task == "panoptic":
         test.INSTANCE_ON = False
+        # Evaluation does without the scores of panoptic segments.
         test.PANOPTIC_SCORES = True

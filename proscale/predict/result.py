@@ -63,7 +63,7 @@ class ClassMetadata:
                 DatasetCatalog.get(name)
             except OSError as error:
                 raise ConfigError(
-                    f"DATASETS.TEST is {name}: its files are expected: {error}"
+                    f"DATASETS.TEST is {name}: expected its files: {error}"
                 ) from error
         return cls.of_metadata(metadata, task)
 
@@ -81,7 +81,8 @@ class ClassMetadata:
             {index: id_ for id_, index in (metadata.get(key) or {}).items()}
             for key in ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
         )
-        # Detectron2's data sets of stuff number it without the things, which they list as well.
+        # Detectron2 maps ids of files to positions; here positions are mapped to ids.
+        # Its data sets of stuff number it without the things, which they list as well.
         ids = stuff | things if task == "instance" else things | stuff
         # Without colours of its own a data set takes those of Detectron2's palette in turn.
         palette = colormap(rgb=True).astype(int).tolist()

@@ -5,7 +5,7 @@ Tables of classes can be sorted, and have bars behind percentages.
 
 import html
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ def _shown(value: Any) -> str:
     return repr(value) if isinstance(value, str) else str(_listed(value))
 
 
-def _table(headers: Iterator[str], rows: Sequence[Sequence[Cell]], with_bar: Sequence[bool]) -> str:
+def _table(headers: Iterable[str], rows: Sequence[Sequence[Cell]], with_bar: Sequence[bool]) -> str:
     head = "".join(f'<th scope="col">{header}</th>' for header in headers)
     body = "".join("<tr>" + "".join(map(_cell, row, with_bar)) + "</tr>" for row in rows)
     content = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
