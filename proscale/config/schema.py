@@ -309,3 +309,11 @@ def _check_mit(cfg: CfgNode) -> None:
                 f"MODEL.MIT.{key} is {mit[key]}: expected 4 whole numbers from 1, one for each "
                 "stage"
             )
+    # Imported here, because modeling is built on Detectron2's registries, like this module.
+    from proscale.modeling.backbones.token_merging_config import parse_token_merging
+
+    try:
+        parse_token_merging(mit.TOKEN_MERGING)
+    except ConfigError as error:
+        message = str(error).replace("token_merging", "MODEL.MIT.TOKEN_MERGING", 1)
+        raise ConfigError(message) from error

@@ -44,12 +44,14 @@ def check_processes(args: Namespace, environment: Mapping[str, str] = os.environ
     Raises:
         ConfigError: they cannot.
     """
+    # torchrun has decided on the number of ranks; these flags would be ignored.
     by_torchrun = is_started_by_torchrun(environment)
     if by_torchrun and (args.num_gpus, args.num_machines) != (1, 1):
         raise ConfigError(
             f"--num-gpus is {args.num_gpus} and --num-machines {args.num_machines}: expected 1 "
             "under torchrun, which has --nproc_per_node and --nnodes"
         )
+    # A restarted attempt has the same command line.
     restarts = int(environment.get("TORCHELASTIC_MAX_RESTARTS", 0))
     if by_torchrun and restarts and not (args.resume or args.eval_only):
         raise ConfigError(
@@ -112,7 +114,7 @@ def all_reduce_max(value: int) -> int:
     if comm.get_world_size() == 1:
         return value
     largest = torch.tensor(value)
-    # On the CPU, with Detectron2's own group for that: a GPU would have to be waited for.
+    # By gloo, in Detectron2's group for it: a collective on the GPU would wait for its queue.
     torch.distributed.all_reduce(
         largest, torch.distributed.ReduceOp.MAX, group=comm._get_global_gloo_group()
     )
@@ -141,13 +143,16 @@ def join_attempt(store: Any, rank: int, world_size: int, timeout: timedelta) -> 
     """
     own = secrets.token_hex(8)
     if rank == 0:
+        # 1. Answer every greeting with the attempt's name, until all ranks have confirmed it.
         attempt = own
         deadline = time.monotonic() + timeout.total_seconds()
         _await_confirmations(store, attempt, set(range(1, world_size)), deadline)
     else:
+        # 2. Greet with a fresh number, so that an answer to a dead process is not taken for ours.
         store.set(f"greeting/{rank}", own)
         store.wait([f"answer/{own}"], timeout)
         attempt = store.get(f"answer/{own}").decode()
+        # 3. Dead processes cannot confirm.
         store.set(f"confirmation/{attempt}/{rank}", "")
     return dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
 
@@ -181,12 +186,13 @@ def _join(main: Callable[..., None], args: Namespace, cfg: CfgNode) -> None:
     shared, rank, world_size = next(rendezvous("env://", timeout=timeout))
     store = join_attempt(shared, rank, world_size, timeout)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    # Detectron2 asks it for the rank on this machine.
     comm._LOCAL_PROCESS_GROUP = _group_of_machine(timeout)
     # Detectron2 makes it when it is needed first, with a timeout of its own.
     dist.set_timeout(timeout, comm._get_global_gloo_group())
     try:
         main(args, cfg)
-        # The main process serves the others and has to be the last.
+        # Rank 0 hosts the store of the others and has to be the last.
         comm.synchronize()
     except RuntimeError as error:
         if _is_about_a_peer(error):
@@ -202,6 +208,7 @@ def _take_device(cfg: CfgNode) -> str:
     """Make this process's GPU, if it has one, the current one; returns the backend."""
     if torch.device(cfg.MODEL.DEVICE).type == "cpu":
         return "gloo"
+    # A device with a number would put all ranks on one GPU.
     if cfg.MODEL.DEVICE != "cuda":
         raise ConfigError(
             f"MODEL.DEVICE is {cfg.MODEL.DEVICE}: expected cuda, where every process takes one "
@@ -221,7 +228,7 @@ def _group_of_machine(timeout: timedelta) -> dist.ProcessGroup:
     """The group of the processes on this machine, for ``detectron2.utils.comm``."""
     machines: list[int] = [0] * dist.get_world_size()
     dist.all_gather_object(machines, int(os.environ["GROUP_RANK"]))
-    # All processes have to take part in making all groups.
+    # All ranks have to take part in making all groups.
     groups = {
         machine: dist.new_group(
             [rank for rank, where in enumerate(machines) if where == machine], timeout=timeout

@@ -50,9 +50,11 @@ class StopRequest:
         self._before.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        # The handler only notes: a checkpoint is consistent between steps.
         now = time.monotonic()
         if not self.received:
             self.received, self._received_at = number, now
+        # An impatient user, or a scheduler at the end of its grace period.
         elif now - self._received_at > SECONDS_OF_ONE_REQUEST:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
@@ -73,10 +75,12 @@ class StopHook(HookBase):
         self._checkpointer = checkpointer
 
     def after_step(self) -> None:
+        # Only some ranks may have got the signal; all have to stop after the same step.
         number = all_reduce_max(self._request.received)
         if not number:
             return
         iteration = self.trainer.iter
+        # PeriodicCheckpointer may have saved this step.
         if self._checkpointer.saved_iteration != iteration:
             self._checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
         logging.getLogger(__name__).warning(
@@ -114,7 +118,8 @@ class MetricHistory(HookBase):
         storage.iter = start
 
     def state_dict(self) -> dict[str, list[float]]:
-        if not hasattr(self.trainer, "storage"):  # not training yet
+        # A checkpoint may be saved before the training has begun.
+        if not hasattr(self.trainer, "storage"):
             return self._restored
         storage = self.trainer.storage
         return {

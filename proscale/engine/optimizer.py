@@ -39,9 +39,11 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """
     solver = cfg.SOLVER
     optimizer_class = _OPTIMIZERS[solver.OPTIMIZER]
+    # The rates and decays of the groups take precedence over these.
     settings = {"lr": solver.BASE_LR}
     if optimizer_class is torch.optim.SGD:
         settings |= {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+    # Detectron2 clips every parameter by itself; the norm of all together is the step's to clip.
     if full_model_clip_norm(cfg) is None:
         optimizer_class = maybe_add_gradient_clipping(cfg, optimizer_class)
     return optimizer_class(parameter_groups(cfg, model), **settings)
@@ -65,6 +67,7 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
     seen: set[nn.Parameter] = set()
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
+            # A shared parameter belongs to the first module that has it.
             if not parameter.requires_grad or parameter in seen:
                 continue
             seen.add(parameter)
@@ -102,16 +105,19 @@ def _settings(cfg: CfgNode, module: nn.Module, path: str) -> tuple[float, float]
     solver = cfg.SOLVER
     *module_names, name = path.split(".")
     lr, weight_decay = solver.BASE_LR, solver.WEIGHT_DECAY
+    # A pretrained backbone is fine-tuned at a tenth of the rate (Mask2Former, §4.1).
     if "backbone" in module_names:
         lr *= solver.BACKBONE_MULTIPLIER
     elif "sem_seg_head" in module_names:
         lr *= solver.HEAD_MULTIPLIER
+    # Weight decay acts on weights of linear layers and convolutions alone.
     if isinstance(module, _NORMS):
         weight_decay = solver.WEIGHT_DECAY_NORM
     elif isinstance(module, nn.Embedding):
         weight_decay = solver.WEIGHT_DECAY_EMBED
     elif name in _POSITION_TABLES or _POSITION_CONVOLUTION in module_names:
         weight_decay = 0.0
+    # Detectron2's settings of biases, which also hold in norms.
     if name == "bias":
         lr *= solver.BIAS_LR_FACTOR
         if solver.WEIGHT_DECAY_BIAS is not None:

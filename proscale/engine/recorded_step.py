@@ -1,7 +1,7 @@
 """A training step in a file, to be repeated after a fault.
 
-The file holds what the step depends on: configuration, parameters and buffers, the batch, seed,
-iteration and process. It is read without running any code of a pickle.
+The file holds its inputs: configuration, parameters and buffers, the batch, seed, iteration and
+rank. It is read without running any code of a pickle.
 """
 
 import os
@@ -24,14 +24,14 @@ _KIND = "__kind__"
 
 @dataclass(frozen=True)
 class RecordedStep:
-    """What a training step depends on.
+    """The inputs of a training step.
 
     Attributes:
         config: of the run, as YAML.
-        seed, iteration, rank: what is random in the step follows from them.
+        seed, iteration, rank: random numbers of the step follow from them.
         weights: the model's ``state_dict`` from before the step; in one that ended a training, the
             running statistics of batch norms, which a step does not read, are from after it.
-        batch: the samples of the process.
+        batch: the samples of the rank.
     """
 
     config: str
@@ -57,8 +57,8 @@ class RecordedStep:
     def write(self, path: Path) -> None:
         """
         Raises:
-            CheckpointError: the system refused, or a sample has something in it that only a pickle
-                could hold.
+            CheckpointError: the system refused, or a sample has a value that only a pickle could
+                hold.
         """
         content = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
         save_archive(path, content)
@@ -91,6 +91,7 @@ def record_fault(
 
 def _plain(value: Any) -> Any:
     """``value`` of types that are read without running code."""
+    # torch.load with weights_only reads tensors, numbers, texts, lists and dictionaries.
     if isinstance(value, Instances):
         fields = {name: _plain(field) for name, field in value.get_fields().items()}
         return {_KIND: "Instances", "image_size": list(value.image_size), "fields": fields}
@@ -109,7 +110,7 @@ def _plain(value: Any) -> Any:
 
 
 def _restore(value: Any) -> Any:
-    """What ``_plain`` was given; tuples are lists."""
+    """The argument of ``_plain``, with lists in place of tuples."""
     if isinstance(value, list):
         return [_restore(item) for item in value]
     if not isinstance(value, dict):

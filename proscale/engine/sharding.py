@@ -1,10 +1,8 @@
-"""Training in which every process holds a part of every parameter, of its gradient and of the
-optimiser's state, instead of all of them (Rajbhandari et al., ZeRO, SC 2020; PyTorch's
-``fully_shard``).
+"""Sharded training: every rank holds a part of every parameter, of its gradient and of the
+optimiser's state (Rajbhandari et al., ZeRO, SC 2020; PyTorch's ``fully_shard``).
 
-A block is put together when it computes, and taken apart behind. What enters and leaves the
-processes is whole: files are those of a training that is not sharded, and may be exchanged for
-them.
+A block's parameters are gathered when it computes, and resharded behind. Checkpoints hold whole
+tensors, equal to those of a training that is not sharded; either kind resumes from the other's.
 """
 
 from collections.abc import Iterator
@@ -20,20 +18,23 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def shard(model: nn.Module) -> None:
-    """Divide the parameters of ``model``, those of the main process, among all processes.
+    """Divide the parameters of ``model``, those of rank 0, among all ranks.
 
     Blocks are the units: elements of lists and sequences that have modules with parameters in
-    them, such as residual blocks and transformer layers. The other parameters are put together for
-    the whole step.
+    them, such as residual blocks and transformer layers. The other parameters are gathered for the
+    whole step.
 
     ``model.load_state_dict`` takes whole tensors; ``state_dict`` gives parts, see :func:`whole`.
     """
     device = next(model.parameters()).device
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
     for parameter in model.parameters():
-        parameter.data = parameter.data.contiguous()  # fully_shard takes no other layout
+        # fully_shard accepts no other layout.
+        parameter.data = parameter.data.contiguous()
+        # Random initialisation differs by rank.
         distributed.broadcast(parameter.data, src=0)
-    for block in reversed(_blocks(model)):  # the inner ones first
+    # Inner blocks first: an outer unit takes the parameters that no inner one has.
+    for block in reversed(_blocks(model)):
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
     model.register_forward_hook(_end_failed_forward, always_call=True)
@@ -51,19 +52,18 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def whole(state: Any, *, kept: bool) -> Any:
-    """What a ``state_dict`` says, with whole tensors on the CPU in place of parts.
-
-    All processes have to call it.
+    """A ``state_dict`` with whole tensors on the CPU in place of parts; all ranks have to call it.
 
     Args:
         state: dictionaries and lists of tensors and other values.
-        kept: whether this process wants the tensors; otherwise None takes their place.
+        kept: whether this rank keeps the tensors; otherwise None takes their place.
     """
     if isinstance(state, DTensor):
         tensor = state.full_tensor()
         return tensor.cpu() if kept else None
     if isinstance(state, dict):
-        copied = copy(state)  # PyTorch's have attributes, too
+        # A copy, because PyTorch's state dicts have attributes, too.
+        copied = copy(state)
         copied.update((name, whole(value, kept=kept)) for name, value in state.items())
         return copied
     if isinstance(state, list):
@@ -73,11 +73,11 @@ def whole(state: Any, *, kept: bool) -> Any:
 
 @contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
-    """Within it every process holds all parameters of ``model``, and may call it as often as it
-    likes: the others need not call it, too. A model that is not sharded is left as it is.
+    """Within it every rank holds all parameters of ``model``, and may call it alone.
 
-    All processes have to enter it.
+    All ranks have to enter it. A model that is not sharded is left as it is.
     """
+    # An evaluation gives ranks different numbers of images: gathering layer by layer would hang.
     units = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for unit in units:
         unit.set_reshard_after_forward(False, recurse=False)
@@ -127,7 +127,7 @@ def _divide_optimizer_state(
     """A copy of ``state_dict`` with parts where the parameters are parts."""
     indices = [index for group in state_dict["param_groups"] for index in group["params"]]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    # What does not fit is PyTorch's to refuse.
+    # PyTorch refuses a state of other groups.
     parameter_of = dict(zip(indices, parameters, strict=False))
     state = {
         index: {name: _divided(value, parameter_of.get(index)) for name, value in values.items()}
@@ -137,10 +137,8 @@ def _divide_optimizer_state(
 
 
 def _divided(value: Any, like: torch.Tensor | None) -> Any:
-    """The parts of a whole tensor, if it belongs to one that is in parts.
-
-    An optimiser has numbers besides, such as the steps that it has made.
-    """
+    """The parts of a whole tensor, if it belongs to one that is in parts."""
+    # An optimiser's state also has numbers, such as its count of steps.
     if not isinstance(like, DTensor) or isinstance(value, DTensor):
         return value
     if not isinstance(value, torch.Tensor) or value.shape != like.shape:

@@ -30,13 +30,13 @@ from proscale.errors import ConfigError, TrainingFault
 from proscale.utils.random_state import Purpose, seed_generators
 
 Sample = dict
-"""What the mappers make of a data set entry: ``image``, ``file_name``, ``instances`` …"""
+"""Output of the mappers: ``image``, ``file_name``, ``instances`` …"""
 
 RecordFault = Callable[["TrainLoop", list[Sample], dict[str, torch.Tensor]], str]
 """Keeps a step in a file; see ``TrainLoop``."""
 
 _LONE_VALUE = "more than 1 value per channel"
-"""In PyTorch's message where batch norm has nothing to make statistics of."""
+"""In PyTorch's message when batch norm has no statistics to compute."""
 
 
 class TrainLoop(SimpleTrainer):
@@ -44,8 +44,8 @@ class TrainLoop(SimpleTrainer):
 
     Losses of a part are weighted by its fraction of the batch and added up. That equals the whole
     batch's loss where the model averages over images; Mask2Former's mask losses are averages over
-    targets instead. So a model whose ``forward`` has an argument ``target_counts`` is told how many
-    targets every image of the step on this process has, and normalises by those.
+    targets instead. So a model whose ``forward`` has an argument ``target_counts`` gets the number
+    of targets of every image of the step on this rank, and normalises by those.
 
     Logged every step: ``data_time`` (seconds), every loss, ``total_loss``; ``grad_norm``, the
     gradients' norm before clipping; ``skipped_steps``, how many were skipped so far because
@@ -100,9 +100,11 @@ class TrainLoop(SimpleTrainer):
         self.grad_scaler = torch.amp.GradScaler(
             self.device_type, enabled=amp_dtype == torch.float16
         )
+        # Whose parameter names are those of checkpoints.
         self._inner = model.module if isinstance(model, DistributedDataParallel) else model
         signature = inspect.signature(self._inner.forward)
         self._takes_target_counts = "target_counts" in signature.parameters
+        # A single rank has nobody to share a fault with.
         if self._inner is not model or is_sharded(model):
             self._inner.register_forward_hook(_raise_on_all_ranks, always_call=True)
         if accumulation_steps > 1 and not self._takes_target_counts:
@@ -126,9 +128,10 @@ class TrainLoop(SimpleTrainer):
         batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
 
-        # Behind the loader, which may draw from the same generators.
+        # After the loader, which may draw from the same generators. A resumed run draws the same.
         seed_generators(self.seed, Purpose.STEP, self.iter, self.rank)
         self.optimizer.zero_grad()
+        # The running statistics of norms change in the forward pass: a skipped step restores them.
         may_skip = self.skipped_steps < self.max_skipped_steps
         buffers = [buffer.clone() for buffer in self.model.buffers()] if may_skip else []
         try:
@@ -143,6 +146,7 @@ class TrainLoop(SimpleTrainer):
         if torch.isfinite(grad_norm):
             get_event_storage().put_scalar("grad_norm", grad_norm.item())
         self._write_skipped()
+        # With loss scaling, a step whose gradients overflow changes the scale alone.
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
@@ -152,12 +156,13 @@ class TrainLoop(SimpleTrainer):
         """Losses of the batch and the gradients' norm before clipping, scalars on the CPU.
 
         Raises:
-            FloatingPointError: something is not finite; in all processes, where it is so in one.
+            FloatingPointError: something is not finite; on all ranks, if it is so on one.
         """
         losses = self._accumulate_gradients(batch)
+        # The clipping bound applies to gradients of the losses, not of the scaled losses.
         self.grad_scaler.unscale_(self.optimizer)
         grad_norm = self._clip_gradients()
-        # One transfer for all figures: every other one would wait for the device again.
+        # One transfer for all numbers: each one would wait for the device.
         *values, norm = torch.stack([*losses.values(), grad_norm]).cpu()
         losses = dict(zip(losses, values, strict=True))
         wrong = [f"{name} = {loss}" for name, loss in losses.items() if not torch.isfinite(loss)]
@@ -179,6 +184,7 @@ class TrainLoop(SimpleTrainer):
         if self._takes_target_counts:
             extra["target_counts"] = [len(sample["instances"]) for sample in batch]
         losses: dict[str, torch.Tensor] = {}
+        # Gradient accumulation: the sum of the parts' gradients is the whole batch's gradient.
         parts = split_evenly(batch, self.accumulation_steps)
         for i, part in enumerate(parts):
             with self._gradient_exchange(last=i == len(parts) - 1):
@@ -186,6 +192,7 @@ class TrainLoop(SimpleTrainer):
                     self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
                 ):
                     part_losses = self._forward(part, extra)
+                # Parts may differ by one image; the mean over images weights them by their size.
                 fraction = len(part) / len(batch)
                 part_losses = {name: loss * fraction for name, loss in part_losses.items()}
                 total = reduce(torch.add, part_losses.values())
@@ -200,6 +207,7 @@ class TrainLoop(SimpleTrainer):
         except ValueError as error:
             if _LONE_VALUE not in str(error):
                 raise
+            # Batch norm's own message names neither a key nor an image.
             sizes = ", ".join("x".join(map(str, s["image"].shape[-2:])) for s in part)
             raise ConfigError(
                 f"batch norm has a single value per channel, of images of {sizes} pixels together: "
@@ -209,9 +217,9 @@ class TrainLoop(SimpleTrainer):
             ) from error
 
     def _gradient_exchange(self, *, last: bool) -> AbstractContextManager:
-        """Between processes, gradients are averaged once per step, after the last part.
+        """Gradients are averaged over the ranks once per step, after the last part.
 
-        Those of a sharded model after every part, because a process has no room for all of them.
+        Those of a sharded model after every part, because a rank has no room for all of them.
         """
         if isinstance(self.model, DistributedDataParallel) and not last:
             return self.model.no_sync()
@@ -225,11 +233,13 @@ class TrainLoop(SimpleTrainer):
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def _skip(self, fault: FloatingPointError, batch: list[Sample]) -> None:
-        """Tell of the fault, and go on or raise it."""
+        """Report the fault, and count the step as skipped or raise."""
         files = ", ".join(str(sample.get("file_name", "(unnamed)")) for sample in batch)
         message = f"not finite at iteration {self.iter}: {fault}; images of this process: {files}"
+        # Record the first skipped step and the one that ends the training: two files at most.
         ends = self.skipped_steps >= self.max_skipped_steps
         if self._record_fault and (ends or not self.skipped_steps):
+            # All ranks gather a sharded model's weights; the one with the fault writes them.
             is_own = not isinstance(fault, _OtherRankFault)
             weights = whole(self._inner.state_dict(), kept=is_own)
             if is_own:
@@ -265,7 +275,7 @@ class TrainLoop(SimpleTrainer):
         super().load_state_dict(state_dict)
         if state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
-        # Files of earlier versions do not have them.
+        # Checkpoints of earlier versions have no counts.
         self.skipped_steps = state_dict.get("skipped_steps", 0)
         self.overflowed_steps = state_dict.get("overflowed_steps", 0)
 

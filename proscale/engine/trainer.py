@@ -53,16 +53,15 @@ _SCHEDULE_SETTINGS = (
     *("max_iters", "power", "constant_ending"),
     *("warmup_factor", "warmup_iters", "warmup_method"),
 )
-"""What DeepLab's schedule saves besides its progress. It follows from the configuration, in which
-``MAX_ITER`` may have been raised since."""
+"""Saved by DeepLab's schedule besides its progress. ``MAX_ITER`` may have been raised since."""
 
 
 class Trainer(DefaultTrainer):
-    """Trains and evaluates whatever ``cfg`` describes, on the CPU, one GPU or several.
+    """Trains and evaluates the model of ``cfg``, on the CPU, one GPU or several.
 
     Resuming restores the iteration, the parameters, the optimiser, the schedule and the loss scale.
-    What is random follows from the seed and the iteration: a resumed run goes on as if it had not
-    been interrupted, and two runs of a seed are the same, with any number of loader workers.
+    Random numbers follow from the seed and the iteration: a resumed run equals one that was not
+    interrupted, and two runs of a seed are equal, with any number of loader workers.
 
     Attributes:
         seed: ``SEED``; a drawn one, which checkpoints keep, where that is negative.
@@ -79,15 +78,18 @@ class Trainer(DefaultTrainer):
             ConfigError: a key has a value that is not accepted.
         """
         TrainerBase.__init__(self)
+        # 1. Refuse what cannot be trained, before anything is built.
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         check_values(cfg)
         _check_batch_split(cfg)
-        amp_dtype = resolve_amp_dtype(cfg)
+
+        # 2. Seed every rank: parameters are rank 0's, data and point samples differ.
         self._draws_seed = cfg.SEED < 0
         cfg = _with_seed(cfg)
         self.seed: int = cfg.SEED
         seed_all_rng(self.seed + comm.get_rank())
 
+        # 3. Model and optimiser, distributed: sharded, or with a copy on every rank (DDP).
         model = self.build_model(cfg)
         if cfg.DISTRIBUTED.SHARDED and comm.get_world_size() > 1:
             shard(model)
@@ -96,11 +98,13 @@ class Trainer(DefaultTrainer):
             divide_loaded_state(optimizer)
         else:
             model = create_ddp_model(model, **_ddp_arguments(cfg))
+
+        # 4. The training step, the schedule, and what resuming needs of them.
         self._trainer = TrainLoop(
             model,
             self.build_train_loader(cfg),
             optimizer,
-            amp_dtype=amp_dtype,
+            amp_dtype=resolve_amp_dtype(cfg),
             accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
             clip_norm=full_model_clip_norm(cfg),
             norm_type=cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE,
@@ -114,6 +118,7 @@ class Trainer(DefaultTrainer):
             fine_tune=True,
             keep=cfg.SOLVER.CHECKPOINTS_TO_KEEP,
             trust=cfg.MODEL.TRUST_WEIGHTS,
+            # A cycle would keep the model's memory after the training.
             trainer=weakref.proxy(self),
         )
         self._stop_request = StopRequest()
@@ -150,14 +155,12 @@ class Trainer(DefaultTrainer):
     ) -> dict:
         """Evaluate ``model`` on all of ``DATASETS.TEST`` and write ``RESULTS_FILE``.
 
-        ``TEST.SLIDING_WINDOW`` says whether it sees whole images.
-
-        The evaluators log tables and write every class's figures to
-        ``OUTPUT_DIR``/inference/(data set).
+        It sees whole images, or those of ``TEST.SLIDING_WINDOW``. The evaluators log tables and
+        write the metrics of every class to ``OUTPUT_DIR``/inference/(data set).
 
         Returns:
             {task: {metric: value}} for one data set, {data set: {task: {metric: value}}} for
-            several; empty on processes other than the main one.
+            several; empty on ranks other than 0.
         """
         with gathered(model):
             results = super().test(cfg, with_sliding_window(cfg, model), evaluators)
@@ -190,17 +193,17 @@ class Trainer(DefaultTrainer):
         wrapped = with_test_time_augmentation(cfg, with_sliding_window(cfg, model))
         with gathered(model):
             results = super().test(original_size, wrapped, evaluators)
-        results = {f"{key}_TTA": figures for key, figures in (results or {}).items()}
+        results = {f"{key}_TTA": metrics for key, metrics in (results or {}).items()}
         if results:
             write_results(cfg.OUTPUT_DIR, RESULTS_TTA_FILE, results)
         return results
 
     def build_hooks(self) -> list[HookBase]:
         built = super().build_hooks()
-        # Behind the checkpoint of the step, which it need not save again, and before an evaluation,
-        # which may take longer than there is time.
+        # A stop comes after the step's checkpoint, which it need not save again, and before an
+        # evaluation, which may take longer than there is time.
         place = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
-        # Detectron2 has the main process save; of a sharded model all have a part.
+        # Detectron2 lets rank 0 save; of a sharded model every rank has a part.
         saves = comm.is_main_process()
         period = self.cfg.SOLVER.CHECKPOINT_PERIOD
         return [
@@ -223,7 +226,8 @@ class Trainer(DefaultTrainer):
                 logger.warning("Removed %s, which was never completed", name)
         self._trainer.seed = self.seed
         loader = self._trainer.data_loader
-        if isinstance(loader, TrainingLoader):  # a subclass may bring its own
+        # A subclass may bring its own loader.
+        if isinstance(loader, TrainingLoader):
             loader.seed, loader.first_iteration = self.seed, self.start_iter
         with self._stop_request:
             return super().train()
@@ -254,12 +258,14 @@ class Trainer(DefaultTrainer):
                 "to resume from; to start from its weights, leave --resume out and give the file "
                 "as MODEL.WEIGHTS"
             )
+        # The schedule's settings follow from the configuration, its progress from the checkpoint.
         states = dict(state_dict.get("hooks", {}))
         schedule = states.get("LRScheduler", {})
         states["LRScheduler"] = {k: v for k, v in schedule.items() if k not in _SCHEDULE_SETTINGS}
         TrainerBase.load_state_dict(self, {**state_dict, "hooks": states})
         self._trainer.load_state_dict(state_dict["_trainer"])
-        seed = state_dict.get("seed", self.seed)  # files of earlier versions do not have it
+        # Checkpoints of earlier versions have no seed.
+        seed = state_dict.get("seed", self.seed)
         if self._draws_seed:
             self.seed = seed
         elif seed != self.seed:
@@ -272,12 +278,14 @@ class Trainer(DefaultTrainer):
 
 
 def _ddp_arguments(cfg: CfgNode) -> dict[str, Any]:
-    # Detectron2 takes every process to have a GPU.
+    # Running statistics are those of rank 0, which saves them: no broadcast in every step.
+    # Detectron2 assumes a GPU for every rank.
     on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
     return {"broadcast_buffers": False, **({"device_ids": None} if on_cpu else {})}
 
 
 def _check_batch_split(cfg: CfgNode) -> None:
+    # Every rank gets an equal number of the batch's images, and splits them into the parts.
     steps, world_size = cfg.SOLVER.ACCUMULATION_STEPS, comm.get_world_size()
     images = cfg.SOLVER.IMS_PER_BATCH // world_size
     if steps > images:

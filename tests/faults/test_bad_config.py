@@ -252,6 +252,17 @@ RULES = {
         ("MODEL.BACKBONE.NAME", "MixVisionTransformer", "MODEL.MIT.SR_RATIOS", "[8, 4, 2]"),
         "MODEL.MIT.SR_RATIOS is [8, 4, 2]: expected 4 whole numbers from 1, one for each stage",
     ),
+    "a token merging that is not known": (
+        ("MODEL.BACKBONE.NAME", "MixVisionTransformer", "MODEL.MIT.TOKEN_MERGING", "tome"),
+        "MODEL.MIT.TOKEN_MERGING is 'tome': expected none, bsm_hq, bsm_fast",
+    ),
+    "a merging of stage two without a cell": (
+        (
+            *("MODEL.BACKBONE.NAME", "MixVisionTransformer", "MODEL.MIT.TOKEN_MERGING"),
+            "[{}, {'q_mode': 'bsm', 'q_r': 0.5, 'q_sy': 2}, {}, {}]",
+        ),
+        "MODEL.MIT.TOKEN_MERGING, stage 2: q_sx is missing",
+    ),
 }
 
 
