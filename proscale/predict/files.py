@@ -42,6 +42,7 @@ def find_sources(inputs: Sequence[str], *, leave_out: Path) -> list[Source]:
     Raises:
         ConfigError: an input names nothing.
     """
+    # A file that several inputs name is predicted once, at its first place.
     paths = list(dict.fromkeys(path for text in inputs for path in _files(text, leave_out)))
     taken: set[str] = set()
     images = [path for path in paths if not _is_video(path)]

@@ -150,6 +150,7 @@ class OutputFolder:
         if self._task == "panoptic":
             write_panoptic_png(path, id_map)
         elif len(self._classes) <= 256:
+            # Viewers show the palette's colours, readers get class ids.
             labels = Image.fromarray(id_map.astype(np.uint8))
             labels.putpalette([channel for color in self._classes.colors for channel in color])
             labels.save(path)

@@ -86,4 +86,5 @@ class VideoWriter:
     def close(self) -> None:
         """Finish the file."""
         if self._writer is not None:
+            # Only now the file has its index, without which players refuse it.
             self._writer.release()

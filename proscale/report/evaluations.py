@@ -128,6 +128,7 @@ def _evaluation(
         if key.startswith(_PER_CLASS)
     ]
     image_metric, images = "", []
+    # Files of other tasks are not read; without a data set's name its folder is unknown.
     if task in _FILES and dataset:
         (class_file, key), (image_file, image_metric) = _FILES[task]
         records = _records(folder / class_file, key, problems)

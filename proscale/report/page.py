@@ -58,6 +58,7 @@ def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
         ),
         **shared_parts(),
     }
+    # Written last and at once: a page of an earlier time stays if anything fails before.
     template = Template((files("proscale.report") / "report.html").read_text("utf-8"))
     try:
         with whole_file(output) as part:
@@ -124,6 +125,7 @@ def _draw(
     rows: list[list[Cell]] = []
     drawn = []
     for image in images:
+        # An image that cannot be read is named, and the others are drawn.
         try:
             if pairs is not None:
                 drawn.append(f'<div class="pair">{"".join(pairs.draw(image))}</div>')

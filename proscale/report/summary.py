@@ -70,6 +70,7 @@ def _training(run: RunFolder) -> list[Tile]:
         each = statistics.median(value for _, value in times)
         starts = f", started {run.log.starts} times" if run.log.starts > 1 else ""
         tiles.append(("Training time", _duration(_total(times)), f"{each:.3g} s a step{starts}"))
+        # Of all ranks together: IMS_PER_BATCH is the size of the whole batch.
         if run.cfg is not None and each > 0:
             images = run.cfg.SOLVER.IMS_PER_BATCH
             note = f"in training, {images} a step"
@@ -81,6 +82,7 @@ def _training(run: RunFolder) -> list[Tile]:
 
 def _total(times: Points) -> float:
     """Seconds of all steps: every logged time stands for the steps since the one before."""
+    # Iterations count from 0: the first logged time stands for those up to it.
     before = [-1, *(iteration for iteration, _ in times)]
     return sum((now - last) * value for (now, value), last in zip(times, before, strict=False))
 
