@@ -86,5 +86,5 @@ def run() -> None:
 if __name__ == "__main__":
     try:
         run()
-    except (UserError, FileNotFoundError) as error:
+    except UserError as error:
         sys.exit(f"train_net.py: {one_sentence(error)}")

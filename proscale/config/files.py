@@ -99,12 +99,14 @@ def _load(path: str, derived: list[str]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for base in bases:
         chain = [*derived, path]
+        # Links and different spellings of a path are the same file.
         if os.path.realpath(base) in map(os.path.realpath, chain):
             raise ConfigError(
                 f"{path}: {BASE_KEY} leads in a circle: {' -> '.join([*chain, base])}"
             )
         if "://" not in base and not os.path.isfile(base):
             raise ConfigError(f"{path}: {BASE_KEY} is {base}, but there is no such file")
+        # Later bases take precedence over earlier ones, and the file itself over all.
         _merge(_load(base, chain), merged)
     _merge(content, merged)
     return merged
@@ -128,6 +130,7 @@ def _parse(text: str, path: str) -> Any:
     loader = _Loader(text)
     loader.path = path
     try:
+        # Nodes first: small files may describe huge values by aliases of aliases.
         root = loader.get_single_node()
         if root is None:
             return {}
@@ -141,6 +144,7 @@ def _parse(text: str, path: str) -> Any:
 def _count_nodes(node: yaml.Node, counts: dict[int, float]) -> float:
     """How many nodes there are with aliases written out; infinite if one stands for itself."""
     if id(node) not in counts:
+        # The value while the children are counted, and so of a node among its own descendants.
         counts[id(node)] = math.inf
         children = node.value if isinstance(node, yaml.CollectionNode) else []
         if isinstance(node, yaml.MappingNode):
@@ -158,6 +162,7 @@ class _Loader(yaml.SafeLoader):
         names = [key.value for key, _ in node.value]
         for key, _ in node.value:
             line = key.start_mark.line + 1
+            # <<: merges another mapping; it is no key.
             if key.tag == "tag:yaml.org,2002:merge":
                 continue
             if not isinstance(self.construct_object(key, deep=True), str):
@@ -188,5 +193,6 @@ def _refuse_tag(loader: _Loader, suffix: str, node: yaml.Node) -> Any:
     )
 
 
+# The longer tag takes precedence over the prefix.
 _Loader.add_constructor("tag:yaml.org,2002:python/object/apply:eval", _construct_eval)
 _Loader.add_multi_constructor("tag:yaml.org,2002:python/", _refuse_tag)

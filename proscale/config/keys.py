@@ -36,6 +36,7 @@ def add_proscale_config(cfg: CfgNode) -> None:
     """
     # Published files carry a few DeepLab keys (poly schedule, stem type); they must be known.
     add_deeplab_config(cfg)
+    # Nodes that Detectron2 has are extended, others are made.
     for block in Keys.blocks:
         node = cfg
         for part in block.node.split("."):
@@ -70,6 +71,7 @@ class _Input(Keys, node="INPUT"):
     """SSD's photometric distortion (brightness, contrast, saturation, hue)."""
     SIZE_DIVISIBILITY: int = -1
     """Pad training images to a multiple of this; -1 leaves them as they are."""
+    # Large-scale jitter (Ghiasi et al., Copy-Paste, CVPR 2021).
     IMAGE_SIZE: PositiveInt = 1024
     MIN_SCALE: PositiveFloat = 0.1
     MAX_SCALE: PositiveFloat = 2.0
@@ -82,6 +84,7 @@ class _Crop(Keys, node="INPUT.CROP"):
 
 
 class _Solver(Keys, node="SOLVER"):
+    # Detectron2's, of which a wrong value would pass unnoticed.
     IMS_PER_BATCH: PositiveInt
     MAX_ITER: NonNegativeInt
     BASE_LR: NonNegativeFloat
@@ -89,6 +92,7 @@ class _Solver(Keys, node="SOLVER"):
     WARMUP_ITERS: NonNegativeInt
     LR_SCHEDULER_NAME: Literal["WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR"]
     CHECKPOINT_PERIOD: PositiveInt
+    # The recipe of Mask2Former (§4.1): AdamW, and a tenth of the rate for the backbone.
     OPTIMIZER: Literal["ADAMW", "SGD"] = "ADAMW"
     """ADAMW | SGD."""
     BACKBONE_MULTIPLIER: NonNegativeFloat = 0.1
@@ -97,6 +101,7 @@ class _Solver(Keys, node="SOLVER"):
     """New. Learning rate of the segmentation head (``sem_seg_head``) relative to BASE_LR."""
     WEIGHT_DECAY_EMBED: float = 0.0
     """Weight decay of embeddings (queries, levels, position tables)."""
+    # Long trainings.
     ACCUMULATION_STEPS: PositiveInt = 1
     """New. Every batch of IMS_PER_BATCH images is processed in this many parts whose gradients are
     summed: the same step in a fraction of the memory."""
@@ -168,6 +173,7 @@ class _ResNets(Keys, node="MODEL.RESNETS"):
 
 
 class _MaskFormer(Keys, node="MODEL.MASK_FORMER"):
+    # Losses: Cheng et al., Mask2Former, CVPR 2022, §3 and §4.1; points as in PointRend.
     DEEP_SUPERVISION: bool = True
     """Losses of every decoder layer's predictions, not the last one's alone."""
     NO_OBJECT_WEIGHT: NonNegativeFloat = 0.1
@@ -181,6 +187,7 @@ class _MaskFormer(Keys, node="MODEL.MASK_FORMER"):
     OVERSAMPLE_RATIO: FloatFromOne = 3.0
     IMPORTANCE_SAMPLE_RATIO: Fraction = 0.75
     """Candidates per point, and the fraction of points taken by uncertainty (PointRend)."""
+    # The transformer decoder with masked attention (Mask2Former, §3.2).
     TRANSFORMER_DECODER_NAME: str = "MultiScaleMaskedTransformerDecoder"
     """The transformer decoder; there is this one."""
     TRANSFORMER_IN_FEATURE: Literal["multi_scale_pixel_decoder"] = "multi_scale_pixel_decoder"
@@ -204,15 +211,18 @@ class _MaskFormer(Keys, node="MODEL.MASK_FORMER"):
     ENC_LAYERS: Literal[0] = 0
     """Published files carry it; encoders are counted by SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS, so
     that only 0 is accepted here."""
+    # Images.
     SIZE_DIVISIBILITY: int = 32
     """Images are padded to a multiple of this; negative takes the backbone's own."""
 
 
 class _MaskFormerTest(Keys, node="MODEL.MASK_FORMER.TEST"):
+    # Results.
     SEMANTIC_ON: bool = True
     INSTANCE_ON: bool = False
     PANOPTIC_ON: bool = False
     """Which results inference returns, and evaluation looks at."""
+    # Panoptic fusion, as in MaskFormer (Cheng et al., NeurIPS 2021, §3.4).
     OBJECT_MASK_THRESHOLD: Fraction = 0.0
     """Panoptic: queries scored at or below this are dropped."""
     OVERLAP_THRESHOLD: Fraction = 0.0
@@ -222,6 +232,7 @@ class _MaskFormerTest(Keys, node="MODEL.MASK_FORMER.TEST"):
     SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE: bool = False
     """Crop and resize masks to the requested size before scores are computed from them. Always
     done for panoptic and instance results."""
+    # Time and memory.
     STRIP_MEMORY: PositiveInt = 8
     """New. Results are made from masks in strips of this size (MiB, float32 masks of all queries
     in use); the memory on the way from mask logits to results is a few times that. Small strips
@@ -236,11 +247,13 @@ class _MaskFormerTest(Keys, node="MODEL.MASK_FORMER.TEST"):
 
 
 class _SemSegHead(Keys, node="MODEL.SEM_SEG_HEAD"):
+    # Shared by all heads.
     NAME: HeadName
     NUM_CLASSES: PositiveInt
     IGNORE_VALUE: NonNegativeInt
     CONVS_DIM: PositiveInt
     NORM: Literal["", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", None]
+    # The pixel decoder: FPN and deformable encoder (Zhu et al., Deformable DETR, ICLR 2021).
     PIXEL_DECODER_NAME: HeadName = "MSDeformAttnPixelDecoder"
     """MSDeformAttnPixelDecoder, Mask2Former's | PROSCALE."""
     MASK_DIM: PositiveInt = 256
@@ -256,6 +269,7 @@ class _SemSegHead(Keys, node="MODEL.SEM_SEG_HEAD"):
     takes MASK_FORMER.NHEADS whatever it says.)"""
     DEFORMABLE_TRANSFORMER_ENCODER_DIM_FEEDFORWARD: PositiveInt = 1024
     """New. Feed-forward width; the published code has 1024 built in."""
+    # The all-MLP head (Xie et al., SegFormer, NeurIPS 2021, §3.2).
     SEGFORMER_FORM: Literal["openmmlab", "nvidia"] = "openmmlab"
     """New. Projections of SegFormerHead: openmmlab (convolution, norm, ReLU) | nvidia (linear).
     CONVS_DIM is its width, NORM its norm: BN | SyncBN."""
@@ -264,10 +278,13 @@ class _SemSegHead(Keys, node="MODEL.SEM_SEG_HEAD"):
 
 
 class _ProScale(Keys, node="MODEL.PROSCALE"):
+    # The progressive encoder: tokens of finer levels join after p1 and p1 + p2 layers.
     PROSCALE_NUM_LAYERS: list[NonNegativeInt] = [3, 3, 3]
     """(p1, p2, p3): layers over res5 alone, then res5 + res4, then res5 + res4 + res3."""
+    # The Light-Pixel Embedding replaces the 3x3 convolution at stride 4.
     MASK_OUTPUT_OPS: Literal["maxpool", "conv"] = "maxpool"
     """maxpool: the Light-Pixel Embedding; conv: Mask2Former's 3x3 convolution."""
+    # The Token Re-Calibration scales tokens of coarser levels by a gate from res3.
     IS_EXCITE_CONV: bool | None = False
     """Gate of the Token Re-Calibration: True a 1x1 convolution, False a linear layer, None no
     TRC."""
@@ -281,6 +298,7 @@ class _ProScale(Keys, node="MODEL.PROSCALE"):
 
 
 class _Swin(Keys, node="MODEL.SWIN"):
+    # Liu et al., Swin Transformer, ICCV 2021.
     PRETRAIN_IMG_SIZE: int = 224
     """Side of the images it was pre-trained on; only APE depends on it."""
     PATCH_SIZE: PositiveInt = 4
@@ -294,6 +312,7 @@ class _Swin(Keys, node="MODEL.SWIN"):
     window; and the other arguments of Swin's authors."""
     QK_SCALE: float | None = None
     """Scale of query-key products; None means head_dim ** -0.5."""
+    # Regularisation.
     DROP_RATE: Fraction = 0.0
     ATTN_DROP_RATE: Fraction = 0.0
     DROP_PATH_RATE: Fraction = 0.3
@@ -309,6 +328,7 @@ class _Swin(Keys, node="MODEL.SWIN"):
 
 
 class _MiT(Keys, node="MODEL.MIT"):
+    # Mix Transformer (Xie et al., SegFormer, NeurIPS 2021, §3.1).
     VARIANT: Literal["", "b0", "b1", "b2", "b3", "b4", "b5"] = ""
     """New, as all of MODEL.MIT. b0 | b1 | b2 | b3 | b4 | b5; empty builds a model from the next
     five keys, whose defaults are those of b0."""
@@ -325,6 +345,7 @@ class _MiT(Keys, node="MODEL.MIT"):
     """Probability with which branches are dropped in training, rising from 0 with depth."""
     NORM_EPS: float = 1e-6
     """Epsilon of all norms."""
+    # SegFormer++: tokens merged before attention, and split behind it.
     TOKEN_MERGING: str | list[dict] | None = None
     """none (also None, the default, which a string or a list may replace) | bsm_hq | bsm_fast |
     n2d_2x2 | a list with a dictionary for each of the four stages, of q_mode, q_r, q_sx, q_sy, q_s

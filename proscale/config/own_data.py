@@ -35,7 +35,7 @@ KEY = "DATASETS.OWN"
 
 SPLITS = ("TRAIN", "VAL")
 
-# Paths of a split by task: whether it must be given, and whether it is a folder.
+# Paths of a split by task: (required, folder).
 _PATHS: dict[str, dict[str, tuple[bool, bool]]] = {
     "panoptic": {
         "IMAGES": (True, True),
@@ -124,8 +124,7 @@ def fit_to_own_data(cfg: CfgNode, datasets: Sequence[OwnDataset], kept: Collecti
 
     These are ``DATASETS.TRAIN`` and ``TEST``, ``INPUT.DATASET_MAPPER_NAME``,
     ``MODEL.MASK_FORMER.TEST.{PANOPTIC,INSTANCE,SEMANTIC}_ON``, and
-    ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``; and in the blocks the ``CLASSES`` that were found, so that
-    other processes and later runs need not look for them.
+    ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``; and in the blocks the ``CLASSES`` that were found.
 
     Args:
         cfg: not frozen.
@@ -136,10 +135,12 @@ def fit_to_own_data(cfg: CfgNode, datasets: Sequence[OwnDataset], kept: Collecti
         ConfigError: the data sets in use differ in task or classes; or
             ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` is kept and not the number of classes.
     """
+    # Label images were read for these names: other processes need not.
     cfg.DATASETS.OWN = [
         {**block, "CLASSES": list(dataset.classes)} if dataset.classes else block
         for block, dataset in zip(cfg.DATASETS.OWN, datasets, strict=True)
     ]
+    # 1. Data sets to train and to evaluate on.
     follows: dict[str, Any] = {
         f"DATASETS.{key}": tuple(d.splits[split].name for d in datasets if split in d.splits)
         for key, split in (("TRAIN", "TRAIN"), ("TEST", "VAL"))
@@ -155,6 +156,7 @@ def fit_to_own_data(cfg: CfgNode, datasets: Sequence[OwnDataset], kept: Collecti
         for split in dataset.splits.values()
         if split.name in names_in_use
     }
+    # 2. Mapper, results and class layer, from the task and classes of the data sets in use.
     if in_use:
         task, classes = _common_task_and_classes(in_use)
         has_instances = all(
@@ -175,6 +177,7 @@ def fit_to_own_data(cfg: CfgNode, datasets: Sequence[OwnDataset], kept: Collecti
             )
     else:
         logger.warning("None of the data sets of %s is in DATASETS.TRAIN or DATASETS.TEST", KEY)
+    # 3. The user's own values take precedence.
     for key, value in follows.items():
         if key not in kept:
             set_value(cfg, key, value)
@@ -210,6 +213,7 @@ def _parse_block(block: Any, where: str) -> OwnDataset:
                     f"{where}.{key} is for TASK semantic only; with TASK {task} names come from "
                     "ANNOTATIONS"
                 )
+    # Relative paths are relative to ROOT, and ROOT to the current folder.
     root = _path(_string(block, "ROOT", where, default="."), f"{where}.ROOT")
     splits = {
         key: _parse_split(block[key], task, root, f"{where}.{key}", f"{name}_{key.lower()}")
@@ -267,6 +271,7 @@ def _string(block: Mapping[str, Any], key: str, where: str, *, default: str | No
 
 
 def _path(text: str, where: str) -> Path:
+    # Unset variables stay as they are.
     expanded = os.path.expandvars(text)
     unset = re.search(r"\$\{?(\w+)", expanded)
     if unset:
@@ -309,9 +314,9 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _common_task_and_classes(in_use: dict[str, OwnDataset]) -> tuple[str, tuple[str, ...]]:
     (first, dataset), *others = in_use.items()
-    task, classes = dataset.task, _class_names_of(first)
+    task, classes = dataset.task, own_classes(first)
     for name, other in others:
-        theirs = _class_names_of(name)
+        theirs = own_classes(name)
         if (other.task, theirs) != (task, classes):
             raise ConfigError(
                 f"{first} ({task}, {len(classes)} classes) and {name} ({other.task}, "
@@ -321,7 +326,8 @@ def _common_task_and_classes(in_use: dict[str, OwnDataset]) -> tuple[str, tuple[
     return task, classes
 
 
-def _class_names_of(split: str) -> tuple[str, ...]:
-    """By contiguous id. Panoptic data sets list things among the classes of stuff, too."""
+def own_classes(split: str) -> tuple[str, ...]:
+    """Names of all classes of a registered split by their contiguous ids."""
     metadata = MetadataCatalog.get(split)
+    # Panoptic data sets list things among the classes of stuff, too.
     return tuple(metadata.get("stuff_classes") or metadata.thing_classes)

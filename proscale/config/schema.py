@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import reduce
 from inspect import get_annotations
 from math import inf, isfinite
-from operator import getitem
+from operator import getitem, mod
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
@@ -104,8 +104,7 @@ def check_keys(cfg: CfgNode) -> None:
         values = value_of(cfg, key)
         for value in values if isinstance(values, (list, tuple)) else [values]:
             accepted = check(value) if check else ""
-            if accepted:
-                raise ConfigError(f"{key} is {values!r}: expected {accepted}")
+            _require(not accepted, cfg, key, accepted)
 
 
 def value_of(cfg: CfgNode, key: str) -> Any:
@@ -176,6 +175,11 @@ def _kind(element: Any) -> str:
     return "number" if is_number else "value"
 
 
+def _require(fits: bool, cfg: CfgNode, key: str, expected: str) -> None:
+    if not fits:
+        raise ConfigError(f"{key} is {value_of(cfg, key)!r}: expected {expected}")
+
+
 def _check_image_norm(cfg: CfgNode) -> None:
     mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
     channels = 1 if cfg.INPUT.FORMAT == "L" else 3
@@ -188,96 +192,72 @@ def _check_image_norm(cfg: CfgNode) -> None:
 
 def _check_precision(cfg: CfgNode) -> None:
     amp = cfg.SOLVER.AMP
-    on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
-    if amp.ENABLED and amp.DTYPE == "float16" and on_cpu:
-        raise ConfigError(
-            "SOLVER.AMP.DTYPE is float16: expected auto or bfloat16 with MODEL.DEVICE cpu, where "
-            "float16 is slow"
-        )
+    is_slow = amp.DTYPE == "float16" and torch.device(cfg.MODEL.DEVICE).type == "cpu"
+    expected = "auto or bfloat16 with MODEL.DEVICE cpu, where float16 is slow"
+    _require(not (amp.ENABLED and is_slow), cfg, "SOLVER.AMP.DTYPE", expected)
 
 
 def _check_clipping(cfg: CfgNode) -> None:
     clip, node = cfg.SOLVER.CLIP_GRADIENTS, "SOLVER.CLIP_GRADIENTS"
-    if clip.ENABLED and not 0 < clip.CLIP_VALUE < inf:
-        raise ConfigError(
-            f"{node}.CLIP_VALUE is {clip.CLIP_VALUE}: expected numbers above 0 "
-            f"({node}.ENABLED False switches clipping off)"
-        )
-    if cfg.DISTRIBUTED.SHARDED and not isfinite(clip.NORM_TYPE):
-        raise ConfigError(
-            f"{node}.NORM_TYPE is {clip.NORM_TYPE}: expected finite numbers with "
-            "DISTRIBUTED.SHARDED, where a process may hold nothing of a small parameter"
-        )
+    expected = f"numbers above 0 ({node}.ENABLED False switches clipping off)"
+    _require(not clip.ENABLED or 0 < clip.CLIP_VALUE < inf, cfg, f"{node}.CLIP_VALUE", expected)
+    # A rank may hold nothing of a small parameter, and the largest of nothing is not defined.
+    expected = "finite numbers with DISTRIBUTED.SHARDED"
+    is_finite = isfinite(clip.NORM_TYPE)
+    _require(is_finite or not cfg.DISTRIBUTED.SHARDED, cfg, f"{node}.NORM_TYPE", expected)
 
 
 def _check_evaluation(cfg: CfgNode) -> None:
-    if cfg.TEST.AUG.ENABLED and not cfg.TEST.AUG.MIN_SIZES:
-        raise ConfigError("TEST.AUG.MIN_SIZES is empty: expected short sides in pixels")
-    node, window = "TEST.SLIDING_WINDOW", cfg.TEST.SLIDING_WINDOW
+    views, window, node = cfg.TEST.AUG, cfg.TEST.SLIDING_WINDOW, "TEST.SLIDING_WINDOW"
+    has_views = not views.ENABLED or len(views.MIN_SIZES) > 0
+    _require(has_views, cfg, "TEST.AUG.MIN_SIZES", "short sides in pixels, one or more")
     if not window.ENABLED:
         return
     for key in ("CROP_SIZE", "STRIDE"):
-        if len(window[key]) != 2:
-            raise ConfigError(
-                f"{node}.{key} is {window[key]}: expected [height, width], pixels from 1"
-            )
-    if any(step > size for step, size in zip(window.STRIDE, window.CROP_SIZE, strict=True)):
-        raise ConfigError(
-            f"{node}.STRIDE is {window.STRIDE}: expected at most CROP_SIZE, {window.CROP_SIZE}, "
-            "or pixels between the windows would be skipped"
-        )
+        _require(len(window[key]) == 2, cfg, f"{node}.{key}", "[height, width], pixels from 1")
+    # A longer stride would skip the pixels between the windows.
+    covers = all(step <= size for step, size in zip(window.STRIDE, window.CROP_SIZE, strict=True))
+    _require(covers, cfg, f"{node}.STRIDE", f"at most CROP_SIZE, {window.CROP_SIZE}")
     # Windows are averaged by their class scores: a model must give these, and nothing else.
     wanted = {"SEMANTIC_ON": True, "PANOPTIC_ON": False, "INSTANCE_ON": False}
     if cfg.MODEL.META_ARCHITECTURE == "MaskFormer":
         for key, value in {**wanted, "SEMANTIC_LABELS_ONLY": False}.items():
-            if cfg.MODEL.MASK_FORMER.TEST[key] is not value:
-                raise ConfigError(
-                    f"MODEL.MASK_FORMER.TEST.{key} is {not value}: expected {value} with "
-                    f"{node}.ENABLED, because windows are averaged by their class scores"
-                )
+            name = f"MODEL.MASK_FORMER.TEST.{key}"
+            _require(value_of(cfg, name) is value, cfg, name, f"{value} with {node}.ENABLED")
 
 
 def _check_mask_former_head(cfg: CfgNode) -> None:
     head, node = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
     if head.NAME != "MaskFormerHead":
         return
-    # Sine position embeddings take a quarter of the channels for each of sin, cos of y and x.
-    if node.HIDDEN_DIM % 4 or node.HIDDEN_DIM % node.NHEADS:
-        raise ConfigError(
-            f"MODEL.MASK_FORMER.HIDDEN_DIM is {node.HIDDEN_DIM}: expected multiples of 4 and of "
-            f"MODEL.MASK_FORMER.NHEADS, {node.NHEADS}"
-        )
-    n_heads = head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS or node.NHEADS
+    # A quarter of the channels each is the sine and cosine of y and of x; heads divide them all.
+    fits = node.HIDDEN_DIM % 4 == node.HIDDEN_DIM % node.NHEADS == 0
+    expected = f"multiples of 4 and of MODEL.MASK_FORMER.NHEADS, {node.NHEADS}"
+    _require(fits, cfg, "MODEL.MASK_FORMER.HIDDEN_DIM", expected)
     # Group norm has 32 groups.
-    if head.CONVS_DIM % n_heads or head.CONVS_DIM % 32:
-        raise ConfigError(
-            f"MODEL.SEM_SEG_HEAD.CONVS_DIM is {head.CONVS_DIM}: expected multiples of 32 and of "
-            f"the encoder's heads, {n_heads} (MODEL.SEM_SEG_HEAD."
-            "DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS, or MODEL.MASK_FORMER.NHEADS)"
-        )
+    n_heads = head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS or node.NHEADS
+    expected = (
+        f"multiples of 32 and of the encoder's heads, {n_heads} "
+        "(DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS, or MODEL.MASK_FORMER.NHEADS)"
+    )
+    fits = head.CONVS_DIM % n_heads == head.CONVS_DIM % 32 == 0
+    _require(fits, cfg, "MODEL.SEM_SEG_HEAD.CONVS_DIM", expected)
     if head.PIXEL_DECODER_NAME != "PROSCALE":
         return
-    levels = head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES
-    progressive = cfg.MODEL.PROSCALE
-    # A stage of the progressive encoder begins with each level.
-    if len(progressive.PROSCALE_NUM_LAYERS) != len(levels):
-        raise ConfigError(
-            f"MODEL.PROSCALE.PROSCALE_NUM_LAYERS is {progressive.PROSCALE_NUM_LAYERS}: expected "
-            f"one number for each of the encoder's {len(levels)} levels {levels}"
-        )
-    if progressive.IS_EXCITE_CONV is None and progressive.RECALIBRATION == "transposed":
-        raise ConfigError(
-            "MODEL.PROSCALE.RECALIBRATION is 'transposed': expected none with IS_EXCITE_CONV None, "
-            "which means no recalibration; or set IS_EXCITE_CONV to True or False"
-        )
+    # The progressive encoder has a stage for every level that joins.
+    node, levels = cfg.MODEL.PROSCALE, head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES
+    expected = f"one number for each of the encoder's {len(levels)} levels {levels}"
+    fits = len(node.PROSCALE_NUM_LAYERS) == len(levels)
+    _require(fits, cfg, "MODEL.PROSCALE.PROSCALE_NUM_LAYERS", expected)
+    fits = node.IS_EXCITE_CONV is not None or node.RECALIBRATION != "transposed"
+    expected = "none with IS_EXCITE_CONV None, which means no recalibration"
+    _require(fits, cfg, "MODEL.PROSCALE.RECALIBRATION", expected)
 
 
 def _check_segformer_head(cfg: CfgNode) -> None:
     head = cfg.MODEL.SEM_SEG_HEAD
-    if head.NAME == "SegFormerHead" and head.NORM not in ("BN", "SyncBN"):
-        raise ConfigError(
-            f"MODEL.SEM_SEG_HEAD.NORM is {head.NORM!r}: expected BN or SyncBN with SegFormerHead"
-        )
+    fits = head.NAME != "SegFormerHead" or head.NORM in ("BN", "SyncBN")
+    _require(fits, cfg, "MODEL.SEM_SEG_HEAD.NORM", "BN or SyncBN with SegFormerHead")
 
 
 def _check_swin(cfg: CfgNode) -> None:
@@ -286,29 +266,25 @@ def _check_swin(cfg: CfgNode) -> None:
         return
     # Every stage doubles the width, and divides it among its heads.
     widths = [swin.EMBED_DIM * 2**stage for stage in range(len(swin.DEPTHS))]
-    heads = swin.NUM_HEADS
-    if len(heads) != len(widths) or any(w % n for w, n in zip(widths, heads, strict=True)):
-        raise ConfigError(
-            f"MODEL.SWIN.NUM_HEADS is {heads}: expected one number for each of the stages of "
-            f"MODEL.SWIN.DEPTHS {swin.DEPTHS}, dividing their widths {widths}"
-        )
+    fits = len(swin.NUM_HEADS) == len(widths) and not any(map(mod, widths, swin.NUM_HEADS))
+    expected = (
+        "one number for each of the stages of "
+        f"MODEL.SWIN.DEPTHS {swin.DEPTHS}, dividing their widths {widths}"
+    )
+    _require(fits, cfg, "MODEL.SWIN.NUM_HEADS", expected)
     names = [f"res{stage + 2}" for stage in range(len(widths))]
-    if not swin.OUT_FEATURES or not set(swin.OUT_FEATURES) <= set(names):
-        raise ConfigError(
-            f"MODEL.SWIN.OUT_FEATURES is {swin.OUT_FEATURES}: expected one or more of {names}"
-        )
+    fits = bool(swin.OUT_FEATURES) and set(swin.OUT_FEATURES) <= set(names)
+    _require(fits, cfg, "MODEL.SWIN.OUT_FEATURES", f"one or more of {names}")
 
 
 def _check_mit(cfg: CfgNode) -> None:
     mit = cfg.MODEL.MIT
     if cfg.MODEL.BACKBONE.NAME != "MixVisionTransformer":
         return
+    # Variants b0 to b5 have settings of their own.
     for key in ("DEPTHS", "NUM_HEADS", "SR_RATIOS"):
-        if not mit.VARIANT and len(mit[key]) != 4:
-            raise ConfigError(
-                f"MODEL.MIT.{key} is {mit[key]}: expected 4 whole numbers from 1, one for each "
-                "stage"
-            )
+        fits = bool(mit.VARIANT) or len(mit[key]) == 4
+        _require(fits, cfg, f"MODEL.MIT.{key}", "4 whole numbers from 1, one for each stage")
     # Imported here, because modeling is built on Detectron2's registries, like this module.
     from proscale.modeling.backbones.token_merging_config import parse_token_merging
 

@@ -45,17 +45,21 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
             does not have, or own data that are not described as accepted.
         DataError: files of own data are wrong.
     """
+    # 1. Defaults of Detectron2 and of this project.
     cfg = get_cfg()
     add_proscale_config(cfg)
     cfg.MODEL.DEVICE = ""
+    # 2. The file on its bases, then the command line.
     if config_file:
         config_file = find_config(config_file)
         _merge_file(cfg, config_file)
     _merge_overrides(cfg, list(overrides))
+    # 3. Keys that follow from the user's data, and the device of this machine.
     if cfg.DATASETS.OWN:
         datasets = register_own_data(cfg.DATASETS.OWN)
         fit_to_own_data(cfg, datasets, kept=keys_set_by_user(config_file, overrides))
     cfg.MODEL.DEVICE = _choose_device(cfg.MODEL.DEVICE)
+    # 4. Values, each alone and together.
     check_values(cfg)
     cfg.freeze()
     return cfg
@@ -88,6 +92,7 @@ def check_output_dir(cfg: CfgNode) -> None:
     """
     try:
         Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+        # Permissions do not tell whether a file system is read-only or full.
         with tempfile.TemporaryFile(dir=cfg.OUTPUT_DIR):
             pass
     except OSError as error:
@@ -114,6 +119,7 @@ def nearest_names(name: str, known: Iterable[str]) -> str:
 
 def _merge_file(cfg: CfgNode, config_file: str) -> None:
     content = load_config_file(config_file)
+    # Detectron2 would convert keys of version 1, whose names are not known here.
     if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
         raise ConfigError(
             f"{config_file}: VERSION is {content['VERSION']}: expected {cfg.VERSION}, that of "
@@ -145,6 +151,7 @@ def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
     if len(overrides) % 2:
         raise ConfigError(f"overrides are pairs of KEY VALUE; {overrides[-1]} is left over")
     keys = set(_keys(cfg))
+    # In order, so that the last of several values of a key counts.
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         if key not in keys:
             raise ConfigError(_unknown_key(cfg, key))

@@ -182,7 +182,7 @@ def test_value_out_of_range_is_named(key, value, accepted):
 RULES = {
     "float16 on the CPU": (
         ("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "float16"),
-        "SOLVER.AMP.DTYPE is float16: expected auto or bfloat16",
+        "SOLVER.AMP.DTYPE is 'float16': expected auto or bfloat16",
     ),
     "no bound of gradients": (
         ("SOLVER.CLIP_GRADIENTS.ENABLED", "True", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0"),
@@ -190,7 +190,7 @@ RULES = {
     ),
     "no views": (
         ("TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "()"),
-        "TEST.AUG.MIN_SIZES is empty: expected",
+        "TEST.AUG.MIN_SIZES is (): expected short sides",
     ),
     "one side of a window": (
         ("TEST.SLIDING_WINDOW.ENABLED", "True", "TEST.SLIDING_WINDOW.CROP_SIZE", "[512]"),

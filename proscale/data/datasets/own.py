@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import MetadataCatalog
-
 from proscale.config.own_data import OwnDataset, OwnSplit, parse_blocks
 from proscale.data.datasets.registration import (
     instance_metadata,
@@ -49,13 +47,6 @@ def register_own_data(blocks: Sequence[Any]) -> list[OwnDataset]:
             classes; or a name is taken by another data set.
     """
     return [_register(dataset) for dataset in parse_blocks(blocks)]
-
-
-def own_classes(name: str) -> tuple[str, ...]:
-    """Names of all classes of a registered split by their contiguous ids."""
-    metadata = MetadataCatalog.get(name)
-    # Panoptic data sets list all classes in both.
-    return tuple(metadata.get("stuff_classes") or metadata.thing_classes)
 
 
 def _register(dataset: OwnDataset) -> OwnDataset:

@@ -7,8 +7,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from proscale.config.own_data import TASKS
-from proscale.data.datasets.own import own_classes, register_own_data
+from proscale.config.own_data import TASKS, own_classes
+from proscale.data.datasets.own import register_own_data
 from proscale.data.datasets.shapes import CATEGORIES
 
 NAMES = [category["name"] for category in CATEGORIES]
