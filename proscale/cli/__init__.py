@@ -1,5 +1,1 @@
 """The commands, a module each; :mod:`proscale_cli` imports the one that is called."""
-
-from proscale_cli import main
-
-__all__ = ["main"]
