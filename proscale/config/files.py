@@ -23,8 +23,9 @@ MAX_NODES = 100_000
 """Values that a file may have once its aliases are replaced by what they stand for."""
 
 # The installed package carries the configurations; in a checkout they are beside it.
-_PACKAGE = Path(__file__).parents[1]
-_CONFIGS = next(f for f in (_PACKAGE / "configs", _PACKAGE.with_name("configs")) if f.is_dir())
+_CONFIGS = Path(__file__).parents[1] / "configs"
+if not _CONFIGS.is_dir():
+    _CONFIGS = Path(__file__).parents[2] / "configs"
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,7 @@ def find_config(name: str) -> str:
     path = os.path.expanduser(name)
     if "://" in name or os.path.exists(path):
         return path
-    wanted = name.removeprefix("configs/").removesuffix(".yaml")
-    known = {str(f.relative_to(_CONFIGS).with_suffix("")): f for f in _CONFIGS.rglob("*.yaml")}
+    known, wanted = _configs(), _short(name)
     if wanted in known:
         return str(known[wanted])
     nearest = difflib.get_close_matches(wanted, known)
@@ -54,8 +54,18 @@ def find_config(name: str) -> str:
     )
 
 
+def _configs() -> dict[str, Path]:
+    """The files of this project, by their names."""
+    return {str(f.relative_to(_CONFIGS).with_suffix("")): f for f in _CONFIGS.rglob("*.yaml")}
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("configs/").removesuffix(".yaml")
+
+
 def load_config_file(path: str) -> dict[str, Any]:
-    """The content of a YAML file on top of that of its ``_BASE_`` files.
+    """The content of a YAML file on top of that of its ``_BASE_`` files, which are relative to its
+    folder, or names as :func:`find_config` takes them.
 
     Raises:
         ConfigError: see :func:`read_config_file`; or files are based on each other in a circle.
@@ -115,7 +125,8 @@ def _load(path: str, derived: list[str]) -> dict[str, Any]:
 def _resolve(base: str, path: str) -> str:
     if "://" in base:
         return base
-    return os.path.join(os.path.dirname(path), os.path.expanduser(base))
+    beside = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+    return beside if os.path.exists(beside) else str(_configs().get(_short(base), beside))
 
 
 def _merge(upper: Mapping[str, Any], lower: dict[str, Any]) -> None:

@@ -164,6 +164,11 @@ def test_configuration_is_found_by_name(name, tmp_path, monkeypatch):
     assert cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME == "PROSCALE"
 
 
+def test_base_is_found_by_name(write_yaml):
+    cfg = setup_cfg(write_yaml("_BASE_: configs/demo/proscale_r18_111.yaml"), CPU)
+    assert cfg.MODEL.RESNETS.DEPTH == 18
+
+
 def test_file_comes_before_a_name(write_yaml, tmp_path, monkeypatch):
     (tmp_path / "demo").mkdir()
     write_yaml("SOLVER: {MAX_ITER: 7}", "demo/proscale_r18_111.yaml")
