@@ -1,8 +1,7 @@
 """Results from queries: semantic, panoptic and instance (Mask2Former, §3; MaskFormer, §3.4).
 
-What takes time and memory is masks at the size of the result. So they are made only for the queries
-that some result needs, and strip by strip: each kind of result is a collector that takes from a
-strip what it needs before the next one is made. One pass serves all kinds.
+Masks at the size of the result take time and memory: they are made strip by strip, and each kind of
+result is a collector that takes from a strip what it needs before the next one is made.
 
 Everywhere ``class_logits`` is ``(Q, K + 1)`` with “no object” last.
 """
@@ -58,6 +57,7 @@ def collect_results(
         )
         # Autocast would round masks to eight bits before they are compared and added up.
         with torch.autocast(mask_logits.device.type, enabled=False):
+            # One pass over the strips serves all kinds of results.
             for rows, probabilities in strips:
                 for collector, place in zip(active, places, strict=True):
                     is_all = len(place) == len(needed)  # in the same order, then
@@ -87,10 +87,7 @@ class SemanticScores:
 
 
 class SemanticLabels:
-    """The class with the best of :class:`SemanticScores` at every pixel: ``(H, W)`` int64.
-
-    Scores of all classes are held for a strip only.
-    """
+    """The class with the best of :class:`SemanticScores` at every pixel: ``(H, W)`` int64."""
 
     def __init__(self, class_logits: Tensor, size: Size):
         self.weights = _class_probabilities(class_logits).T
@@ -98,6 +95,7 @@ class SemanticLabels:
         self.labels = self.queries.new_empty(size)
 
     def add(self, rows: slice, probabilities: Tensor) -> None:
+        # Scores of all classes are held for a strip only.
         scores = self.weights @ probabilities.flatten(1)
         self.labels[rows] = scores.max(0).indices.view(probabilities.shape[1:])
 
@@ -161,6 +159,7 @@ class PanopticMap:
             covered=pixels[:, 1].tolist(),
             areas=self.areas.tolist(),
         )
+        # A segment's score: its query's class probability, the best one of fused queries.
         if self.with_scores:
             scores = self.scores.tolist()
             for segment in segments:
@@ -216,11 +215,12 @@ class InstanceSet:
         max_instances: int,
         things: Collection[int] | None,
     ):
-        num_classes = class_logits.shape[1] - 1
+        num_classes = class_logits.shape[1] - 1  # K
         # The best of all Q·K pairs of query and class.
         scores = _class_probabilities(class_logits).flatten()
         scores, best = scores.topk(min(max_instances, len(scores)), sorted=False)
         queries, labels = best // num_classes, best % num_classes
+        # A panoptic data set has instances of things alone.
         if things is not None:
             chosen = torch.isin(labels, labels.new_tensor(sorted(things)))
             scores, queries, labels = scores[chosen], queries[chosen], labels[chosen]
@@ -234,10 +234,10 @@ class InstanceSet:
         self.column_peaks = scores.new_zeros(len(self.queries), size[1])
 
     def add(self, rows: slice, probabilities: Tensor) -> None:
+        # The binary mask of each pair, its area, and what its score and its box need.
         masks = probabilities > 0.5
         torch.index_select(masks, 0, self.pairs, out=self.masks[:, rows])
         self.areas += areas(masks)
-        # For the mean probability inside the mask, and for the box around it.
         self.inside += F.threshold(probabilities, 0.5, 0).flatten(1).sum(1)
         self.row_peaks[:, rows] = probabilities.amax(2)
         self.column_peaks = self.column_peaks.maximum(probabilities.amax(1))
@@ -271,6 +271,7 @@ def boxes_around(rows: Tensor, columns: Tensor) -> Tensor:
     """
     if not len(rows):
         return rows.new_zeros((0, 4), dtype=torch.float32)
+    # The first and the last row and column that the mask has, the latter found from behind.
     near, far = [], []
     for occupied in (columns.int(), rows.int()):
         near.append(occupied.argmax(1))

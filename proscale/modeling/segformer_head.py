@@ -1,9 +1,7 @@
 """SegFormer's head: project every stage, fuse, classify (Xie et al., NeurIPS 2021, §3.2).
 
-The published head up-samples all stages to the finest one, concatenates and fuses them by a 1×1
-convolution. Such a convolution and bilinear resizing commute, so that here every stage is fused at
-its own resolution and only the sum is made at the finest one: the same numbers, with a fraction of
-the multiply-adds and without the concatenation.
+The published head up-samples all stages to the finest one, concatenates and fuses them. Here every
+stage is fused at its own resolution: the same numbers, with a fraction of the multiply-adds.
 """
 
 from collections.abc import Mapping
@@ -66,6 +64,7 @@ class SegFormerHead(nn.Module):
             raise ValueError(f"form is {form!r}: expected {' or '.join(FORMS)}")
         if norm not in NORMS:
             raise ValueError(f"norm is {norm!r}: expected {' or '.join(NORMS)}")
+        # Stages from the finest to the coarsest.
         stages = sorted(input_shape.items(), key=lambda item: item[1].stride)
         self.in_features = [name for name, _ in stages]
         self.common_stride = stages[0][1].stride
@@ -131,11 +130,12 @@ class SegFormerHead(nn.Module):
             features[name].contiguous(memory_format=torch.channels_last)
             for name in self.in_features
         ]
-        # The fusion's part (C, C, 1, 1) of each stage.
+        # A 1x1 convolution of concatenated maps is the sum of a convolution of each: the fusion's
+        # part (C, C, 1, 1) of each stage.
         weights = list(self.fuse.weight.chunk(len(maps), dim=1))
         bias = None
         if self.form == "openmmlab":
-            # Step 1: all stages to C channels.
+            # Step 1 of the paper: all stages to C channels, by convolution, norm and ReLU.
             maps = [convolve(project, x) for project, x in zip(self.projections, maps, strict=True)]
         else:
             # Linear projections are one with the fusion: W_fuse · (W_i · x + b_i).
@@ -153,10 +153,12 @@ class SegFormerHead(nn.Module):
             logits: ``(B, K, h, w)`` as from ``layers``.
             targets: ``(B, H, W)`` class ids.
         """
-        # Sizes that the stride does not divide end in a partial cell.
+        # Logits at the images' resolution; sizes that the stride does not divide end in a partial
+        # cell.
         height, width = targets.shape[-2:]
         logits = self._upsample(logits.float())[..., :height, :width]
         total = F.cross_entropy(logits, targets, reduction="sum", ignore_index=self.ignore_value)
+        # The mean over labelled pixels; a batch without any has no loss.
         labelled = (targets != self.ignore_value).sum().clamp(min=1)
         return {"loss_sem_seg": self.loss_weight * total / labelled}
 

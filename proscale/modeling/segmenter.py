@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -52,7 +53,7 @@ class MaskFormer(nn.Module):
         things: contiguous ids of the classes that are counted.
         semantic_on, instance_on, panoptic_on: which results inference returns.
         resize_before_semantic: resize masks to the requested size before the semantic scores are
-            computed rather than after. Always so when other results are on.
+            computed rather than after.
         semantic_labels_only: return the best class of every pixel instead of all classes' scores.
         object_mask_threshold, overlap_threshold: see
             :class:`~proscale.modeling.postprocessing.PanopticMap`.
@@ -116,6 +117,7 @@ class MaskFormer(nn.Module):
         self.semantic_on = semantic_on
         self.instance_on = instance_on
         self.panoptic_on = panoptic_on
+        # Panoptic and instance results are made from masks of the requested size.
         self.resize_first = resize_before_semantic or panoptic_on or instance_on
         self.semantic_labels_only = semantic_labels_only
         self.object_mask_threshold = object_mask_threshold
@@ -131,6 +133,7 @@ class MaskFormer(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         backbone = build_backbone(cfg)
+        # Frozen norms of ResNets cost no pass over the maps, in training either.
         fold_frozen_norms(backbone)
         node = cfg.MODEL.MASK_FORMER
         return {
@@ -228,6 +231,7 @@ class MaskFormer(nn.Module):
         # Images of a batch are padded to the largest, and so are their ground-truth masks.
         batch = ImageList.from_tensors(images, self.size_divisibility)
         outputs = self._predict(batch.tensor)
+        # Deep supervision: every layer's predictions are matched and penalised.
         if not self.deep_supervision:
             del outputs["aux_outputs"]
         targets = [
@@ -266,10 +270,17 @@ class MaskFormer(nn.Module):
             kind = SemanticLabels if self.semantic_labels_only else SemanticScores
             collectors["sem_seg"] = kind(class_logits, size)
         collectors |= self.segment_collectors(class_logits, size)
+        sizes = Sizes(padded=padded_size, image=image_size, result=size)
+        return self.collect(collectors, mask_logits, sizes)
+
+    def collect(
+        self, collectors: dict[str, Collector], mask_logits: Tensor, sizes: Sizes
+    ) -> dict[str, Any]:
+        """The collectors' results from masks ``(Q, h, w)``, by the same names."""
         results = collect_results(
             list(collectors.values()),
             mask_logits,
-            Sizes(padded=padded_size, image=image_size, result=size),
+            sizes,
             resize_first=self.resize_first,
             strip_bytes=self.strip_bytes,
         )
@@ -303,6 +314,7 @@ def thing_classes(cfg: CfgNode) -> list[int]:
     Raises:
         ConfigError: if panoptic results are on and that data set does not tell things from stuff.
     """
+    # The first data set; its things are those of all.
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     metadata = MetadataCatalog.get(names[0]) if names else None
     ids = getattr(metadata, "thing_dataset_id_to_contiguous_id", None)
@@ -320,7 +332,7 @@ def _size(images: Tensor) -> Size:
 
 
 def prepare_target(instances: Instances, padded_size: Size) -> dict[str, Tensor]:
-    """Labels and masks of one image, the masks padded to ``padded_size``.
+    """Ground truth of one image, its masks padded to ``padded_size``.
 
     Args:
         instances: with ``gt_classes`` ``(N,)`` and ``gt_masks`` ``(N, H, W)``, a tensor or
@@ -330,6 +342,7 @@ def prepare_target(instances: Instances, padded_size: Size) -> dict[str, Tensor]
     Returns:
         ``labels`` ``(N,)`` int64 and ``masks`` ``(N, *padded_size)`` bool.
     """
+    # On the right and below, as the image.
     masks = instances.gt_masks
     masks = getattr(masks, "tensor", masks).bool()
     bottom, right = padded_size[0] - masks.shape[1], padded_size[1] - masks.shape[2]
@@ -337,8 +350,9 @@ def prepare_target(instances: Instances, padded_size: Size) -> dict[str, Tensor]
 
 
 def build_criterion(cfg: CfgNode) -> SetCriterion:
-    """The criterion of ``MODEL.MASK_FORMER``; the loss weights are the matching costs as well."""
+    """The criterion of ``MODEL.MASK_FORMER``."""
     node = cfg.MODEL.MASK_FORMER
+    # The weights of the losses are those of the matching costs as well (Mask2Former, §4.1).
     weights = {
         "loss_ce": node.CLASS_WEIGHT,
         "loss_mask": node.MASK_WEIGHT,

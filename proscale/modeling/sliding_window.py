@@ -1,8 +1,7 @@
 """Semantic segmentation by overlapping windows, as SegFormer is evaluated on Cityscapes.
 
 A model that was trained on crops sees crops of the same size in evaluation, too. The windows' class
-scores are averaged where they overlap (Xie et al., SegFormer, NeurIPS 2021, §4.1). One window is in
-the model at a time, so that memory grows with the image only by its class scores.
+scores are averaged where they overlap (Xie et al., SegFormer, NeurIPS 2021, §4.1).
 """
 
 import torch
@@ -57,7 +56,8 @@ class SlidingWindow(nn.Module):
         image = sample["image"]
         height, width = image.shape[-2:]
         rows, columns = self.windows(height, width)
-        # Scores of all windows are added up; one window at a time is in the model.
+        # Scores of all windows are added up. One window at a time is in the model, so that memory
+        # grows with the image only by its class scores.
         total: Tensor | None = None
         for top, bottom in rows:
             for left, right in columns:
@@ -70,6 +70,7 @@ class SlidingWindow(nn.Module):
         # Windows form a grid, so that their number over a pixel is a product.
         total /= _counts(rows, height).to(total)[:, None]
         total /= _counts(columns, width).to(total)
+        # To the size that is asked for, as Detectron2 does with any semantic scores.
         size = sample.get("height", height), sample.get("width", width)
         if size == (height, width):
             return total
@@ -85,7 +86,8 @@ def with_sliding_window(cfg: CfgNode, model: nn.Module) -> nn.Module:
 
 
 def _windows(length: int, size: int, stride: int) -> list[Span]:
-    """The windows along a side; the last one is moved back inside."""
+    """The windows along a side."""
+    # The last one is moved back inside; a side shorter than a window is one.
     starts = [*range(0, max(length - size, 0), stride), max(length - size, 0)]
     return [(start, min(start + size, length)) for start in starts]
 

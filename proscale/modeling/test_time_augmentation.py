@@ -1,10 +1,8 @@
 """Test-time augmentation: one result from several scales of an image, and their mirror images.
 
-Semantic scores of the views are averaged. Queries cannot be: the third query of one view has
-nothing to do with the third of another. So for panoptic and instance results the views' queries are
-matched first, by the IoU of their masks, as panoptic quality matches segments: above one half, a
-segment has one partner. Matched queries are averaged, and a view that has no partner for a query
-votes for “no object”. What follows is the inference of a single view.
+Semantic scores of the views are averaged. The third query of one view has nothing to do with the
+third of another: for panoptic and instance results queries are matched first, by their masks, and
+matched queries are averaged. Inference goes on as with a single view.
 """
 
 import torch
@@ -16,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from proscale.modeling.postprocessing import SemanticScores, collect_results
+from proscale.modeling.postprocessing import Collector, SemanticScores
 from proscale.modeling.segmenter import MaskFormer
 from proscale.ops.mask_resize import Sizes, mask_probabilities
 from proscale.utils.types import Size
@@ -63,6 +61,7 @@ class SemanticSegmentorWithTTA(nn.Module):
         views = self.mapper(_with_size(sample))
         total: Tensor | None = None
         for view in views:
+            # One view at a time is in the model; its scores have the image's size.
             (result,) = self.model([view])
             scores = _unflip(result["sem_seg"], view)
             total = scores if total is None else total.add_(scores)
@@ -85,7 +84,7 @@ class MaskFormerWithTTA(nn.Module):
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        """As :meth:`MaskFormer.forward` in evaluation; one view at a time is in the model."""
+        """As :meth:`MaskFormer.forward` in evaluation."""
         return [self._segment(_with_size(sample)) for sample in batched_inputs]
 
     def _segment(self, sample: dict) -> dict:
@@ -99,8 +98,8 @@ class MaskFormerWithTTA(nn.Module):
         for view in views:
             class_logits, mask_logits, sizes = self._predict(view["image"], size)
             if model.semantic_on:
-                of_view = self._semantic_scores(class_logits, mask_logits, sizes)
-                of_view = _unflip(of_view, view)
+                collector: dict[str, Collector] = {"": SemanticScores(class_logits, size)}
+                of_view = _unflip(model.collect(collector, mask_logits, sizes)[""], view)
                 scores = of_view if scores is None else scores.add_(of_view)
             if model.panoptic_on or model.instance_on:
                 # Queries that predict “no object” take part in no view.
@@ -113,7 +112,11 @@ class MaskFormerWithTTA(nn.Module):
             scores /= len(views)
             results["sem_seg"] = scores.argmax(0) if model.semantic_labels_only else scores
         if model.panoptic_on or model.instance_on:
-            results |= self._from_queries(*fusion.result(), size)
+            # The averaged masks are the logits of a single view that covers the whole result.
+            class_logits, mask_logits = fusion.result()
+            sizes = Sizes(padded=size, image=size, result=size)
+            collectors = model.segment_collectors(class_logits, size)
+            results |= model.collect(collectors, mask_logits, sizes)
         return results
 
     def _predict(self, image: Tensor, size: Size) -> tuple[Tensor, Tensor, Sizes]:
@@ -128,20 +131,11 @@ class MaskFormerWithTTA(nn.Module):
         )
         return outputs["pred_logits"][0], outputs["pred_masks"][0], sizes
 
-    def _semantic_scores(self, class_logits: Tensor, mask_logits: Tensor, sizes: Sizes) -> Tensor:
-        (scores,) = collect_results(
-            [SemanticScores(class_logits, sizes.result)],
-            mask_logits,
-            sizes,
-            resize_first=self.model.resize_first,
-            strip_bytes=self.model.strip_bytes,
-        )
-        return scores
-
     def _masks(self, mask_logits: Tensor, queries: Tensor, sizes: Sizes, grid: Size) -> Tensor:
         """``(N, *grid)`` mask probabilities of these queries."""
         if not len(queries):
             return mask_logits.new_zeros((0, *grid), dtype=torch.float32)
+        # All rows of the grid, strip by strip.
         strips = mask_probabilities(
             mask_logits,
             queries,
@@ -151,24 +145,12 @@ class MaskFormerWithTTA(nn.Module):
         )
         return torch.cat([strip for _, strip in strips], dim=1)
 
-    def _from_queries(self, class_logits: Tensor, mask_logits: Tensor, size: Size) -> dict:
-        collectors = self.model.segment_collectors(class_logits, size)
-        results = collect_results(
-            list(collectors.values()),
-            mask_logits,
-            Sizes(padded=size, image=size, result=size),
-            resize_first=True,
-            strip_bytes=self.model.strip_bytes,
-        )
-        return dict(zip(collectors, results, strict=True))
-
 
 class QueryFusion:
     """Averages the queries of several views, having found out which ones mean the same.
 
     A query joins the one of the views before whose mean mask it overlaps with an IoU of more than
-    one half, the assignment that has the most IoU and the most agreement on classes; a query
-    without such a partner is a new one.
+    one half; a query without such a partner is a new one.
     """
 
     probabilities: Tensor  #: ``(M, K + 1)`` sums over the views that have the query
@@ -218,8 +200,9 @@ class QueryFusion:
         iou = common / (old.sum(1)[:, None] + new.sum(1) - common).clamp_min(1)
         # Σ over classes of the product of their probabilities: equal masks go by equal classes.
         agreement = (self.probabilities / self.counts[:, None])[:, :-1] @ probabilities[:, :-1].T
+        # Above one half, a segment has one partner at most, as in panoptic quality.
         is_same = iou > 0.5
-        # Pairs that may not be are worth nothing.
+        # The assignment of the most IoU and agreement. Pairs that may not be are worth nothing.
         rows, columns = linear_sum_assignment(
             torch.where(is_same, iou + agreement, 0).cpu().numpy(), maximize=True
         )
@@ -235,5 +218,6 @@ def _with_size(sample: dict) -> dict:
 
 def _unflip(maps: Tensor, view: dict) -> Tensor:
     """``(…, H, W)`` as they lie in the image that the view is of."""
+    # The mapper says which transforms made the view.
     is_flipped = any(isinstance(t, HFlipTransform) for t in view["transforms"].transforms)
     return maps.flip(-1) if is_flipped else maps

@@ -69,6 +69,7 @@ def deformable_attention(
         backend = _preferred.get() or _default_backend(device)
     elif backend not in available_backends():
         raise ValueError(f"backend is {backend!r}: expected {', '.join(available_backends())}")
+    # Values follow autocast, locations do not: half precision would move a place in the map.
     if torch.is_autocast_enabled(device) and value.dtype != torch.float64:
         value = value.to(torch.get_autocast_dtype(device))
     if backend == REFERENCE:
@@ -185,6 +186,7 @@ def _backward_operator(
         )
 
 
+# Shapes alone, for torch.compile, torch.export and fake tensors.
 @_operator.register_fake
 def _(value, sizes, sampling_locations, attention_weights, backend):
     batch, _, heads, width = value.shape
@@ -215,9 +217,9 @@ _operator.register_autograd(_backward, setup_context=_setup_context)
 
 
 def multiply_adds(value_shape: Sequence[int], locations_shape: Sequence[int]) -> int:
-    """Cost of the operator by the shapes of its value and locations: four per sampled number, the
-    cells around it; the sum over points is not counted, as products are nowhere that are no matrix
-    product."""
+    """Cost of the operator by the shapes of its value and locations."""
+    # Four for each sampled number, the cells around it. The weighted sum over points is not
+    # counted, as elementwise products never are.
     batch, queries, heads, levels, points, _ = locations_shape
     return 4 * batch * queries * heads * levels * points * value_shape[3]
 
@@ -247,6 +249,7 @@ def _check_shapes(
     if value.dim() != 4:
         raise ValueError(f"value has shape {tuple(value.shape)}: expected (B, S, M, D)")
     batch, tokens, heads, _ = value.shape
+    levels = len(spatial_shapes)
     expected = sum(height * width for height, width in spatial_shapes)
     if tokens != expected:
         raise ValueError(
@@ -254,15 +257,9 @@ def _check_shapes(
             f"{expected}"
         )
     shape = tuple(sampling_locations.shape)
-    if len(shape) != 6 or (shape[0], shape[2], shape[3], shape[5]) != (
-        batch,
-        heads,
-        len(spatial_shapes),
-        2,
-    ):
+    if len(shape) != 6 or (*shape[:1], *shape[2:4], shape[5]) != (batch, heads, levels, 2):
         raise ValueError(
-            f"sampling_locations has shape {shape}: expected "
-            f"({batch}, N, {heads}, {len(spatial_shapes)}, P, 2)"
+            f"sampling_locations has shape {shape}: expected ({batch}, N, {heads}, {levels}, P, 2)"
         )
     if tuple(attention_weights.shape) != shape[:-1]:
         raise ValueError(

@@ -2,15 +2,7 @@
 
 Every output is a weighted sum of rows of a table: a query's head gathers four cells for each of its
 L·P points. ``torch.embedding_bag`` computes such sums at the speed of memory; what is left is to
-make the rows' numbers and weights in few passes, over blocks of queries that stay in the cache:
-
-- A cell's bilinear weight along an axis is ``max(0, 1 - distance)``. With the nearer of the two
-  cells clamped so that its neighbour is inside as well, the formula gives weight zero to whatever
-  lies outside, and no cell needs a test.
-- The numbers of the four rows are a linear function of the cell's coordinates: one matrix product.
-
-The gradient of the values is the transposed sparse product, that of the weights a product sampled
-at the same places, and both are taken from libraries (SciPy, ``torch.sparse``).
+make the rows' numbers and weights in few passes, over blocks of queries that stay in the cache.
 """
 
 import warnings
@@ -179,17 +171,20 @@ class Plan(NamedTuple):
     def cells(self, locations: Tensor) -> Cells:
         """``locations``: ``(n, M, L, P, 2)``."""
         queries, heads = locations.shape[:2]
-        # The coordinates of cells' centres are whole numbers.
+        # Locations in cells of the level. The coordinates of cells' centres are whole numbers.
         place = (locations.flatten(2) * self.scale).sub_(0.5)
+        # The first of the two cells along an axis, clamped so that its neighbour is inside as well.
         # A cell for nan, too: rows stay inside, and nan shows in weights.
         first = place.floor().clamp_(max=self.last).clamp_min_(0).nan_to_num_(0)
         coordinates = first.new_empty((queries, heads, len(self.row_of)), dtype=torch.float64)
         coordinates[..., :-2] = first
         coordinates[..., -2] = 1
         coordinates[..., -1] = torch.arange(heads)
-        # In float64 numbers of rows are exact, whatever precision the user allows products of
-        # float32.
+        # The numbers of the four rows are a linear function of the cell's coordinates: one matrix
+        # product, exact in float64, whatever precision the user allows products of float32.
         rows = (coordinates.flatten(0, 1) @ self.row_of).to(torch.int32)
+        # A cell's bilinear weight along an axis is max(0, 1 - distance): zero for whatever lies
+        # outside, so that no cell needs a test.
         distance = place.sub_(first)
         near = _hat(distance.clone())
         far = _hat(distance - 1)
@@ -208,6 +203,7 @@ def _hat(distance: Tensor) -> Tensor:
 def _plan(
     spatial_shapes: tuple[tuple[int, int], ...], heads: int, points: int, dtype: torch.dtype
 ) -> Plan:
+    # (x, y) of each of the K points of a query and head, level by level.
     size = torch.tensor([(width, height) for height, width in spatial_shapes])
     lengths = size.prod(1)
     start = (lengths.cumsum(0) - lengths).repeat_interleave(points)
@@ -221,6 +217,7 @@ def _plan(
     each = torch.arange(columns)
     row_of[each, :, each] = stride[:, :, None, None].double()
     constant = (start * heads)[:, None, None] + corner[:, 1, :, None] + corner[:, 0, None, :]
+    # Constant terms: where the level starts, and the steps to the neighbours; then the head.
     row_of = torch.cat(
         (
             row_of.view(2 * columns, 4 * columns),
@@ -242,7 +239,8 @@ def _offsets(bags: int, length: int) -> Tensor:
 def _inputs(
     value: Tensor, sampling_locations: Tensor, attention_weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All three in float32, or float64 if the values are: the sums gain nothing from less."""
+    """All three in float32, or float64 if the values are."""
+    # Sums of half precision lose digits and gain no time.
     dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
     return value.to(dtype), sampling_locations.to(dtype), attention_weights.to(dtype)
 
@@ -255,6 +253,7 @@ def _blocks(queries: int, heads: int, plan: Plan) -> Iterator[slice]:
 
 def _scatter(rows: Tensor, row_weights: Tensor, gradients: Tensor, num_rows: int) -> Tensor:
     """Add each bag's gradient, weighted, to the rows it gathered: ``(num_rows, D)``."""
+    # The transpose of the forward pass, as a sparse product.
     # SciPy works in the thread that calls it, and lets others work meanwhile.
     parts = [
         part.chunk(min(SCATTER_THREADS, torch.get_num_threads()))
@@ -281,6 +280,7 @@ def _scatter_part(
 
 def _sample(rows: Tensor, gradients: Tensor, table: Tensor) -> Tensor:
     """Product of each bag's gradient with the rows it gathered: ``(bags, length)``."""
+    # The dense product of gradients and table, sampled at the places of the rows alone.
     bags, length = rows.shape
     pointers = torch.arange(0, bags * length + 1, length, dtype=torch.int32)
     with warnings.catch_warnings():

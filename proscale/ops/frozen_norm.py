@@ -36,8 +36,10 @@ def norm_affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
 
 def convolve(convolution: Conv2d, x: Tensor) -> Tensor:
     """``activation(norm(convolution(x)))``; one convolution where the statistics are fixed."""
+    # Statistics of a batch are known only after the convolution.
     if convolution.norm.training and not isinstance(convolution.norm, FrozenBatchNorm2d):
         return convolution(x)
+    # s · (w * x + b) + t = (s · w) * x + (s · b + t)
     scale, bias = norm_affine(convolution.norm)
     if convolution.bias is not None:
         bias = bias + convolution.bias * scale

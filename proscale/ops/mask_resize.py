@@ -1,13 +1,8 @@
 """Masks of queries at other sizes than they are predicted: a level's or a result's.
 
 Masks are products of the queries' embeddings and the mask features, at a quarter of the input's
-size. Resizing is linear and acts on rows and columns separately, which is used twice:
-
-- Masks to attend within: resizing the features once resizes the masks of every layer.
-- Results: masks are resized bilinearly to the padded input, which is cropped to the image, then to
-  the size asked for. Together that is one product with a narrow band matrix from the left and one
-  from the right, and a strip of the result needs only a strip of each: no mask is ever held at full
-  size, and the size in between is never made.
+size. Resizing is linear and acts on rows and columns separately: products with band matrices from
+the left and from the right, so that no mask is ever held at full size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,10 +23,6 @@ COLUMNS = 128
 class QueryMasks:
     """Masks of a decoder's queries, whose layers each predict them from a new embedding.
 
-    The reference implementation makes every layer's masks at the features' size, returns them as
-    that layer's prediction and resizes them to attend within. Otherwise masks to attend within are
-    made at the level's size, and all predictions in one product.
-
     ``features_of_losses`` are the features for losses whose gradients may take the way through the
     factors of the masks; None where every prediction is made by itself, or only the last one.
 
@@ -46,6 +37,10 @@ class QueryMasks:
         self.one_by_one = every_layer and use_reference()
         self.features_of_losses = features if every_layer and not self.one_by_one else None
         self._predicted: list[Tensor] = []
+        # The reference implementation makes every layer's masks at the features' size, returns them
+        # as that layer's prediction and resizes them to attend within. Otherwise masks to attend
+        # within are made at the level's size, and all predictions in one product: resizing is
+        # linear, so that the features resized once give the resized masks of every layer.
         if not self.one_by_one:
             with torch.no_grad():
                 self._resized = [_resize(features, size) for size in sizes]
@@ -136,6 +131,7 @@ class Band:
     """
 
     def __init__(self, weights: Tensor, device: torch.device):
+        # First and one after the last non-zero entry of every row.
         occupied = weights != 0
         self.first = occupied.int().argmax(1).tolist()
         self.last = (weights.shape[1] - occupied.flip(1).int().argmax(1)).tolist()
@@ -211,6 +207,9 @@ def mask_probabilities(
         rows of the result, and the masks there: ``(N, rows, W)`` float32, in [0, 1].
     """
     device = mask_logits.device
+    # Two resizings, to the padded input, cropped to the image, then to the size asked for: one band
+    # matrix for each axis. A strip of the result needs a strip of it; the size in between is never
+    # made.
 
     def read_logits(rows: slice) -> Tensor:
         return mask_logits[:, rows].index_select(0, queries).float()

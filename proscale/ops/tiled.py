@@ -1,9 +1,8 @@
 """Operations on a CPU in tiles: blocks of tokens, rows or channels that stay in its cache.
 
 The hidden activations of a layer are its largest tensors. Made for a block at a time, they never
-leave the cache, and memory is used again instead of mapped anew. Each function gives the numbers of
-its untiled form, which runs on other devices, where gradients are wanted (every block would keep
-a part of the graph), and where :func:`~proscale.ops.tracing.use_reference` says so.
+leave the cache. Each function gives the numbers of its reference implementation, on whole tensors,
+which runs where :func:`should_tile` is false.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,6 +28,7 @@ MIN_CHANNELS = 16
 
 def should_tile(tensor: Tensor) -> bool:
     """Whether to cut work on ``tensor`` into blocks that stay in a CPU's cache."""
+    # Under autograd every block would keep a part of the graph.
     return tensor.device.type == "cpu" and not torch.is_grad_enabled() and not use_reference()
 
 
@@ -137,9 +137,6 @@ def fuse_and_classify(
 ) -> Tensor:
     """``classifier(dropout(relu(norm(Σ resized(maps[i] * weights[i]) + bias))))``.
 
-    In evaluation the norm is folded into the weights, and a few of the C channels are fused at a
-    time: each meets the others only in the sum that the classifier makes.
-
     Args:
         maps: ``(B, channels, h, w)`` each; all are resized to the first, bilinearly.
         weights: ``(C, channels, 1, 1)`` for each map.
@@ -151,6 +148,8 @@ def fuse_and_classify(
     """
     if norm.training:
         return classifier(dropout(F.relu_(norm(_sum_of_maps(maps, weights, bias)))))
+    # In evaluation the norm is folded into the weights, and a few of the C channels are fused at a
+    # time: each meets the others only in the sum that the classifier makes.
     scale, shift = norm_affine(norm)
     weights = [weight * scale[:, None, None, None] for weight in weights]
     bias = shift if bias is None else shift + scale * bias
@@ -175,8 +174,8 @@ def fuse_and_classify(
 
 
 def _sum_of_maps(maps: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
-    """Convolve every map at its own resolution; their sum at that of the first one, which gets the
-    bias."""
+    """Convolve every map at its own resolution; their sum at that of the first one."""
+    # A 1x1 convolution and bilinear resizing commute: convolve first, where maps are small.
     total = F.conv2d(maps[0], weights[0], bias)
     for x, weight in zip(maps[1:], weights[1:], strict=True):
         part = F.conv2d(x, weight)

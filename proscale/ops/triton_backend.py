@@ -17,15 +17,12 @@ import torch
 from torch import Tensor
 
 _WARPS = 4
+# Elements of a program's (queries, points, channels): 8 per thread, which is what one (half
+# precision) or two (fp32) 16-byte loads bring. Loops over levels and corners are unrolled, so that
+# a thread of the forward kernel has up to 24 of them in flight at 3 levels. For sm_90 and heads of
+# 32 the compiler takes 94 registers (bf16: 40), and 80 (96) in the backward kernel; with a tile of
+# 2048, 210 (71) and 158 (180), which leaves an SM hardly any warps to hide latency with.
 _TILE = 1024
-"""Elements of a program's (queries, points, channels): 8 per thread.
-
-That is what one (half precision) or two (fp32) 16-byte loads bring. Loops over levels and corners
-are unrolled, so that a thread of the forward kernel has up to 24 of them in flight at 3 levels. For
-sm_90 and heads of 32 the compiler takes 94 registers (bf16: 40), and 80 (96) in the backward
-kernel; with a tile of 2048, 210 (71) and 158 (180), which leaves an SM hardly any warps to
-hide latency with.
-"""
 
 
 def is_available() -> bool:
@@ -66,9 +63,6 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to value, locations and weights, each in its tensor's dtype.
 
-    The gradient of the value is summed by atomics, whose order, and so the last bits of the sums,
-    changes from run to run.
-
     Args:
         grad_output: ``(B, N, M·D)``.
 
@@ -76,6 +70,8 @@ def backward(
         RuntimeError: under ``torch.use_deterministic_algorithms(True)``; with ``warn_only``, a
             warning instead.
     """
+    # The gradient of the value is summed by atomics, whose order, and so the last bits of the sums,
+    # changes from run to run.
     _alert_not_deterministic()
     dtype = _accumulator(value, sampling_locations, attention_weights)
     grad_value = torch.zeros(value.shape, dtype=dtype, device=value.device)

@@ -1,10 +1,8 @@
 """Triton kernels of multi-scale deformable attention: forward and backward.
 
 One program owns one head and a block of queries of one image. Its tile is
-``(BLOCK_N, BLOCK_P, BLOCK_D)``: queries, a level's sampling points, channels. Channels lie next to
-each other in memory, so a bilinear corner is one gather of whole rows, with vector loads; index
-arithmetic happens once per point on ``(BLOCK_N, BLOCK_P)``. Sizes of feature maps are data, not
-constants: images of a new size do not compile anything.
+``(BLOCK_N, BLOCK_P, BLOCK_D)``: queries, a level's sampling points, channels. Sizes of feature maps
+are data, not constants: images of a new size do not compile anything.
 
 Tensors are contiguous, in the shapes of :func:`proscale.ops.deformable_attention`. ``levels`` is
 ``(L, 3)`` int32: height, width and first token of each level. Offsets are int64.
@@ -35,6 +33,7 @@ def _tile(queries, HEADS: tl.constexpr, BLOCK_N: tl.constexpr):
 @triton.jit
 def _cell(position, size, ACCUMULATE: tl.constexpr):
     """The cell before a position in [0, 1] and the fraction of the way to the next one."""
+    # Cells' centres lie at half-integers.
     position = position.to(ACCUMULATE) * size - 0.5
     before = tl.floor(position)
     return before.to(tl.int32), position - before
@@ -43,6 +42,7 @@ def _cell(position, size, ACCUMULATE: tl.constexpr):
 @triton.jit
 def _corner(row, column, height, width, start, exists):
     """A corner's token, and whether it lies on the map."""
+    # Outside the map values are zero: nothing is loaded there.
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     return start + row * width + column, inside & exists
 
@@ -50,6 +50,7 @@ def _corner(row, column, height, width, start, exists):
 @triton.jit
 def _pointers(maps, token, inside, channel, STRIDE: tl.constexpr, DIM: tl.constexpr):
     """Pointers to tokens' channels, ``(BLOCK_N, BLOCK_P, BLOCK_D)``, and their mask."""
+    # Channels lie next to each other in memory: a corner is a gather of rows, by vector loads.
     pointers = maps + token.to(tl.int64)[:, :, None] * STRIDE + channel[None, None, :]
     return pointers, inside[:, :, None] & (channel < DIM)[None, None, :]
 

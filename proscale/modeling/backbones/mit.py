@@ -16,7 +16,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.nn.init import normal_, trunc_normal_, zeros_
 
-from proscale.modeling.backbones.mit_block import Block
+from proscale.modeling.backbones.mit_block import MixBlock
 from proscale.modeling.backbones.token_merging import MergePlanner
 from proscale.modeling.backbones.token_merging_config import (
     STAGES,
@@ -38,6 +38,7 @@ VARIANTS = MappingProxyType(
         "b5": (64, (3, 6, 40, 3)),
     }
 )
+# Heads of the stages; keys' and values' reduction to the side; hidden width of the Mix-FFN.
 NUM_HEADS, SR_RATIOS, MLP_RATIO = (1, 2, 5, 8), (8, 4, 2, 1), 4.0  # of all variants
 
 
@@ -63,7 +64,9 @@ class OverlapPatchEmbed(nn.Module):
 class MixStage(nn.Module):
     """Patch embedding, blocks and norm of one resolution."""
 
-    def __init__(self, patch_embed: OverlapPatchEmbed, blocks: Sequence[Block], norm: nn.LayerNorm):
+    def __init__(
+        self, patch_embed: OverlapPatchEmbed, blocks: Sequence[MixBlock], norm: nn.LayerNorm
+    ):
         super().__init__()
         self.patch_embed = patch_embed
         self.blocks = nn.ModuleList(blocks)
@@ -128,6 +131,7 @@ class MixVisionTransformer(Backbone):
         self.matching_reuse = matching_reuse
         self.set_token_merging(token_merging)
 
+        # Stages of width C·heads and stride 4, 8, 16, 32 (table 6 of the paper).
         widths = [embed_dim * heads for heads in num_heads]
         strides = [(8 if downsample else 4) * 2**stage for stage in range(STAGES)]
         self._out_features = list(NAMES)
@@ -140,6 +144,7 @@ class MixVisionTransformer(Backbone):
         bounds = pairwise(accumulate(depths, initial=0))
         self.stages = nn.ModuleList()
         for stage, (start, end) in enumerate(bounds):
+            # Kernel 7 and stride 4 for the image, kernel 3 and stride 2 between stages.
             patch_embed = OverlapPatchEmbed(
                 widths[stage - 1] if stage else in_channels,
                 widths[stage],
@@ -148,7 +153,7 @@ class MixVisionTransformer(Backbone):
                 norm_eps=norm_eps,
             )
             blocks = [
-                Block(
+                MixBlock(
                     widths[stage],
                     num_heads[stage],
                     sr_ratios[stage],
@@ -167,6 +172,7 @@ class MixVisionTransformer(Backbone):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         node = cfg.MODEL.MIT
+        # A variant by name, or any other size by its numbers.
         if node.VARIANT:
             embed_dim, depths = VARIANTS[node.VARIANT]
             size = {"embed_dim": embed_dim, "depths": depths}
@@ -190,8 +196,8 @@ class MixVisionTransformer(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Padded to a multiple of the coarsest stride, images also fill all windows of the keys'
-        and values' reduction."""
+        """Images are padded to a multiple of it: the coarsest stride."""
+        # Then they also fill all windows of the keys' and values' reduction.
         return self._out_feature_strides["res5"]
 
     @property

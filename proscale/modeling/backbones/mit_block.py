@@ -16,8 +16,7 @@ class EfficientAttention(nn.Module):
     Args:
         dim: width; a multiple of ``num_heads``.
         num_heads: heads.
-        sr_ratio: side of the windows, tokens, that become one key and value each. Tokens behind
-            the last whole window are left out; a map smaller than a window is padded by zeros.
+        sr_ratio: side of the windows, tokens, that become one key and value each.
         norm_eps: of the norm.
     """
 
@@ -53,6 +52,7 @@ class EfficientAttention(nn.Module):
         self, tokens: Tensor, size: Size, match: MergePlanner
     ) -> tuple[Tensor, Tensor]:
         """``(B, num_heads, M, dim / num_heads)`` each, reduced and then merged."""
+        # Reduce, then merge what is left (SegFormer++), then project.
         reduced, reduced_size = self.reduce(tokens, size)
         reduced = match(reduced, reduced_size).merge(reduced)
         key, value = self.kv(reduced).unflatten(2, (2, self.num_heads, -1)).unbind(2)
@@ -64,6 +64,7 @@ class EfficientAttention(nn.Module):
             return tokens, size
         # Efficient self-attention: a strided convolution makes one token of each window (§3.1).
         maps = to_map(tokens, size)
+        # Tokens behind the last whole window are left out; a map smaller than a window is padded.
         below, right = (max(self.sr_ratio - side, 0) for side in size)
         if below or right:
             maps = F.pad(maps, (0, right, 0, below))
@@ -72,8 +73,7 @@ class EfficientAttention(nn.Module):
 
 
 class MixFeedForward(nn.Module):
-    """Linear, 3x3 depth-wise convolution, GELU, linear; the convolution's zero padding is what
-    tells the model about position."""
+    """Mix-FFN: linear, 3x3 depth-wise convolution, GELU, linear."""
 
     def __init__(self, dim: int, hidden: int):
         super().__init__()
@@ -88,12 +88,13 @@ class MixFeedForward(nn.Module):
         return map_rows(self._rows, tokens, size, hidden=self.fc1.out_features, halo=1)
 
     def _rows(self, tokens: Tensor, size: Size, rows: slice) -> Tensor:
-        # Equation 3: MLP(GELU(Conv3x3(MLP(x)))).
+        # Equation 3: MLP(GELU(Conv3x3(MLP(x)))). There is no position encoding: the convolution's
+        # zero padding tells the model about position.
         hidden = self.dwconv(to_map(self.fc1(tokens), size))
         return self.fc2(F.gelu(to_tokens(hidden[:, :, rows])))
 
 
-class Block(nn.Module):
+class MixBlock(nn.Module):
     """Attention and Mix-FFN, both pre-norm, each on a residual branch.
 
     Args:
@@ -124,5 +125,6 @@ class Block(nn.Module):
         self, x: Tensor, size: Size, match_query: MergePlanner, match_key_value: MergePlanner
     ) -> Tensor:
         """Arguments as for :class:`EfficientAttention`; returns the shape of ``x``."""
+        # Both branches are pre-norm and residual.
         x = x + self.drop_path(self.attn(self.norm1(x), size, match_query, match_key_value))
         return x + self.drop_path(self.mlp(self.norm2(x), size))

@@ -158,6 +158,7 @@ class SwinBlock(nn.Module):
         _, height, width, _ = x.shape
         # W-MSA, or SW-MSA where tokens are shifted (equation 3), inside windows of the padded map.
         tokens = self.norm1(x)
+        # To whole windows, on the right and below.
         right, below = (whole_windows(side, self.window) - side for side in (width, height))
         tokens = F.pad(tokens, (0, 0, 0, right, 0, below))
         padded = tokens.shape
@@ -184,7 +185,8 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, dim)`` to ``(B, ⌈H/2⌉, ⌈W/2⌉, 2·dim)``."""
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-        # Down the columns first, as the published weights expect.
+        # 2x2 neighbours side by side, (B, H/2, W/2, 4·dim). Down the columns first, as published
+        # weights expect.
         corners = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
         return self.reduction(self.norm(torch.cat(corners, dim=-1)))
 
@@ -224,6 +226,7 @@ class PatchEmbed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """``(B, in_channels, H, W)`` to ``(B, ⌈H/patch⌉, ⌈W/patch⌉, dim)``."""
         height, width = images.shape[-2:]
+        # To whole patches, on the right and below.
         images = F.pad(images, (0, -width % self.patch_size, 0, -height % self.patch_size))
         return self.norm(self.proj(images).permute(0, 2, 3, 1))
 
@@ -272,6 +275,7 @@ class D2SwinTransformer(Backbone):
         use_checkpoint: bool = False,
     ):
         super().__init__()
+        # Each stage halves the resolution and doubles the width (§3.1).
         widths = [embed_dim * 2**stage for stage in range(len(depths))]
         if len(num_heads) != len(depths) or any(
             width % heads for width, heads in zip(widths, num_heads, strict=False)
@@ -344,6 +348,7 @@ class D2SwinTransformer(Backbone):
         # (B, in_channels, H, W) to (B, H/4, W/4, C), channels last all the way.
         x = self.patch_embed(images)
         if self.absolute_pos_embed is not None:
+            # Learned on images of another size.
             position = F.interpolate(
                 self.absolute_pos_embed, size=x.shape[1:3], mode="bicubic", align_corners=False
             )
@@ -362,6 +367,7 @@ class D2SwinTransformer(Backbone):
 
 def relative_position_index(window: int) -> Tensor:
     """Row of the bias table for every pair of a window's tokens: ``(T, T)`` int64, T = window²."""
+    # Differences of rows and of columns, moved to 0 … 2·window - 2.
     cells = torch.arange(window)
     coordinates = torch.stack(torch.meshgrid(cells, cells, indexing="ij")).flatten(1)
     rows, columns = coordinates[:, :, None] - coordinates[:, None] + window - 1
@@ -403,6 +409,7 @@ def whole_windows(length: int, window: int) -> int:
 def to_windows(x: Tensor, window: int) -> Tensor:
     """``(B, H, W, C)``, whole windows, to ``(B·HW/T, T, C)``, T = window²."""
     batch, height, width, channels = x.shape
+    # (B, rows of windows, T^½, columns of windows, T^½, C)
     x = x.view(batch, height // window, window, width // window, window, channels)
     return x.transpose(2, 3).reshape(-1, window * window, channels)
 

@@ -25,9 +25,6 @@ _TRIAL_SIZE = (64, 96)
 class TimmBackbone(Backbone):
     """A network of timm, by name, with outputs ``res2`` to ``res5``.
 
-    It is tried on a small image when it is built, which tells the strides and widths of its
-    features.
-
     Args:
         name: of timm, such as ``tf_efficientnet_lite0``.
         norm: of its batch normalisation: ``FrozenBN`` keeps statistics and affine parameters as
@@ -48,6 +45,7 @@ class TimmBackbone(Backbone):
         if norm not in NORMS:
             raise ValueError(f"norm is {norm!r}: expected {', '.join(NORMS)}")
         self.timm = _with_norm(_build(name, in_channels), norm)
+        # A small image tells the strides and widths of the network's features.
         shapes = _try(self.timm, name, in_channels)
         strides = [_TRIAL_SIZE[0] // height for _, height, _ in shapes]
         missing = set(STRIDES.values()) - set(strides)
@@ -126,7 +124,8 @@ def _try(network: nn.Module, name: str, in_channels: int) -> list[tuple[int, int
 
 
 def _features(network: nn.Module, images: Tensor) -> list[Tensor]:
-    """``(B, C, H, W)`` each, whichever order of axes the network has."""
+    """``(B, C, H, W)`` each."""
+    # Some networks, Swin for one, have channels last.
     features = network(images)
     if str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC"):
         return [feature.permute(0, 3, 1, 2) for feature in features]

@@ -63,8 +63,6 @@ class BipartiteSoftMatching:
 
     @torch.no_grad()
     def match(self, tokens: Tensor, size: Size) -> Matching:
-        """Cosine similarity decides; it is computed in float32 also under autocast, whose 8 bits
-        cannot tell near-duplicates apart."""
         # Tokens are split into two sets: destinations, one for each whole cell, and sources.
         count = tokens.shape[1]
         rows, columns = (side // step for side, step in zip(size, self.cell, strict=True))
@@ -79,6 +77,8 @@ class BipartiteSoftMatching:
             (sy, sx), maps = self.cell, of_tokens.unflatten(1, size)
             return maps[:, : rows * sy : sy, : columns * sx : sx]
 
+        # Cosine similarity decides. Float32 also under autocast, whose 8 bits cannot tell
+        # near-duplicates apart.
         with torch.autocast(tokens.device.type, enabled=False):
             tokens = tokens.float()
             # The most similar destination of every token, and how similar: (B, N) each.
@@ -130,7 +130,7 @@ class AveragePooling:
     """Average over windows; un-merging is nearest interpolation.
 
     Attributes:
-        window: (rows, columns), tokens. Windows at the far borders average what is there.
+        window: (rows, columns), tokens.
         flat: pool along the sequence of all tokens, row by row, instead of the map.
     """
 
@@ -138,6 +138,7 @@ class AveragePooling:
     flat: bool = False
 
     def match(self, tokens: Tensor, size: Size) -> Matching:
+        # The whole sequence as a map of one row.
         if self.flat:
             size = (1, size[0] * size[1])
         return PooledMap(size, self.window)
@@ -152,6 +153,7 @@ class PooledMap:
         self._pooled = tuple((s + step - 1) // step for s, step in zip(size, window, strict=True))
 
     def merge(self, tokens: Tensor) -> Tensor:
+        # Windows at the far borders average what is there.
         return to_tokens(F.avg_pool2d(to_map(tokens, self._size), self._window, ceil_mode=True))
 
     def unmerge(self, merged: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ TokenMerging: TypeAlias = str | Sequence[Mapping[str, object]] | None
 _SETTINGS = {"bsm": ("r", "sx", "sy"), "n2d": ("s",), "n1d": ("s",)}
 _KEYS = [f"{side}_{name}" for side in ("q", "kv") for name in ("mode", "r", "sx", "sy", "s")]
 
+# Stages 1 and 2 have few keys and values after reduction, and merge these further; stages 3 and 4
+# merge queries.
 _HQ_KEY_VALUE = {"kv_mode": "bsm", "kv_r": 0.6, "kv_sx": 2, "kv_sy": 2}
 _HQ_QUERY = {"q_mode": "bsm", "q_r": 0.8, "q_sx": 4, "q_sy": 4}
 _FAST_KEY_VALUE = {"kv_mode": "bsm", "kv_r": 0.9, "kv_sx": 4, "kv_sy": 4}
@@ -83,6 +85,7 @@ def _parse_stage(settings: Mapping[str, object], where: str) -> StageMerging:
     unknown = [key for key in settings if key not in _KEYS]
     if unknown:
         raise ConfigError(f"{where} has the unknown key {unknown[0]!r}: expected keys of {_KEYS}")
+    # A setting of None is as good as absent.
     given = {key: value for key, value in settings.items() if value is not None}
     return StageMerging(
         query=_parse_method(given, "q_", where), key_value=_parse_method(given, "kv_", where)
@@ -90,7 +93,8 @@ def _parse_stage(settings: Mapping[str, object], where: str) -> StageMerging:
 
 
 def _parse_method(given: Mapping[str, object], prefix: str, where: str) -> Method:
-    """The method of one side; beside the mode ``none`` its other settings may stand unread."""
+    """The method of one side, queries or keys and values."""
+    # Beside the mode `none` other settings may stand unread.
     mode = given.get(f"{prefix}mode", NO_MERGING)
     if mode == NO_MERGING:
         return Unmerged()
@@ -98,6 +102,7 @@ def _parse_method(given: Mapping[str, object], prefix: str, where: str) -> Metho
         raise ConfigError(
             f"{where}: {prefix}mode is {mode!r}: expected {', '.join((NO_MERGING, *_SETTINGS))}"
         )
+    # Exactly the settings that the mode reads.
     names = [f"{prefix}{name}" for name in _SETTINGS[mode]]
     for name in names:
         if name not in given:

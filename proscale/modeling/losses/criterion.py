@@ -192,6 +192,7 @@ def matched_masks(predictions: Sequence[dict], matches: Sequence[Matches]) -> li
         predictions: see ``outputs`` of :meth:`SetCriterion.forward`, which are the first.
         matches: of every prediction.
     """
+    # Without the factors of the masks: the matched rows of every prediction's masks.
     features = predictions[0].get("mask_features")
     if features is None:
         return [
@@ -220,6 +221,7 @@ def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Dice loss (V-Net, §3, with one added above and below), summed over masks: ``(N, P)`` twice
     to a scalar."""
+    # 1 - (2 Σ p·t + 1) / (Σ p + Σ t + 1), no loss where both are empty.
     probability = logits.sigmoid()
     overlap = 2 * (probability * targets).sum(-1)
     total = probability.sum(-1) + targets.sum(-1)
@@ -266,7 +268,8 @@ def sample_targets(masks: Tensor, matched: Tensor, points: Tensor) -> Tensor:
     Returns:
         ``(M, P)``.
     """
-    # Masks are much larger than their points, so that these are put in the masks' order.
+    # One sample for each matched pair. Masks are much larger than their points, so that these are
+    # put in the masks' order.
     order = matched.argsort()
     if len(matched) < len(masks):
         masks = masks[matched[order]]

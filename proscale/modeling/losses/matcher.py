@@ -68,6 +68,7 @@ class HungarianMatcher(nn.Module):
         points = torch.rand(1, self.num_points, 2, device=masks.device)
         # Float32 whatever the autocast: costs of half precision tie and overflow.
         with torch.autocast(masks.device.type, enabled=False):
+            # Bilinear samples of all masks: (Q, K) predicted and (N, K) true.
             predicted, true = (
                 point_sample(m[None].float(), points, align_corners=False)[0]
                 for m in (masks, true_masks)
@@ -90,12 +91,14 @@ class HungarianMatcher(nn.Module):
 
 def pairwise_mask_cost(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean binary cross-entropy of every pair: ``(Q, P)`` and ``(N, P)`` to ``(Q, N)``."""
+    # -log σ(x) = softplus(-x) and -log(1 - σ(x)) = softplus(x), summed over P points.
     # softplus(x) where the target is zero, softplus(-x) = softplus(x) - x where it is one.
     return (F.softplus(logits).sum(1)[:, None] - logits @ targets.T) / logits.shape[1]
 
 
 def pairwise_dice_cost(logits: Tensor, targets: Tensor) -> Tensor:
     """Dice loss of every pair: ``(Q, P)`` and ``(N, P)`` to ``(Q, N)``, values in [0, 1)."""
+    # 1 - (2 Σ p·t + 1) / (Σ p + Σ t + 1)
     probability = logits.sigmoid()
     overlap = 2 * probability @ targets.T
     total = probability.sum(-1)[:, None] + targets.sum(-1)[None]

@@ -75,6 +75,7 @@ class LightPixelEmbedding(nn.Module):
 
         ``feature`` may be overwritten where no gradient is wanted.
         """
+        # No kernel to learn and few operations: the context of the 3x3 convolution for free.
         return self.norm(max_pool_3x3(feature)).relu_()
 
 
@@ -134,6 +135,7 @@ class PixelDecoder(nn.Module):
             raise ValueError(
                 f"mask_output_ops is {mask_output_ops!r}: expected {' or '.join(MASK_OUTPUT_OPS)}"
             )
+        # Levels of the encoder, coarse to fine; levels of the pyramid, fine to coarse.
         self.transformer_in_features = coarse_to_fine(input_shape, transformer_in_features)
         self.pyramid_features = pyramid_levels(
             input_shape, self.transformer_in_features, common_stride
@@ -148,6 +150,7 @@ class PixelDecoder(nn.Module):
         if conv_dim % GROUPS:
             raise ValueError(f"conv_dim is {conv_dim}: expected multiples of {GROUPS}")
 
+        # The encoder's levels at C channels.
         self.input_proj = nn.ModuleList(
             _input_projection(input_shape[name].channels, conv_dim)
             for name in self.transformer_in_features
@@ -191,7 +194,8 @@ class PixelDecoder(nn.Module):
         # context from neighbours (FPN, §3; Light-Pixel Embedding in PRO-SCALE).
         for number, name in reversed(list(enumerate(self.pyramid_features, start=1))):
             lateral = self.get_submodule(f"adapter_{number}")(features[name])
-            # A copy, because PyTorch resizes a slice of the tokens several times as slowly.
+            # Bilinear, not nearest as in FPN. A copy, because PyTorch resizes a slice of the tokens
+            # several times as slowly.
             above = F.interpolate(
                 levels[-1].clone(memory_format=torch.channels_last),
                 size=lateral.shape[-2:],
@@ -225,6 +229,7 @@ def pyramid_levels(
     Raises:
         ConfigError: if a stride between ``common_stride`` and the encoder's is missing.
     """
+    # Each level doubles the resolution, from the encoder's finest to the mask features.
     finest = min(input_shape[name].stride for name in transformer_levels)
     names = sorted(
         (name for name in input_shape if common_stride <= input_shape[name].stride < finest),
@@ -241,6 +246,7 @@ def pyramid_levels(
 
 
 def _input_projection(channels: int, conv_dim: int) -> nn.Sequential:
+    # 1x1 convolution with bias, then group norm.
     convolution = nn.Conv2d(channels, conv_dim, kernel_size=1)
     nn.init.xavier_uniform_(convolution.weight)
     assert convolution.bias is not None
@@ -249,10 +255,10 @@ def _input_projection(channels: int, conv_dim: int) -> nn.Sequential:
 
 
 class _GroupNorm(nn.GroupNorm):
-    """PyTorch's refuses a single image with one value per group, as a map of one pixel has with as
-    many channels as groups, but not two such images. A lone value is its own mean in both cases,
-    so that the bias is left."""
+    """Group norm that takes a map of one pixel."""
 
+    # PyTorch's module refuses a single image with one value per group, but not two such images. A
+    # lone value is its own mean in both cases, so that the bias is left.
     def forward(self, maps: Tensor) -> Tensor:
         return torch.group_norm(maps, self.num_groups, self.weight, self.bias, self.eps)
 

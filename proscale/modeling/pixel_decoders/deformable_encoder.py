@@ -84,6 +84,7 @@ class DeformableAttention(nn.Module):
         directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
         directions = directions / directions.abs().amax(-1, keepdim=True)
         distances = torch.arange(1, self.n_points + 1)
+        # (M, L, P, 2), the same on every level.
         ring = directions[:, None, None, :] * distances[None, None, :, None]
         ring = ring.expand(self.n_heads, self.n_levels, self.n_points, 2)
         self.sampling_offsets.bias.copy_(ring.flatten())
@@ -118,6 +119,7 @@ class DeformableAttention(nn.Module):
             self._locations(query, plan).view(*grouped, self.n_points, 2),
             weights.view(*grouped, self.n_points),
         )
+        # Σ over heads of W_m: one linear layer on the heads side by side, (B, S, C).
         return self.output_proj(attended)
 
     def _locations(self, query: Tensor, plan: "TokenPlan") -> Tensor:
@@ -161,6 +163,7 @@ class DeformableEncoderLayer(nn.Module):
         """``(B, S, C)`` to the same shape."""
         # Positions are added to queries, not to values.
         attended = self.self_attn(tokens + plan.position, tokens, plan)
+        # Post-norm: norms after the residual sums.
         tokens = self.norm1(tokens + self.dropout(attended))
         update = feed_forward(tokens, self.linear1, self.linear2, self.dropout)
         return self.norm2(tokens + self.dropout(update))
@@ -181,6 +184,7 @@ class TokenPlan(NamedTuple):
 
     def first(self, levels: int) -> "TokenPlan":
         """The plan of the first ``levels`` levels alone."""
+        # Tokens lie level by level, coarse to fine: the first levels are the first tokens.
         tokens = sum(self.lengths[:levels])
         return TokenPlan(
             self.spatial_shapes[:levels],
@@ -193,6 +197,7 @@ class TokenPlan(NamedTuple):
 def plan_tokens(spatial_shapes: Sequence[tuple[int, int]], level_embed: Tensor) -> TokenPlan:
     """The plan of all levels of ``spatial_shapes``; ``level_embed`` is ``(L, C)``."""
     channels, device = level_embed.shape[1], level_embed.device
+    # The level's embedding tells levels apart, which places alone cannot (§4.1).
     position = [
         sine_position_encoding(height, width, channels, device=device) + embedding
         for (height, width), embedding in zip(spatial_shapes, level_embed, strict=True)

@@ -33,6 +33,7 @@ class DeformableEncoder(nn.Module):
         tokens = torch.cat(list(levels), dim=1)
         for layer in self.layers:
             tokens = layer(tokens, plan)
+        # Back to the levels, (B, H·W, C) each.
         return list(tokens.split(plan.lengths, dim=1))
 
 
@@ -59,6 +60,7 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
         if num_layers < 0:
             raise ValueError(f"num_layers is {num_layers}: expected whole numbers from 0")
         n_levels = len(pyramid.transformer_in_features)
+        # Every layer sees all levels, which is what PRO-SCALE changes.
         layers = [DeformableEncoderLayer(layer, n_levels) for _ in range(num_layers)]
         super().__init__(input_shape, pyramid, encoder=DeformableEncoder(layers))
 

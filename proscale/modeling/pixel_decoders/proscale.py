@@ -29,16 +29,12 @@ class TokenRecalibration(nn.Module):
 
     ``tokens · sigmoid(temperature · f(finest level, resized))``, f linear over the channels.
 
-    The released weights were trained with a reading of tokens as maps that does not transpose: the
-    memory of a ``(B, H·W, C)`` tensor is taken for ``(B, C, H, W)``. They only give their published
-    quality with it, so both readings exist.
-
     Args:
         d_model: width of the tokens.
         convolution: f is a 1x1 convolution of the resized map; otherwise a linear layer on its
             tokens. Under the transposed layout both compute the same function.
         temperature: factor before the sigmoid.
-        layout: ``"released"`` or ``"transposed"``, as said above.
+        layout: how tokens are read as maps, ``"released"`` or ``"transposed"``.
     """
 
     def __init__(self, d_model: int, *, convolution: bool, temperature: float, layout: str):
@@ -71,6 +67,9 @@ class TokenRecalibration(nn.Module):
     def _to_map(self, tokens: Tensor, spatial_shape: tuple[int, int]) -> Tensor:
         if self.layout == "transposed":
             return to_map(tokens, spatial_shape)
+        # The released weights were trained with a reading of tokens as maps that does not
+        # transpose: the memory of a (B, H·W, C) tensor is taken for (B, C, H, W). They only give
+        # their published quality with it.
         batch, _, channels = tokens.shape
         # Flat first: an exporter need not find out which of the lengths have common factors.
         return tokens.flatten(1).view(batch, channels, *spatial_shape)
@@ -78,6 +77,7 @@ class TokenRecalibration(nn.Module):
     def _to_tokens(self, feature: Tensor) -> Tensor:
         if self.layout == "transposed":
             return to_tokens(feature)
+        # The same in the other direction.
         batch, channels, height, width = feature.shape
         return feature.flatten(1).view(batch, height * width, channels)
 
@@ -109,6 +109,7 @@ class ProgressiveEncoder(nn.Module):
 
     def forward(self, levels: Sequence[Tensor], plan: TokenPlan) -> list[Tensor]:
         """``levels``: ``(B, H·W, C)`` each, coarse to fine; returns the same shapes."""
+        # Layers are numbered through, so that parameter names do not tell stages.
         layers = iter(self.layers)
         last = len(self.num_layers) - 1
         tokens = inputs = levels[0][:, :0]
@@ -121,9 +122,11 @@ class ProgressiveEncoder(nn.Module):
             # The stage's tokens: the stage before's output, then the next finer level.
             tokens = torch.cat((tokens, entering), dim=1)
             inputs = torch.cat((inputs, entering), dim=1)
+            # p_s layers over the s coarsest levels: token length grows with depth.
             seen = plan.first(stage + 1)
             for _ in range(num_layers):
                 tokens = next(layers)(tokens, seen)
+                # The stage's input, recalibrated, on a residual branch of each layer.
                 if self.residual and stage < last:
                     tokens = tokens + inputs
         return list(tokens.split(plan.lengths, dim=1))

@@ -4,6 +4,8 @@ from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 from torch import nn
 
+from proscale.errors import ConfigError
+
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
 
 
@@ -15,12 +17,12 @@ def build_transformer_decoder(cfg: CfgNode, in_channels: int) -> nn.Module:
         in_channels: width of the pixel decoder's levels.
 
     Raises:
-        ValueError: if no decoder has this name.
+        ConfigError: if no decoder has this name.
     """
     name = cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
     if name not in TRANSFORMER_DECODER_REGISTRY:
         accepted = ", ".join(key for key, _ in TRANSFORMER_DECODER_REGISTRY)
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME is {name!r}: expected {accepted}"
         )
     return TRANSFORMER_DECODER_REGISTRY.get(name)(cfg, in_channels)

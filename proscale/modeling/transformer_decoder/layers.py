@@ -14,7 +14,7 @@ from torch.nn import functional as F
 class Attention(nn.Module):
     """Multi-head attention (Attention Is All You Need, §3.2.2) with one mask for all heads.
 
-    Carries the parameters of ``torch.nn.MultiheadAttention`` under the same names.
+    Parameters have the names of those of ``torch.nn.MultiheadAttention``.
 
     Args:
         d_model: width of queries, keys and values.
@@ -57,6 +57,7 @@ class Attention(nn.Module):
         if mask is not None:
             mask = mask[:, None]
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        # Heads side by side, (B, Q, C), then the output projection.
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 
@@ -72,7 +73,7 @@ class SelfAttentionLayer(nn.Module):
     def forward(self, queries: Tensor, query_position: Tensor) -> Tensor:
         """``queries`` and ``query_position`` ``(B, Q, C)``; returns ``(B, Q, C)``."""
         content = self.norm(queries) if self.pre_norm else queries
-        # q = k = x + position, v = x (DETR, §A.3).
+        # q = k = x + position, v = x: positions are part of every layer's input (DETR, §A.3).
         placed = content + query_position
         queries = queries + self.self_attn(placed, placed, content)
         return queries if self.pre_norm else self.norm(queries)
@@ -128,6 +129,7 @@ class FeedForwardLayer(nn.Module):
     def forward(self, queries: Tensor) -> Tensor:
         """``(B, Q, C)`` to the same shape."""
         content = self.norm(queries) if self.pre_norm else queries
+        # FFN(x) = W_2 relu(W_1 x), on a residual branch.
         queries = queries + self.linear2(self.linear1(content).relu())
         return queries if self.pre_norm else self.norm(queries)
 
