@@ -39,6 +39,7 @@ MultiScaleMaskedTransformerDecoder`.
                 f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(head.IN_FEATURES)}: expected levels that "
                 f"the backbone {cfg.MODEL.BACKBONE.NAME} has, {sorted(input_shape)}"
             )
+        # The pixel decoder sees the backbone's levels that the key names, and no others.
         levels = {name: input_shape[name] for name in head.IN_FEATURES}
         pixel_decoder = SEM_SEG_HEADS_REGISTRY.get(head.PIXEL_DECODER_NAME)(cfg, levels)
         return {
@@ -60,6 +61,7 @@ MultiScaleMaskedTransformerDecoder`.
         """
         # Pixel decoder: mask features (B, mask_dim, H/4, W/4) and three levels for the queries.
         mask_features, _, levels = self.pixel_decoder.forward_features(features)
+        # Losses penalise earlier predictions as well; inference needs the last one alone.
         if auxiliary is None:
             auxiliary = self.training
         return self.predictor(levels, mask_features, auxiliary=auxiliary)

@@ -144,6 +144,7 @@ class PanopticMap:
     def add(self, rows: slice, probabilities: Tensor) -> None:
         # Each pixel goes to the query with the largest score · mask.
         winner = (self.scores[:, None, None] * probabilities).max(0).indices
+        # A segment covers the pixels it wins where its own mask is at least one half.
         certain = probabilities.gather(0, winner[None])[0] >= 0.5
         self.winners[rows] = 2 * winner + certain
         self.areas += areas(probabilities >= 0.5)
@@ -175,6 +176,7 @@ class PanopticMap:
         self, labels: list[int], *, won: list[int], covered: list[int], areas: list[int]
     ) -> tuple[list[int], list[dict]]:
         """Each query's segment id, 0 if it has none; and the segments."""
+        # Ids from 1 in the order of the queries.
         ids = [0] * len(labels)
         segments: list[dict] = []
         fused: dict[int, int] = {}
@@ -219,6 +221,7 @@ class InstanceSet:
         # The best of all Q·K pairs of query and class.
         scores = _class_probabilities(class_logits).flatten()
         scores, best = scores.topk(min(max_instances, len(scores)), sorted=False)
+        # A pair's number is query · K + class.
         queries, labels = best // num_classes, best % num_classes
         # A panoptic data set has instances of things alone.
         if things is not None:
@@ -244,6 +247,7 @@ class InstanceSet:
 
     def result(self) -> Instances:
         result = Instances(tuple(self.masks.shape[-2:]))
+        # Peaks of rows and columns tell where a mask has pixels, without the mask.
         boxes = boxes_around(self.row_peaks > 0.5, self.column_peaks > 0.5)
         # Score: class probability · mean mask probability inside the mask.
         quality = self.inside / (self.areas + 1e-6)

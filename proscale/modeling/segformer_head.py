@@ -79,6 +79,7 @@ class SegFormerHead(nn.Module):
             else Conv2d(shape.channels, conv_dims, kernel_size=1)
             for _, shape in stages
         )
+        # C·stages to C channels, then K classes.
         self.fuse = _conv(len(stages) * conv_dims, conv_dims, norm)
         self.dropout = nn.Dropout2d(dropout)
         self.predictor = Conv2d(conv_dims, num_classes, kernel_size=1)
@@ -119,6 +120,7 @@ class SegFormerHead(nn.Module):
             None and the losses in training; the logits ``(B, K, H, W)`` and no losses otherwise.
         """
         logits = self.layers(features)
+        # Losses and results are made at the images' resolution.
         if self.training:
             assert targets is not None
             return None, self.losses(logits, targets)
@@ -126,6 +128,7 @@ class SegFormerHead(nn.Module):
 
     def layers(self, features: Mapping[str, Tensor]) -> Tensor:
         """Logits ``(B, K, h, w)`` at the finest stage's resolution, from ``features`` by name."""
+        # 1x1 convolutions run fastest on channels-last maps.
         maps = [
             features[name].contiguous(memory_format=torch.channels_last)
             for name in self.in_features

@@ -108,6 +108,7 @@ class MaskFormer(nn.Module):
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
         self.deep_supervision = deep_supervision
+        # Not persistent: checkpoints do not hold them.
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
         self.size_divisibility: int = (
@@ -124,10 +125,12 @@ class MaskFormer(nn.Module):
         self.overlap_threshold = overlap_threshold
         self.panoptic_scores = panoptic_scores
         self.max_instances = max_instances
+        # Masks of full size are looked at a strip at a time.
         self.strip_bytes = strip_memory * 2**20
         self.inference_dtype = INFERENCE_DTYPES[inference_dtype]
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        if channels_last:  # a backbone may have chosen a layout of its own
+        # A backbone may have chosen a layout of its own.
+        if channels_last:
             self.to(memory_format=torch.channels_last)
 
     @classmethod
@@ -180,6 +183,7 @@ class MaskFormer(nn.Module):
             and segments) and ``instances``, as switched on; see
             :mod:`~proscale.modeling.postprocessing`.
         """
+        # (3, H, W) each, of different sizes.
         images = [self.normalise(sample["image"]) for sample in batched_inputs]
         if self.training:
             return self._losses(images, batched_inputs, target_counts)
@@ -207,6 +211,7 @@ class MaskFormer(nn.Module):
         return (image.to(self.device) - self.pixel_mean) / self.pixel_std
 
     def _predict(self, batch: Tensor) -> dict:
+        # Backbone, pixel decoder, transformer decoder.
         return self.sem_seg_head(self.backbone(batch.contiguous(memory_format=self.memory_format)))
 
     def infer(self, batch: Tensor) -> dict:
@@ -238,6 +243,7 @@ class MaskFormer(nn.Module):
             prepare_target(sample["instances"].to(self.device), _size(batch.tensor))
             for sample in samples
         ]
+        # Matching and losses; all predictions, all images.
         losses = self.criterion(outputs, targets, target_counts)
         # λ_cls, λ_ce and λ_dice, the same for every prediction (Mask2Former, §4.1).
         return {name: loss * self.criterion.weight_dict[name] for name, loss in losses.items()}
@@ -263,6 +269,7 @@ class MaskFormer(nn.Module):
         Returns:
             as of :meth:`forward`.
         """
+        # The original image's size, which the mapper has resized.
         size = (sample.get("height", image_size[0]), sample.get("width", image_size[1]))
         # One pass over the masks, strip by strip, serves all kinds of results.
         collectors: dict[str, Collector] = {}
@@ -290,6 +297,7 @@ class MaskFormer(nn.Module):
         """Collectors of the panoptic and the instance results, as far as switched on."""
         collectors: dict[str, Collector] = {}
         if self.panoptic_on:
+            # Every pixel to one query (MaskFormer, §3.4).
             collectors["panoptic_seg"] = PanopticMap(
                 class_logits,
                 size,
@@ -299,6 +307,7 @@ class MaskFormer(nn.Module):
                 with_scores=self.panoptic_scores,
             )
         if self.instance_on:
+            # Pairs of query and class, the best of all.
             collectors["instances"] = InstanceSet(
                 class_logits,
                 size,

@@ -31,6 +31,7 @@ def with_test_time_augmentation(cfg: CfgNode, model: nn.Module) -> nn.Module:
         model: this project's ``MaskFormer``, for all of its results, or any model that returns
             ``sem_seg`` scores.
     """
+    # Views are no batches to be split over processes.
     if isinstance(model, DistributedDataParallel):
         model = model.module
     mapper = DatasetMapperTTA(cfg)
@@ -53,12 +54,12 @@ class SemanticSegmentorWithTTA(nn.Module):
         self.mapper = mapper
 
     @torch.no_grad()
-    def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
-        """As the model's; ``sem_seg`` has the size of ``height`` and ``width``."""
-        return [{"sem_seg": self._segment(sample)} for sample in batched_inputs]
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        """As the model's in evaluation; results have the size of ``height`` and ``width``."""
+        return [self._segment(_with_size(sample)) for sample in batched_inputs]
 
-    def _segment(self, sample: dict) -> Tensor:
-        views = self.mapper(_with_size(sample))
+    def _segment(self, sample: dict) -> dict:
+        views = self.mapper(sample)
         total: Tensor | None = None
         for view in views:
             # One view at a time is in the model; its scores have the image's size.
@@ -66,26 +67,13 @@ class SemanticSegmentorWithTTA(nn.Module):
             scores = _unflip(result["sem_seg"], view)
             total = scores if total is None else total.add_(scores)
         assert total is not None
-        return total / len(views)
+        return {"sem_seg": total / len(views)}
 
 
-class MaskFormerWithTTA(nn.Module):
-    """All results of a ``MaskFormer`` from the views of an image.
+class MaskFormerWithTTA(SemanticSegmentorWithTTA):
+    """All results of a ``MaskFormer``, whose switches and thresholds apply."""
 
-    Args:
-        model: its switches and thresholds apply.
-        mapper: makes the views of an image.
-    """
-
-    def __init__(self, model: MaskFormer, mapper: DatasetMapperTTA):
-        super().__init__()
-        self.model = model
-        self.mapper = mapper
-
-    @torch.no_grad()
-    def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        """As :meth:`MaskFormer.forward` in evaluation."""
-        return [self._segment(_with_size(sample)) for sample in batched_inputs]
+    model: MaskFormer
 
     def _segment(self, sample: dict) -> dict:
         model, size = self.model, (sample["height"], sample["width"])
@@ -121,6 +109,7 @@ class MaskFormerWithTTA(nn.Module):
 
     def _predict(self, image: Tensor, size: Size) -> tuple[Tensor, Tensor, Sizes]:
         """Logits of the queries' classes ``(Q, K + 1)`` and masks ``(Q, h, w)``."""
+        # A view is padded as any image.
         model = self.model
         images = ImageList.from_tensors([model.normalise(image)], model.size_divisibility)
         outputs = model.infer(images.tensor)
@@ -177,6 +166,7 @@ class QueryFusion:
         self.probabilities[known] += probabilities[new]
         self.masks[known] += masks[new]
         self.counts[known] += 1
+        # New queries: those of this view that found no partner.
         alone = torch.ones(len(masks), dtype=torch.bool, device=masks.device)
         alone[new] = False
         self.probabilities = torch.cat([self.probabilities, probabilities[alone]])
@@ -206,6 +196,7 @@ class QueryFusion:
         rows, columns = linear_sum_assignment(
             torch.where(is_same, iou + agreement, 0).cpu().numpy(), maximize=True
         )
+        # Back from SciPy, without the pairs that may not be.
         rows, columns = (torch.from_numpy(i).to(masks.device) for i in (rows, columns))
         chosen = is_same[rows, columns]
         return rows[chosen], columns[chosen]

@@ -72,6 +72,7 @@ def deformable_attention(
     # Values follow autocast, locations do not: half precision would move a place in the map.
     if torch.is_autocast_enabled(device) and value.dtype != torch.float64:
         value = value.to(torch.get_autocast_dtype(device))
+    # Autograd differentiates the reference itself; the others bring their own backward.
     if backend == REFERENCE:
         with torch.autocast(device, enabled=False):
             return reference_deformable_attention(
@@ -102,6 +103,7 @@ def using_backend(name: str) -> Iterator[None]:
 def _default_backend(device: str) -> str:
     if device in ("cpu", "meta"):
         return "embedding_bag"
+    # Triton compiles at first use; without it there is no fast operator on CUDA.
     if device == "cuda" and triton_backend.is_available():
         return "triton"
     if not torch.compiler.is_compiling():
@@ -164,6 +166,7 @@ def _operator(
     attention_weights: Tensor,
     backend: str,
 ) -> Tensor:
+    # Told once, not at every call.
     _log_selection(value.device.type, backend)
     with torch.autocast(value.device.type, enabled=False):
         return _BACKENDS[backend].forward(

@@ -128,6 +128,7 @@ class Cells(NamedTuple):
         slope_by_y = [
             _mix(corner[..., y, 0], corner[..., y, 1], near_slope, far_slope, 0) for y in (0, 1)
         ]
+        # Along y what x has left; by attention the sample itself.
         by_attention = _mix(by_y[0], by_y[1], self.near, self.far, 1)
         by_cell = attention.new_empty(*attention.shape, 2)
         torch.mul(
@@ -136,6 +137,7 @@ class Cells(NamedTuple):
             out=by_cell[..., 0],
         )
         torch.mul(attention, _mix(by_y[0], by_y[1], near_slope, far_slope, 1), out=by_cell[..., 1])
+        # Locations are fractions of the map, a unit of which is `scale` cells.
         by_location = by_cell.flatten(2).mul_(self.scale)
         return by_location.view(by_cell.shape), by_attention
 
@@ -259,6 +261,7 @@ def _scatter(rows: Tensor, row_weights: Tensor, gradients: Tensor, num_rows: int
         part.chunk(min(SCATTER_THREADS, torch.get_num_threads()))
         for part in (rows, row_weights, gradients)
     ]
+    # Each thread scatters into a table of its own.
     with ThreadPoolExecutor(len(parts[0])) as pool:
         first, *others = pool.map(partial(_scatter_part, num_rows), *parts)
     for other in others:

@@ -174,6 +174,7 @@ class SeparableResize:
         return torch.matmul(self.vertical.weights[rows, inputs], self._widen(self.read(inputs)))
 
     def _widen(self, maps: Tensor) -> Tensor:
+        # All rows of all maps in one matrix; a block of columns needs its band alone.
         flat = maps.flatten(0, 1)
         wide = flat.new_empty(len(flat), len(self.horizontal))
         for start in range(0, wide.shape[1], COLUMNS):

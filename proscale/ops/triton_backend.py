@@ -101,6 +101,7 @@ def _launch(
 
     batch, tokens, heads, width = value.shape
     _, queries, _, levels, points, _ = sampling_locations.shape
+    # Lengths of a tile are powers of two; what is beyond the tensors is masked.
     block_p, block_d = triton.next_power_of_2(points), triton.next_power_of_2(width)
     block_n = max(_TILE // (block_p * block_d), 1)
     # One program for each head and block of queries of each image.
@@ -110,6 +111,7 @@ def _launch(
         kernel[grid](
             *tensors,
             value.contiguous(),
+            # Sizes of the maps as data, not as constants of the kernel.
             _levels(tuple(spatial_shapes), value.device),
             sampling_locations.contiguous(),
             attention_weights.contiguous(),

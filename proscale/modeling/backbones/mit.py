@@ -78,8 +78,10 @@ class MixStage(nn.Module):
         # Matchings of queries and of keys and values, shared by `matching_reuse` blocks.
         match_query = MergePlanner(merging.query, matching_reuse)
         match_key_value = MergePlanner(merging.key_value, matching_reuse)
+        # Attention and Mix-FFN; the map's size stays.
         for block in self.blocks:
             x = block(x, size, match_query, match_key_value)
+        # The stage's output, a channels-last view: (B, dim, h, w).
         return to_map(self.norm(x), size)
 
 
@@ -163,6 +165,7 @@ class MixVisionTransformer(Backbone):
                 )
                 for rate in drop_paths[start:end]
             ]
+            # Every stage ends with a norm.
             norm = nn.LayerNorm(widths[stage], eps=norm_eps)
             self.stages.append(MixStage(patch_embed, blocks, norm))
         self.apply(_initialise)

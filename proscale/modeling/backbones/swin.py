@@ -116,41 +116,23 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(…, dim)`` to the same shape."""
+        # Dropout after both layers.
         return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
 
 
 class SwinBlock(nn.Module):
-    """Window attention and a perceptron, both pre-norm; ``shift`` tokens of cyclic shift."""
+    """Window attention and an MLP, both pre-norm; ``shift`` tokens of cyclic shift."""
 
     def __init__(
-        self,
-        dim: int,
-        window: int,
-        num_heads: int,
-        *,
-        shift: int,
-        mlp_ratio: float,
-        qkv_bias: bool,
-        qk_scale: float | None,
-        drop: float,
-        attn_drop: float,
-        drop_path: float,
+        self, dim: int, window: int, *, shift: int, attn: WindowAttention, mlp: Mlp, rate: float
     ):
         super().__init__()
         self.window, self.shift = window, shift
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(
-            dim,
-            window,
-            num_heads,
-            qkv_bias=qkv_bias,
-            qk_scale=qk_scale,
-            attn_drop=attn_drop,
-            proj_drop=drop,
-        )
-        self.drop_path = DropPath(drop_path)
+        self.attn = attn
+        self.drop_path = DropPath(rate)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
+        self.mlp = mlp
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """``x`` ``(B, H, W, dim)``; ``mask`` as :func:`shifted_window_mask` makes it for the
@@ -162,6 +144,7 @@ class SwinBlock(nn.Module):
         right, below = (whole_windows(side, self.window) - side for side in (width, height))
         tokens = F.pad(tokens, (0, 0, 0, right, 0, below))
         padded = tokens.shape
+        # The cyclic shift by half a window lets neighbouring windows exchange information.
         if self.shift:
             tokens = tokens.roll((-self.shift, -self.shift), (1, 2))
         tokens = self.attn(to_windows(tokens, self.window), mask if self.shift else None)
@@ -296,6 +279,7 @@ class D2SwinTransformer(Backbone):
         }
 
         self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim, norm=patch_norm)
+        # Swin has relative positions in its attention; absolute ones are an option.
         self.absolute_pos_embed = None
         if ape:
             side = pretrain_img_size // patch_size
@@ -309,23 +293,28 @@ class D2SwinTransformer(Backbone):
         bounds = pairwise(accumulate(depths, initial=0))
         self.layers = nn.ModuleList()
         for stage, (start, end) in enumerate(bounds):
+            dim = widths[stage]
             blocks = [
                 SwinBlock(
-                    widths[stage],
+                    dim,
                     window_size,
-                    num_heads[stage],
                     # Regular and shifted windows in alternation.
                     shift=window_size // 2 if block % 2 else 0,
-                    mlp_ratio=mlp_ratio,
-                    qkv_bias=qkv_bias,
-                    qk_scale=qk_scale,
-                    drop=drop_rate,
-                    attn_drop=attn_drop_rate,
-                    drop_path=rate,
+                    attn=WindowAttention(
+                        dim,
+                        window_size,
+                        num_heads[stage],
+                        qkv_bias=qkv_bias,
+                        qk_scale=qk_scale,
+                        attn_drop=attn_drop_rate,
+                        proj_drop=drop_rate,
+                    ),
+                    mlp=Mlp(dim, int(dim * mlp_ratio), drop_rate),
+                    rate=rate,
                 )
                 for block, rate in enumerate(drop_paths[start:end])
             ]
-            merging = PatchMerging(widths[stage]) if stage + 1 < len(depths) else None
+            merging = PatchMerging(dim) if stage + 1 < len(depths) else None
             self.layers.append(SwinStage(blocks, merging, ckpt=use_checkpoint))
         for stage, name in enumerate(names):
             if name in self._out_features:
@@ -360,6 +349,7 @@ class D2SwinTransformer(Backbone):
             feature, x = layer(x)
             name = f"res{stage + 2}"
             if name in self._out_features:
+                # (B, H, W, C) to (B, C, H, W).
                 norm = self.get_submodule(f"norm{stage}")
                 features[name] = norm(feature).permute(0, 3, 1, 2)
         return features

@@ -75,6 +75,7 @@ class TimmBackbone(Backbone):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """``(B, in_channels, H, W)``, sides best multiples of 32, to ``(B, channels, H/stride,
         W/stride)`` by name."""
+        # Of all features those of the wanted strides.
         features = _features(self.timm, images)
         return {name: features[place] for name, place in self._places.items()}
 
@@ -93,6 +94,7 @@ def _build(name: str, in_channels: int) -> nn.Module:
         raise ConfigError(
             f"the timm network is {name!r}: expected what timm.list_models() lists{told}"
         )
+    # Features of all stages instead of a classifier; never weights from the network.
     return timm.create_model(name, pretrained=False, features_only=True, in_chans=in_channels)
 
 

@@ -55,6 +55,7 @@ class SetCriterion(nn.Module):
         self.num_points = num_points
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
+        # Class weights of the cross-entropy: one, and eos_coef for “no object”.
         empty_weight = torch.ones(num_classes + 1)
         empty_weight[-1] = eos_coef
         self.register_buffer("empty_weight", empty_weight)
@@ -91,6 +92,7 @@ class SetCriterion(nn.Module):
         if target_counts is None:
             target_counts = [len(target["labels"]) for target in targets]
         normaliser = self._normalise(outputs["pred_logits"], target_counts)
+        # The last prediction, without a suffix, then the auxiliary ones.
         predictions = [outputs, *outputs.get("aux_outputs", ())]
         suffixes = ["", *(f"_{i}" for i in range(len(predictions) - 1))]
         losses = {}
@@ -126,6 +128,7 @@ class SetCriterion(nn.Module):
     def _normalise(self, logits: Tensor, target_counts: Sequence[int]) -> dict[str, Tensor]:
         """Divisors of the losses of a batch like ``logits``, ``(B, Q, K + 1)``."""
         batch, queries = logits.shape[:2]
+        # Targets, matched queries and images, of all parts of the optimiser's step.
         totals = logits.new_tensor(
             [
                 sum(target_counts),
@@ -137,7 +140,9 @@ class SetCriterion(nn.Module):
         # All-reduce, so that the parts of a batch add up to the whole batch's losses.
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(totals)
+        # Their means for a batch of this size.
         targets, matched = totals[:2] * batch / totals[2]
+        # Mask losses are averaged over targets, at least one; the class loss over its weights.
         return {
             "masks": targets.clamp(min=1),
             "labels": matched + self.eos_coef * (batch * queries - matched),
@@ -178,6 +183,7 @@ class SetCriterion(nn.Module):
                 for target, (_, matched), place in zip(targets, matches, places, strict=True)
             ]
         )
+        # Gradients flow through the samples of the predictions, not through the choice of points.
         logits = point_sample(predicted, points, align_corners=False).squeeze(1)
         return {
             "loss_mask": mask_loss(logits, true) / normaliser["masks"],

@@ -52,6 +52,7 @@ class HungarianMatcher(nn.Module):
         for image, (logits, masks, target) in enumerate(
             zip(outputs["pred_logits"], outputs["pred_masks"], targets, strict=True)
         ):
+            # Images have different numbers of targets: one assignment problem each.
             try:
                 matches.append(self._match(logits, masks, target["labels"], target["masks"]))
             except FloatingPointError as error:
@@ -61,6 +62,7 @@ class HungarianMatcher(nn.Module):
     def _match(
         self, logits: Tensor, masks: Tensor, labels: Tensor, true_masks: Tensor
     ) -> tuple[Tensor, Tensor]:
+        # Without targets every query is “no object”.
         if len(labels) == 0:
             empty = torch.zeros(0, dtype=torch.int64)
             return empty, empty
@@ -81,6 +83,7 @@ class HungarianMatcher(nn.Module):
                 "dice": self.cost_dice * pairwise_dice_cost(predicted, true),
             }
             cost = (terms["class"] + terms["mask"] + terms["dice"]).cpu().numpy()
+        # An assignment of costs that are not finite would be arbitrary: tell the term at fault.
         if not np.isfinite(cost).all():
             wrong = [f"{name} cost" for name, term in terms.items() if not term.isfinite().all()]
             raise FloatingPointError(" and ".join(wrong or ["sum of the costs"]))

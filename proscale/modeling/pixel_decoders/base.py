@@ -140,6 +140,7 @@ class PixelDecoder(nn.Module):
         self.pyramid_features = pyramid_levels(
             input_shape, self.transformer_in_features, common_stride
         )
+        # The transformer decoder takes the coarsest three of encoder and pyramid together.
         available = len(self.transformer_in_features) + len(self.pyramid_features)
         if available < NUM_DECODER_LEVELS:
             raise ConfigError(
@@ -168,6 +169,7 @@ class PixelDecoder(nn.Module):
                 if mask_output_ops == "maxpool"
                 else _convolution(conv_dim, conv_dim, 3, norm, activation=F.relu),
             )
+        # Per-pixel embeddings, whose products with the queries' are the masks.
         self.mask_features = Conv2d(conv_dim, pyramid.mask_dim, kernel_size=1)
         weight_init.c2_xavier_fill(self.mask_features)
 
@@ -203,6 +205,7 @@ class PixelDecoder(nn.Module):
                 align_corners=False,
             )
             levels.append(self.get_submodule(f"layer_{number}")(above.add_(lateral)))
+        # The finest map makes the masks, the three coarsest are attended in turn.
         return self.mask_features(levels[-1]), levels[0], levels[:NUM_DECODER_LEVELS]
 
 

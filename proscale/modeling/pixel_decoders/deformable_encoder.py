@@ -78,6 +78,7 @@ class DeformableAttention(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Offsets start as rings: head m looks in direction m, point p at distance p."""
+        # Offsets do not depend on the query yet: the bias alone makes the ring.
         nn.init.zeros_(self.sampling_offsets.weight)
         # Directions scaled to the unit square's border, so that offsets are whole cells along it.
         angles = torch.arange(self.n_heads) * (2 * math.pi / self.n_heads)
@@ -88,6 +89,7 @@ class DeformableAttention(nn.Module):
         ring = directions[:, None, None, :] * distances[None, None, :, None]
         ring = ring.expand(self.n_heads, self.n_levels, self.n_points, 2)
         self.sampling_offsets.bias.copy_(ring.flatten())
+        # All points weigh the same, 1 / (L·P).
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
         for projection in (self.value_proj, self.output_proj):
@@ -165,6 +167,7 @@ class DeformableEncoderLayer(nn.Module):
         attended = self.self_attn(tokens + plan.position, tokens, plan)
         # Post-norm: norms after the residual sums.
         tokens = self.norm1(tokens + self.dropout(attended))
+        # FFN(x) = W_2 dropout(relu(W_1 x)), in blocks of tokens on a CPU.
         update = feed_forward(tokens, self.linear1, self.linear2, self.dropout)
         return self.norm2(tokens + self.dropout(update))
 

@@ -39,6 +39,7 @@ class TokenRecalibration(nn.Module):
 
     def __init__(self, d_model: int, *, convolution: bool, temperature: float, layout: str):
         super().__init__()
+        # f: C channels to one number; named as in the published checkpoints.
         self.ops = nn.Conv2d(d_model, 1, kernel_size=1) if convolution else nn.Linear(d_model, 1)
         nn.init.xavier_uniform_(self.ops.weight)
         self.convolution, self.temperature, self.layout = convolution, temperature, layout
@@ -60,6 +61,7 @@ class TokenRecalibration(nn.Module):
         )
         # One gate in (0, 1) a token: (B, 1, h, w), or (B, h·w, 1) in the linear form.
         if self.convolution:
+            # The gate multiplies the tokens read as a map.
             gate = (self.temperature * self.ops(guide)).sigmoid()
             return self._to_tokens(self._to_map(tokens, spatial_shape) * gate)
         return tokens * (self.temperature * self.ops(self._to_tokens(guide))).sigmoid()
@@ -168,6 +170,7 @@ class PROSCALE(PixelDecoder):
                 f"num_layers is {list(num_layers)}: expected one number from 0 for each of the "
                 f"encoder's {len(levels)} levels {list(levels)}"
             )
+        # Stage s sees s levels, from the coarsest.
         stages = [
             [DeformableEncoderLayer(layer, stage) for _ in range(count)]
             for stage, count in enumerate(num_layers, start=1)

@@ -107,7 +107,7 @@ class CrossAttentionLayer(nn.Module):
             ``(B, Q, C)``.
         """
         content = self.norm(queries) if self.pre_norm else queries
-        # X_l = softmax(M_(l-1) + Q_l K_lᵀ) V_l + X_(l-1) (Mask2Former, equation 1).
+        # X_l = softmax(M_(l-1) + Q_l K_lᵀ) V_l + X_(l-1) (Mask2Former, equation 2).
         queries = queries + self.multihead_attn(
             content + query_position, tokens + token_position, tokens, mask
         )

@@ -63,6 +63,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             )
         if num_queries < 1:
             raise ValueError(f"num_queries is {num_queries}: expected whole numbers from 1")
+        # Three lists of blocks, as in the published checkpoints, not one list of layers.
         self.num_layers = num_layers
         self.transformer_self_attention_layers = nn.ModuleList(
             SelfAttentionLayer(hidden_dim, nheads, pre_norm=pre_norm) for _ in range(num_layers)
@@ -74,15 +75,19 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             FeedForwardLayer(hidden_dim, dim_feedforward, pre_norm=pre_norm)
             for _ in range(num_layers)
         )
+        # Norm of the queries before every prediction, the learned ones' too.
         self.decoder_norm = nn.LayerNorm(hidden_dim)
+        # Learned content and positions of the queries (§3.2.3); an embedding for each level.
         self.query_feat = nn.Embedding(num_queries, hidden_dim)
         self.query_embed = nn.Embedding(num_queries, hidden_dim)
         self.level_embed = nn.Embedding(NUM_DECODER_LEVELS, hidden_dim)
+        # 1x1 convolutions only where widths differ, unless they are enforced.
         project = in_channels != hidden_dim or enforce_input_project
         self.input_proj = nn.ModuleList(
             _projection(in_channels, hidden_dim) if project else nn.Identity()
             for _ in range(NUM_DECODER_LEVELS)
         )
+        # Heads of the predictions: K classes and “no object”; embeddings of the masks.
         self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
         self.mask_embed = MLP(hidden_dim, hidden_dim, hidden_dim, mask_dim)
 
