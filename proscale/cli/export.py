@@ -14,7 +14,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
-from torch import nn
 
 from proscale.benchmark.machine import describe_machine
 from proscale.checkpoint import check_weights, load_weights
@@ -23,7 +22,8 @@ from proscale.config import built_from_keys, setup_cfg
 from proscale.cost.tables import markdown_table, write_json
 from proscale.errors import ConfigError, ExportError
 from proscale.export.check import TOLERANCE, CheckedFile, Runner, check_file, check_images
-from proscale.export.network import ExportableNetwork, describe, exportable
+from proscale.export.evaluation import evaluate
+from proscale.export.network import describe, exportable
 from proscale.export.onnx_file import OnnxRunner, quantise, require_packages, write_onnx
 from proscale.export.torch_file import (
     MAX_SIDE,
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
         network=network,
         batches=batches,
         repeats=options.repeats,
-        evaluate=partial(_evaluate, cfg, model, network) if options.evaluate else None,
+        evaluate=partial(evaluate, cfg, model, network) if options.evaluate else None,
     )
     found: dict[str, CheckedFile] = {}
     options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -161,14 +161,6 @@ def _runner(file: Path, file_format: str) -> Runner:
     if file_format == ONNX:
         return OnnxRunner(file, threads=torch.get_num_threads())
     return ProgramRunner(file)
-
-
-def _evaluate(
-    cfg: CfgNode, model: nn.Module, network: ExportableNetwork, run: Runner
-) -> dict[str, float]:
-    from proscale.export.evaluation import ExportedModel, evaluate  # imports the trainer
-
-    return evaluate(cfg, ExportedModel(model, network, run).eval())
 
 
 def _report(found: Mapping[str, CheckedFile]) -> None:

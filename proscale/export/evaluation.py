@@ -48,12 +48,14 @@ class ExportedModel(nn.Module):
         return {"sem_seg": sem_seg_postprocess(*outputs, size, height, width)}
 
 
-def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
-    """:data:`METRICS` of the model, an :class:`ExportedModel` too, on the first data set of
-    ``DATASETS.TEST``, percent."""
+def evaluate(
+    cfg: CfgNode, model: nn.Module, network: ExportableNetwork, run: Runner
+) -> dict[str, float]:
+    """:data:`METRICS` of a file on the first data set of ``DATASETS.TEST``, percent; for the
+    arguments see :class:`ExportedModel`."""
     name = cfg.DATASETS.TEST[0]
     results = inference_on_dataset(
-        with_sliding_window(cfg, model),
+        with_sliding_window(cfg, ExportedModel(model, network, run).eval()),
         Trainer.build_test_loader(cfg, name),
         build_evaluator(cfg, name),
     )
