@@ -29,10 +29,8 @@ RGB = MappingProxyType(
 )
 """How torchvision, Swin and Mask2Former normalise images."""
 
-# Names within Swin's blocks are Microsoft's here, too.
 _BLOCK = "layers.{stage}.blocks.{block}."
 SWIN_BLOCK = "backbone." + _BLOCK
-_SWIN_MODULES = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"]
 _TABLE, _INDEX = "attn.relative_position_bias_table", "attn.relative_position_index"
 
 
@@ -42,15 +40,13 @@ def resnet_rules(
     """Rules of a ResNet from the templates of its modules; ``{conv}`` counts within a block."""
     # Detectron2 counts stages from res2 and convolutions from 1, and puts norms below them.
     block = "res{stage+2}.{block}."
-    modules = {
-        "stem.conv1": stem,
-        "stem.conv1.norm": stem_norm,
-        block + "conv{conv+1}": conv,
-        block + "conv{conv+1}.norm": norm,
-        block + "shortcut": shortcut,
-        block + "shortcut.norm": shortcut_norm,
-    }
-    return rename_modules("backbone.", "", modules)
+    return rename_modules(
+        "backbone.",
+        "",
+        f"""stem.conv1={stem} stem.conv1.norm={stem_norm}
+        {block}conv{{conv+1}}={conv} {block}conv{{conv+1}}.norm={norm}
+        {block}shortcut={shortcut} {block}shortcut.norm={shortcut_norm}""",
+    )
 
 
 def _swin_rules(prefix: str, *, downsample: str = "{stage}") -> tuple[Rule, ...]:
@@ -60,17 +56,15 @@ def _swin_rules(prefix: str, *, downsample: str = "{stage}") -> tuple[Rule, ...]
         prefix: before every name.
         downsample: number of the stage that has the merging behind our ``{stage}``.
     """
-    modules = {
-        **{name: name for name in ("patch_embed.proj", "patch_embed.norm")},
-        **{_BLOCK + name: _BLOCK + name for name in _SWIN_MODULES},
-        **{
-            f"layers.{{stage}}.downsample.{name}": f"layers.{downsample}.downsample.{name}"
-            for name in ("norm", "reduction")
-        },
-    }
+    ours, theirs = "backbone.layers.{stage}.downsample.", f"{prefix}layers.{downsample}.downsample."
     return (
-        *rename_modules("backbone.", prefix, modules),
+        *rename_modules("backbone.", prefix, "patch_embed.proj patch_embed.norm"),
+        # Names within the blocks are Microsoft's here, too.
+        *rename_modules(
+            SWIN_BLOCK, prefix + _BLOCK, "norm1 attn.qkv attn.proj norm2 mlp.fc1 mlp.fc2"
+        ),
         rename(SWIN_BLOCK + _TABLE, prefix + _BLOCK + _TABLE),
+        *rename_modules(ours, theirs, "norm reduction"),
     )
 
 

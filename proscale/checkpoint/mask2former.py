@@ -24,45 +24,33 @@ _QUERIES, _PREDICTOR = "model.transformer_module.", "sem_seg_head.predictor."
 _LAYER = _QUERIES + "decoder.layers.{layer}."
 
 
-def _swin_rules(prefix: str, attention: dict[str, str], mlp: dict[str, str]) -> tuple[Rule, ...]:
-    """``attention``: within it by our own names, the bias table, ``q``, ``k`` and ``v`` besides."""
+def _swin_rules(
+    prefix: str, *, table: str, queries: str, keys: str, values: str, names: str
+) -> tuple[Rule, ...]:
+    """``table`` to ``values``: within the attention; ``names``: within a block."""
     stage = prefix + "encoder.layers.{stage}."
     block = stage + "blocks.{block}."
     return (
         *rename_modules(
             "backbone.patch_embed.",
             prefix + "embeddings.",
-            {"proj": "patch_embeddings.projection", "norm": "norm"},
+            "proj=patch_embeddings.projection norm",
         ),
         rename(
             SWIN_BLOCK + "attn.relative_position_bias_table",
-            f"{block}attention.{attention['table']}.relative_position_bias_table",
+            f"{block}attention.{table}.relative_position_bias_table",
         ),
         # One tensor here, as in Microsoft's Swin.
         concatenate(
             SWIN_BLOCK + "attn.qkv.{tensor}",
-            *(f"{block}attention.{attention[i]}.{{tensor}}" for i in "qkv"),
+            *(f"{block}attention.{name}.{{tensor}}" for name in (queries, keys, values)),
         ),
+        *rename_modules(SWIN_BLOCK, block, "norm1=layernorm_before norm2=layernorm_after " + names),
         *rename_modules(
-            SWIN_BLOCK,
-            block,
-            {
-                "attn.proj": f"attention.{attention['proj']}",
-                "norm1": "layernorm_before",
-                "norm2": "layernorm_after",
-                "mlp.fc1": mlp["fc1"],
-                "mlp.fc2": mlp["fc2"],
-            },
-        ),
-        *rename_modules(
-            "backbone.layers.{stage}.downsample.",
-            stage + "downsample.",
-            {"norm": "norm", "reduction": "reduction"},
+            "backbone.layers.{stage}.downsample.", stage + "downsample.", "norm reduction"
         ),
         # The norms of the outputs, which Hugging Face counts from the stem.
-        *rename_modules(
-            "backbone.", _BACKBONE, {"norm{stage}": "hidden_states_norms.stage{stage+1}"}
-        ),
+        *rename_modules("backbone.", _BACKBONE, "norm{stage}=hidden_states_norms.stage{stage+1}"),
     )
 
 
@@ -77,74 +65,52 @@ _RESNET_RULES = resnet_rules(
 )
 
 _PIXEL_DECODER_RULES = (
+    # Projections of the levels, and the feature pyramid on top of the encoder.
     *rename_modules(
         _OUR_PIXELS,
         _PIXELS,
-        {
-            "input_proj.{level}.{part}": "input_projections.{level}.{part}",
-            # The feature pyramid on top of the encoder.
-            "adapter_{level}": "adapter_{level}.0",
-            "adapter_{level}.norm": "adapter_{level}.1",
-            "layer_{level}": "layer_{level}.0",
-            "layer_{level}.norm": "layer_{level}.1",
-            "mask_features": "mask_projection",
-        },
+        """input_proj.{level}.{part}=input_projections.{level}.{part}
+        adapter_{level}=adapter_{level}.0 adapter_{level}.norm=adapter_{level}.1
+        layer_{level}=layer_{level}.0 layer_{level}.norm=layer_{level}.1
+        mask_features=mask_projection""",
     ),
     rename(_OUR_PIXELS + "transformer.level_embed", _PIXELS + "level_embed"),
     # The layers of deformable attention.
     *rename_modules(
         _OUR_PIXELS + "transformer.encoder.layers.{layer}.",
         _PIXELS + "encoder.layers.{layer}.",
-        {
-            "self_attn.sampling_offsets": "self_attn.sampling_offsets",
-            "self_attn.attention_weights": "self_attn.attention_weights",
-            "self_attn.value_proj": "self_attn.value_proj",
-            "self_attn.output_proj": "self_attn.output_proj",
-            "norm1": "self_attn_layer_norm",
-            "linear1": "fc1",
-            "linear2": "fc2",
-            "norm2": "final_layer_norm",
-        },
+        """self_attn.sampling_offsets self_attn.attention_weights self_attn.value_proj
+        self_attn.output_proj norm1=self_attn_layer_norm linear1=fc1 linear2=fc2
+        norm2=final_layer_norm""",
     ),
 )
 
 # Here the decoder keeps three lists of layers, by kind; there one, of layers with three parts.
-_SELF_ATTENTION = "transformer_self_attention_layers.{layer}."
-_CROSS_ATTENTION = "transformer_cross_attention_layers.{layer}."
-_FEED_FORWARD = "transformer_ffn_layers.{layer}."
+_SELF_ATTENTION = _PREDICTOR + "transformer_self_attention_layers.{layer}."
+_CROSS_ATTENTION = _PREDICTOR + "transformer_cross_attention_layers.{layer}."
+_FEED_FORWARD = _PREDICTOR + "transformer_ffn_layers.{layer}."
 _DECODER_RULES = (
     concatenate(
-        _PREDICTOR + _SELF_ATTENTION + "self_attn.in_proj_{tensor}",
+        _SELF_ATTENTION + "self_attn.in_proj_{tensor}",
         *(f"{_LAYER}self_attn.{i}_proj.{{tensor}}" for i in "qkv"),
     ),
+    *rename_modules(_SELF_ATTENTION, _LAYER, "self_attn.out_proj norm=self_attn_layer_norm"),
     rename(
-        _PREDICTOR + _CROSS_ATTENTION + "multihead_attn.in_proj_{tensor}",
+        _CROSS_ATTENTION + "multihead_attn.in_proj_{tensor}",
         _LAYER + "cross_attn.in_proj_{tensor}",
     ),
     *rename_modules(
-        _PREDICTOR,
+        _CROSS_ATTENTION,
         _LAYER,
-        {
-            _SELF_ATTENTION + "self_attn.out_proj": "self_attn.out_proj",
-            _SELF_ATTENTION + "norm": "self_attn_layer_norm",
-            _CROSS_ATTENTION + "multihead_attn.out_proj": "cross_attn.out_proj",
-            _CROSS_ATTENTION + "norm": "cross_attn_layer_norm",
-            _FEED_FORWARD + "linear1": "fc1",
-            _FEED_FORWARD + "linear2": "fc2",
-            _FEED_FORWARD + "norm": "final_layer_norm",
-        },
+        "multihead_attn.out_proj=cross_attn.out_proj norm=cross_attn_layer_norm",
     ),
+    *rename_modules(_FEED_FORWARD, _LAYER, "linear1=fc1 linear2=fc2 norm=final_layer_norm"),
     # The queries, and the heads on top of every layer.
     *rename_modules(
         _PREDICTOR,
         _QUERIES,
-        {
-            "decoder_norm": "decoder.layernorm",
-            "query_feat": "queries_features",
-            "query_embed": "queries_embedder",
-            "level_embed": "level_embed",
-            "mask_embed.layers.{layer}": "decoder.mask_predictor.mask_embedder.{layer}.0",
-        },
+        """decoder_norm=decoder.layernorm query_feat=queries_features query_embed=queries_embedder
+        level_embed mask_embed.layers.{layer}=decoder.mask_predictor.mask_embedder.{layer}.0""",
     ),
     # The class head, and the class loss's weights, which both have as a buffer.
     rename(_PREDICTOR + "class_embed.{tensor}", "class_predictor.{tensor}"),
@@ -176,9 +142,11 @@ HUGGINGFACE = _scheme(
     "embeddings.patch_embeddings.projection.{tensor}",
     _swin_rules(
         _BACKBONE,
-        {"table": "self", "q": "self.query", "k": "self.key", "v": "self.value"}
-        | {"proj": "output.dense"},
-        {"fc1": "intermediate.dense", "fc2": "output.dense"},
+        table="self",
+        queries="self.query",
+        keys="self.key",
+        values="self.value",
+        names="attn.proj=attention.output.dense mlp.fc1=intermediate.dense mlp.fc2=output.dense",
     ),
     # ResNet's, whose names are the same in memory.
     _BACKBONE + "embedder.embedder.convolution.{tensor}",
@@ -187,8 +155,10 @@ HUGGINGFACE_IN_MEMORY = _scheme(
     "swin.embeddings.patch_embeddings.projection.{tensor}",
     _swin_rules(
         _BACKBONE + "swin.",
-        {"table": "relative_position_bias", "q": "q_proj", "k": "k_proj", "v": "v_proj"}
-        | {"proj": "o_proj"},
-        {"fc1": "mlp.fc1", "fc2": "mlp.fc2"},
+        table="relative_position_bias",
+        queries="q_proj",
+        keys="k_proj",
+        values="v_proj",
+        names="attn.proj=attention.o_proj mlp.fc1 mlp.fc2",
     ),
 )

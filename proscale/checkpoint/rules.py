@@ -150,11 +150,20 @@ def rename(ours: str, theirs: str, **functions: Callable[[Tensor], Tensor]) -> R
     return Rule((Template(ours),), (Template(theirs),), **functions)
 
 
-def rename_modules(ours: str, theirs: str, modules: Mapping[str, str]) -> tuple[Rule, ...]:
-    """Rules of all tensors of ``modules``: ours to theirs, each below its side's prefix."""
+def rename_modules(
+    ours: str, theirs: str, names: str, **functions: Callable[[Tensor], Tensor]
+) -> tuple[Rule, ...]:
+    """Rules of all tensors of modules.
+
+    Args:
+        ours, theirs: prefix of all names on either side.
+        names: a word ``ours=theirs`` for each module, or its name if that is the same.
+        functions: see :class:`Rule`.
+    """
+    pairs = (word.split("=") for word in names.split())
     return tuple(
-        rename(f"{ours}{our_name}.{{tensor}}", f"{theirs}{their_name}.{{tensor}}")
-        for our_name, their_name in modules.items()
+        rename(f"{ours}{pair[0]}.{{tensor}}", f"{theirs}{pair[-1]}.{{tensor}}", **functions)
+        for pair in pairs
     )
 
 

@@ -56,7 +56,7 @@ def _head_rules(*, projection: str, fuse: str, norm: str, classifier: str) -> tu
             to_ours=_reverse_stages,
             to_theirs=_reverse_stages,
         ),
-        *rename_modules(_HEAD, "decode_head.", {"fuse.norm": norm, "predictor": classifier}),
+        *rename_modules(_HEAD, "decode_head.", f"fuse.norm={norm} predictor={classifier}"),
     )
 
 
@@ -68,9 +68,7 @@ OPENMMLAB = NamingScheme(
     mark=matching(_MMLAB_STAGE + "0.projection.{tensor}"),
     rules=(
         *rename_modules(
-            _STAGE,
-            _MMLAB_STAGE,
-            {"patch_embed.proj": "0.projection", "patch_embed.norm": "0.norm", "norm": "2"},
+            _STAGE, _MMLAB_STAGE, "patch_embed.proj=0.projection patch_embed.norm=0.norm norm=2"
         ),
         # PyTorch's attention has queries, keys and values in one tensor; keys and values are one
         # here, because they alone are reduced.
@@ -81,66 +79,41 @@ OPENMMLAB = NamingScheme(
         *rename_modules(
             _BLOCK,
             _MMLAB_BLOCK,
-            {
-                **{name: name for name in ("norm1", "attn.sr", "attn.norm", "norm2")},
-                "attn.proj": "attn.attn.out_proj",
-                "mlp.dwconv": "ffn.layers.1",
-            },
+            "norm1 attn.proj=attn.attn.out_proj attn.sr attn.norm norm2 mlp.dwconv=ffn.layers.1",
         ),
         # Its feed-forward layers are 1×1 convolutions around the depth-wise one.
-        *(
-            rename(
-                f"{_BLOCK}{ours}.{{tensor}}",
-                f"{_MMLAB_BLOCK}{theirs}.{{tensor}}",
-                to_ours=_as_linear,
-                to_theirs=_as_convolution,
-            )
-            for ours, theirs in (("mlp.fc1", "ffn.layers.0"), ("mlp.fc2", "ffn.layers.4"))
+        *rename_modules(
+            _BLOCK,
+            _MMLAB_BLOCK,
+            "mlp.fc1=ffn.layers.0 mlp.fc2=ffn.layers.4",
+            to_ours=_as_linear,
+            to_theirs=_as_convolution,
         ),
         *rename_modules(
             _HEAD,
             "decode_head.",
-            {
-                "projections.{stage}": "convs.{stage}.conv",
-                "projections.{stage}.norm": "convs.{stage}.bn",
-                "fuse": "fusion_conv.conv",
-                "fuse.norm": "fusion_conv.bn",
-                "predictor": "conv_seg",
-            },
+            """projections.{stage}=convs.{stage}.conv projections.{stage}.norm=convs.{stage}.bn
+            fuse=fusion_conv.conv fuse.norm=fusion_conv.bn predictor=conv_seg""",
         ),
     ),
     container="state_dict",
 )
 
 # NVIDIA: parts of a stage have its number, from 1, in their own names.
-_NVIDIA_SAME = [
-    "norm1",
-    "attn.q",
-    "attn.kv",
-    "attn.proj",
-    "attn.sr",
-    "attn.norm",
-    "norm2",
-    "mlp.fc1",
-    "mlp.fc2",
-]
-
 NVIDIA = NamingScheme(
     mark=matching("[backbone.]patch_embed{stage+1}.proj.{tensor}"),
     rules=(
         *rename_modules(
             _STAGE,
             "[backbone.]",
-            {
-                "patch_embed.proj": "patch_embed{stage+1}.proj",
-                "patch_embed.norm": "patch_embed{stage+1}.norm",
-                "norm": "norm{stage+1}",
-            },
+            """patch_embed.proj=patch_embed{stage+1}.proj patch_embed.norm=patch_embed{stage+1}.norm
+            norm=norm{stage+1}""",
         ),
         *rename_modules(
             _BLOCK,
             "[backbone.]block{stage+1}.{block}.",
-            {**{name: name for name in _NVIDIA_SAME}, "mlp.dwconv": "mlp.dwconv.dwconv"},
+            """norm1 attn.q attn.kv attn.proj attn.sr attn.norm
+            norm2 mlp.fc1 mlp.dwconv=mlp.dwconv.dwconv mlp.fc2""",
         ),
         *_head_rules(
             projection="linear_c{stage+1}",
@@ -153,38 +126,25 @@ NVIDIA = NamingScheme(
 )
 
 
-_HUGGINGFACE_BLOCK = {
-    # Ours: in files, and in memory since Transformers 5.
-    "norm1": ("layer_norm_1", "layernorm_before"),
-    "attn.q": ("attention.self.query", "attention.q_proj"),
-    "attn.proj": ("attention.output.dense", "attention.o_proj"),
-    "attn.sr": ("attention.self.sr", "attention.sequence_reduction.sequence_reduction"),
-    "attn.norm": ("attention.self.layer_norm", "attention.sequence_reduction.layer_norm"),
-    "norm2": ("layer_norm_2", "layernorm_after"),
-    "mlp.fc1": ("mlp.dense1", "mlp.fc1"),
-    "mlp.dwconv": ("mlp.dwconv.dwconv", "mlp.dwconv.dwconv"),
-    "mlp.fc2": ("mlp.dense2", "mlp.fc2"),
-}
-
-
 def _huggingface(
-    form: int, *, embedding: str, block: str, norm: str, keys: str, values: str, projections: str
+    *, embedding: str, block: str, norm: str, names: str, keys: str, values: str, projections: str
 ) -> NamingScheme:
-    """A scheme from templates of its modules, and the column of ``_HUGGINGFACE_BLOCK``."""
+    """A scheme from templates of its modules; ``names`` within a block."""
     return NamingScheme(
         mark=matching(embedding + ".proj.{tensor}"),
         rules=(
-            rename(_STAGE + "patch_embed.proj.{tensor}", embedding + ".proj.{tensor}"),
-            rename(_STAGE + "patch_embed.norm.{tensor}", embedding + ".layer_norm.{tensor}"),
             *rename_modules(
-                _BLOCK, block, {ours: names[form] for ours, names in _HUGGINGFACE_BLOCK.items()}
+                _STAGE,
+                "",
+                f"""patch_embed.proj={embedding}.proj patch_embed.norm={embedding}.layer_norm
+                norm={norm}""",
             ),
+            *rename_modules(_BLOCK, block, names),
             # Keys and values, which are one tensor here.
             concatenate(
                 _BLOCK + "attn.kv.{tensor}",
                 *(f"{block}attention.{name}.{{tensor}}" for name in (keys, values)),
             ),
-            rename(_STAGE + "norm.{tensor}", norm + ".{tensor}"),
             *_head_rules(
                 projection=projections + ".{stage}",
                 fuse="linear_fuse",
@@ -196,19 +156,25 @@ def _huggingface(
 
 
 HUGGINGFACE = _huggingface(
-    0,
     embedding="[segformer.]encoder.patch_embeddings.{stage}",
     block="[segformer.]encoder.block.{stage}.{block}.",
     norm="[segformer.]encoder.layer_norm.{stage}",
+    names="""norm1=layer_norm_1 attn.q=attention.self.query attn.proj=attention.output.dense
+    attn.sr=attention.self.sr attn.norm=attention.self.layer_norm
+    norm2=layer_norm_2 mlp.fc1=mlp.dense1 mlp.dwconv=mlp.dwconv.dwconv mlp.fc2=mlp.dense2""",
     keys="self.key",
     values="self.value",
     projections="linear_c",
 )
+# As in memory since Transformers 5.
 HUGGINGFACE_IN_MEMORY = _huggingface(
-    1,
     embedding="[segformer.]stages.{stage}.patch_embeddings",
     block="[segformer.]stages.{stage}.blocks.{block}.",
     norm="[segformer.]stages.{stage}.layer_norm",
+    names="""norm1=layernorm_before attn.q=attention.q_proj attn.proj=attention.o_proj
+    attn.sr=attention.sequence_reduction.sequence_reduction
+    attn.norm=attention.sequence_reduction.layer_norm
+    norm2=layernorm_after mlp.fc1 mlp.dwconv=mlp.dwconv.dwconv mlp.fc2""",
     keys="k_proj",
     values="v_proj",
     projections="linear_projections",

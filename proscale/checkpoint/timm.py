@@ -43,32 +43,16 @@ def _candidates(name: str) -> Iterator[str]:
 
 # Blocks in every stage of EfficientNet (Tan & Le, 2019, table 1); Lite0 scales none.
 _DEPTHS = (1, 2, 2, 3, 3, 4, 1)
-_ENDS = {
-    "conv_stem": "_conv_stem",
-    "bn1": "_bn0",
-    "conv_head": "_conv_head",
-    "bn2": "_bn1",
-    "classifier": "_fc",
-}
 # Blocks of the first stage do not expand.
-_FIRST_BLOCK = {
-    "conv_dw": "_depthwise_conv",
-    "bn1": "_bn1",
-    "conv_pw": "_project_conv",
-    "bn2": "_bn2",
-}
-_BLOCK = {
-    "conv_pw": "_expand_conv",
-    "bn1": "_bn0",
-    "conv_dw": "_depthwise_conv",
-    "bn2": "_bn1",
-    "conv_pwl": "_project_conv",
-    "bn3": "_bn2",
-}
+_FIRST_BLOCK = "conv_dw=_depthwise_conv bn1=_bn1 conv_pw=_project_conv bn2=_bn2"
+_BLOCK = """conv_pw=_expand_conv bn1=_bn0 conv_dw=_depthwise_conv bn2=_bn1
+conv_pwl=_project_conv bn3=_bn2"""
 
 
 def _efficientnet_rules() -> Iterator[Rule]:
-    yield from rename_modules(NETWORK, "", _ENDS)
+    yield from rename_modules(
+        NETWORK, "", "conv_stem=_conv_stem bn1=_bn0 conv_head=_conv_head bn2=_bn1 classifier=_fc"
+    )
     # Theirs are numbered through, ours by stage.
     firsts = accumulate(_DEPTHS, initial=0)
     for stage, (first, depth) in enumerate(zip(firsts, _DEPTHS, strict=False)):
