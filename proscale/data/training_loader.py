@@ -29,8 +29,8 @@ from proscale.data.formats.image_file import stored_size
 from proscale.errors import ConfigError
 from proscale.utils.random_state import Purpose, seed_generators
 
+# From an entry of a data set to a training sample.
 Mapper = Callable[[dict], dict]
-"""From an entry of a data set to a training sample."""
 
 _SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
 

@@ -14,13 +14,13 @@ from proscale.data.formats.image_file import (
     open_image,
     to_array,
 )
-from proscale.data.formats.label_image import count_values
 from proscale.data.formats.problems import Problem, Reporter
 from proscale.data.mappers.annotations import (
     AnnotationReader,
     InstanceReader,
     PanopticReader,
     SemanticReader,
+    count_values,
 )
 from proscale.errors import DataError, MissingFileError, shown
 from proscale.utils.types import Size

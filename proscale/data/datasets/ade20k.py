@@ -21,9 +21,10 @@ from proscale.data.formats.semantic_folders import load_semantic_folders
 
 FOLDER = "ADEChallengeData2016"
 
+# Folder names of the splits.
 SPLITS = {"train": "training", "val": "validation"}
-"""Folder names of the splits."""
 
+# Classes whose objects are counted, in the order of the instance challenge's 1 to 100.
 THINGS = (
     *(7, 8, 10, 12, 14, 15, 18, 19, 20, 22, 23, 24, 27, 30, 31, 32, 33, 35, 36, 37, 38, 39, 41, 42),
     *(43, 44, 45, 47, 49, 50, 53, 55, 56, 57, 58, 62, 64, 65, 66, 67, 69, 70, 71, 72, 73, 74, 75),
@@ -31,7 +32,6 @@ THINGS = (
     *(110, 111, 112, 115, 116, 118, 119, 120, 121, 123, 124, 125, 126, 127, 129, 130, 132, 133),
     *(134, 135, 136, 137, 138, 139, 142, 143, 144, 146, 147, 148, 149),
 )
-"""Classes whose objects are counted, in the order of the instance challenge's 1 to 100."""
 
 
 def categories() -> list[dict[str, Any]]:
@@ -44,9 +44,7 @@ def categories() -> list[dict[str, Any]]:
 
 def register_ade20k(root: Path | None = None) -> None:
     """Register ``ade20k_{sem_seg,panoptic,instance}_{train,val}``.
-
-    Args:
-        root: the folder that has ``ADEChallengeData2016``; ``data_root()`` when None.
+    ``root``, ``data_root()`` when None, has the folder ``ADEChallengeData2016``.
     """
     root = (root or data_root()) / FOLDER
     for split, folder in SPLITS.items():

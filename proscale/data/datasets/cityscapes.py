@@ -27,8 +27,8 @@ IMAGE_SUFFIX = "_leftImg8bit.png"
 INSTANCES_SUFFIX = "_gtFine_instanceIds.png"
 LABELS_SUFFIX = "_gtFine_labelTrainIds.png"
 SPLITS = ("train", "val")
+# Pixels of an object have its label times this plus its number; others have their label.
 INSTANCES_PER_CLASS = 1000
-"""Pixels of an object have its label times this plus its number; others have their label."""
 
 _THINGS = [category["id"] for category in CITYSCAPES_CATEGORIES if category["isthing"]]
 _INSTANCE_CLASSES = {id_: index for index, id_ in enumerate(_THINGS)}
@@ -36,9 +36,7 @@ _INSTANCE_CLASSES = {id_: index for index, id_ in enumerate(_THINGS)}
 
 def register_cityscapes(root: Path | None = None) -> None:
     """Register ``cityscapes_fine_{sem_seg,instance_seg,panoptic}_{train,val}``.
-
-    Args:
-        root: the folder that has ``cityscapes``; ``data_root()`` when None.
+    ``root``, ``data_root()`` when None, has the folder ``cityscapes``.
     """
     root = (root or data_root()) / "cityscapes"
     for split in SPLITS:
@@ -79,9 +77,6 @@ def load_cityscapes_instances(metadata: Mapping[str, Any]) -> Entries:
         for every image, ordered by name: ``file_name``, ``image_id`` (the file's name, as
         Detectron2 has it), ``height``, ``width``, and ``annotations`` as run lengths. Groups of
         objects that could not be told apart are crowds.
-
-    Raises:
-        DataError: there are no images, or an ``instanceIds`` image is missing or unreadable.
     """
     entries = load_semantic_folders(metadata)
     with ThreadPoolExecutor() as pool:
@@ -92,9 +87,6 @@ def load_cityscapes_panoptic(metadata: Mapping[str, Any]) -> Entries:
     """The entries of a panoptic data set, see ``load_coco_panoptic``.
 
     ``cityscapesscripts`` writes file names of images that do not exist; they follow from the ids.
-
-    Raises:
-        DataError: see ``load_coco_panoptic``; or there is no ``labelTrainIds`` of an image.
     """
     entries = load_coco_panoptic(metadata)
     images, labels = DataFolder(metadata["image_root"]), DataFolder(metadata["gt_dir"])

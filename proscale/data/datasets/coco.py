@@ -37,9 +37,7 @@ def register_coco(root: Path | None = None) -> None:
     - ``coco_2017_{train,val}_sem_seg``: label images of the 133 panoptic classes, things included.
     - ``coco_2017_{train,val}_panoptic_stuffonly``: Detectron2's, label images of the 53 stuff
       classes and “things”; from here on their entries are found as those of the others are.
-
-    Args:
-        root: the folder that has ``coco``; ``data_root()`` when None.
+    ``root``, ``data_root()`` when None, has the folder ``coco``.
     """
     root = (root or data_root()) / "coco"
     for name in (f"coco_2017_{s}{kind}" for s in ("train", "val") for kind in ("", "_panoptic")):

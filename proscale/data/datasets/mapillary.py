@@ -38,9 +38,7 @@ def register_mapillary(root: Path | None = None) -> None:
 
     Their metadata read the configuration file when their classes are asked for, which raises a
     DataError if it is missing or not as expected.
-
-    Args:
-        root: the folder that has ``mapillary_vistas``; ``data_root()`` when None.
+    ``root``, ``data_root()`` when None, has the folder ``mapillary_vistas``.
     """
     root = (root or data_root()) / "mapillary_vistas"
     for split, folder in SPLITS.items():

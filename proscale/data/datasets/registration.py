@@ -22,8 +22,8 @@ from proscale.data.formats.coco_format import (
 from proscale.data.formats.semantic_folders import IGNORE_LABEL, MASK_SUFFIX
 from proscale.errors import DataError, MissingFileError
 
+# From a data set's metadata to its entries, in Detectron2's format.
 Load = Callable[[Mapping[str, Any]], list[dict[str, Any]]]
-"""From a data set's metadata to its entries, in Detectron2's format."""
 
 
 def register(

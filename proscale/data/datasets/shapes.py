@@ -309,9 +309,6 @@ def register_shapes(root: Path = DEFAULT_ROOT) -> None:
     """Register ``shapes_train`` and ``shapes_val``, the splits of the data set in ``root``.
 
     The data set need not be there yet. Registering again has no effect.
-
-    Raises:
-        DataError: the names are registered with another ``root``.
     """
     for split in SPLITS:
         metadata = panoptic_metadata(

@@ -32,11 +32,7 @@ Entries = list[dict[str, Any]]
 
 
 def read_categories(path: AnyPath, keys: Keys) -> list[dict[str, Any]]:
-    """The ``categories`` of an annotation file, of which there is one or more, each id once.
-
-    Raises:
-        DataError: there is no such file, or they are not there or not of the format.
-    """
+    """The ``categories`` of an annotation file, of which there is one or more, each id once."""
     content = read_json(path)
     check_lists(content, {"categories": keys}, path)
     categories = content["categories"]
@@ -49,11 +45,7 @@ def read_categories(path: AnyPath, keys: Keys) -> list[dict[str, Any]]:
 def check_panoptic_annotations(
     content: Mapping[str, Any], path: AnyPath, report: Reporter = raise_first
 ) -> None:
-    """Check the ``annotations`` of a panoptic file's ``content``, for its format and repetitions.
-
-    Raises:
-        DataError: they are not of the format; names the entry.
-    """
+    """Check the ``annotations`` of a panoptic file, for its format and repetitions."""
     check_lists(content, {"annotations": PANOPTIC_ANNOTATIONS}, path)
     annotations = content["annotations"]
     _check_unique((a["image_id"] for a in annotations), path, "annotations", "image_id", report)
@@ -70,11 +62,7 @@ def check_instances(
     images: Keys = IMAGES,
     annotations: Keys = INSTANCE_ANNOTATIONS,
 ) -> None:
-    """Check ``images`` and ``annotations``, which need these keys, of an instance file's content.
-
-    Raises:
-        DataError: they are not of the format; names the entry.
-    """
+    """Check ``images`` and ``annotations`` of an instance file, which need these keys."""
     check_lists(content, {"annotations": annotations}, path)
     _check_images(content, path, images, report)
 
@@ -90,9 +78,6 @@ def load_coco_panoptic(metadata: Mapping[str, Any], report: Reporter = raise_fir
         for every image, ordered by its id or as in ``image_ids``: ``file_name``, ``height``,
         ``width``, ``image_id``, ``pan_seg_file_name``, and ``segments_info`` as in the annotation
         file, but with contiguous ``category_id`` (None if it is unknown), and with ``isthing``.
-
-    Raises:
-        DataError: there is no ``panoptic_json``, or it is not of the format; names the entry.
     """
     path = metadata["panoptic_json"]
     content = read_json(path)
@@ -142,9 +127,6 @@ def load_coco_instances(metadata: Mapping[str, Any], report: Reporter = raise_fi
         ``annotations`` with ``id``, the contiguous ``category_id`` (None if it is unknown),
         ``iscrowd``, ``segmentation`` as in the file and, where the file has it, ``area``, and
         ``bbox`` with ``bbox_mode``.
-
-    Raises:
-        DataError: there is no ``json_file``, or it is not of the format; names the entry.
     """
     path, known = metadata["json_file"], metadata["thing_dataset_id_to_contiguous_id"]
     content = read_json(path)

@@ -20,8 +20,8 @@ from proscale.data.formats.problems import Problem, Reporter, raise_first
 from proscale.errors import DataError, MissingFileError
 from proscale.utils.types import Size
 
+# Formats that are read, by Pillow's names. EPS, which runs Ghostscript, is none of them.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""Formats that are read, by Pillow's names. EPS, which runs Ghostscript, is none of them."""
 
 MAX_PIXELS = 2**28
 """Pixels that an image may have, 16384×16384: far above what cameras make, and 0.8 GB in memory.

@@ -14,11 +14,11 @@ from detectron2.utils.file_io import PathManager
 
 from proscale.errors import DataError, MissingFileError, shown
 
+# Size of a file that is read: nine times COCO's largest, and then ten times that in memory.
 MAX_BYTES = 4 * 2**30
-"""Size of a file that is read: nine times COCO's largest, and then ten times that in memory."""
 
+# Keys that an object must have, and the types that their values may have.
 Keys = Mapping[str, tuple[type, ...]]
-"""Keys that an object must have, and the types that their values may have."""
 
 _TYPE_NAMES = {
     int: "an integer",

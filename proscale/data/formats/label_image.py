@@ -1,6 +1,7 @@
 """Maps of integers: label images, whose one channel holds the labels whatever the colours shown.
 
 Detectron2 reads them as grey values, which turns the labels of a palette image into brightnesses.
+Readers raise a DataError that names the file.
 """
 
 import os
@@ -19,10 +20,6 @@ def read_label_image(path: str | os.PathLike[str]) -> np.ndarray:
 
     Returns:
         uint8, uint16 or int32, as the file has it.
-
-    Raises:
-        MissingFileError: there is no such file.
-        DataError: the file is no readable image, or has several channels.
     """
     with open_image(path) as image:
         if image.mode not in _MODES:
@@ -34,11 +31,7 @@ def read_label_image(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def read_palette(path: str | os.PathLike[str]) -> list[list[int]]:
-    """The RGB colours of the labels 0, 1, … of a palette image; empty without a palette.
-
-    Raises:
-        MissingFileError, DataError: see :func:`read_label_image`.
-    """
+    """The RGB colours of the labels 0, 1, … of a palette image; empty without a palette."""
     with open_image(path) as image:
         colors = (image.getpalette("RGB") or []) if image.mode == "P" else []
     return [colors[i : i + 3] for i in range(0, len(colors), 3)]
@@ -62,16 +55,3 @@ def relabel(ids: np.ndarray, values: Mapping[int, int], dtype: type) -> np.ndarr
     if not fits.all():
         raise ValueError(f"ids {np.unique(ids[~fits]).tolist()}: expected {known.tolist()}")
     return np.array([values[id_] for id_ in known.tolist()], dtype)[index]
-
-
-def count_values(values: np.ndarray) -> dict[int, int]:
-    """How often each integer of a map (H, W) occurs, in ascending order."""
-    flat = values.ravel()
-    if not flat.size:
-        return {}
-    # Runs along the rows are far fewer than pixels to sort.
-    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
-    lengths = np.diff(starts, append=flat.size)
-    unique, place = np.unique(flat[starts], return_inverse=True)
-    counts = np.bincount(place, weights=lengths).astype(np.int64)
-    return dict(zip(unique.tolist(), counts.tolist(), strict=True))

@@ -1,7 +1,8 @@
 """Segment ids as colours: the PNG files of COCO's panoptic format.
 
 A pixel of colour (R, G, B) has the segment id R + 256·G + 256²·B
-(https://cocodataset.org/#format-data, “Panoptic Segmentation”).
+(https://cocodataset.org/#format-data, “Panoptic Segmentation”). Files that are missing or no RGB
+images raise a DataError, ids that no colour can hold a ValueError.
 """
 
 import os
@@ -12,11 +13,11 @@ from PIL import Image
 from proscale.data.formats.image_file import open_image
 from proscale.errors import DataError
 
+# Id of pixels that belong to no segment.
 VOID = 0
-"""Id of pixels that belong to no segment."""
 
+# The largest segment id that a pixel can hold.
 MAX_ID = 256**3 - 1
-"""The largest segment id that a pixel can hold."""
 
 
 def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
@@ -46,12 +47,7 @@ def id_to_rgb(ids: np.ndarray) -> np.ndarray:
 
 
 def read_panoptic_png(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read the segment ids (H, W) uint32 of a panoptic PNG.
-
-    Raises:
-        MissingFileError: there is no such file.
-        DataError: the file is no readable RGB image.
-    """
+    """Read the segment ids (H, W) uint32 of a panoptic PNG."""
     with open_image(path) as image:
         if image.mode != "RGB":
             raise DataError(f"{path}: a panoptic PNG has mode RGB, this image {image.mode}")
@@ -61,11 +57,7 @@ def read_panoptic_png(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def write_panoptic_png(path: str | os.PathLike[str], ids: np.ndarray) -> None:
-    """Write segment ids (H, W) as a panoptic PNG.
-
-    Raises:
-        ValueError: `ids` cannot be coded, see `id_to_rgb`.
-    """
+    """Write segment ids (H, W) as a panoptic PNG."""
     try:
         rgb = id_to_rgb(ids)
     except ValueError as error:

@@ -75,8 +75,8 @@ class Problem:
         return f"{self.file}: {self.detail}"
 
 
+# Takes the problems that a reader finds. Where it returns, the reader goes on without the part.
 Reporter = Callable[[Problem], None]
-"""Takes the problems that a reader finds. Where it returns, the reader goes on without the part."""
 
 _logger = logging.getLogger(__name__)
 

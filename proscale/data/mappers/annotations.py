@@ -17,15 +17,15 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Instances, polygons_to_bitmask
 
-from proscale.data.formats.label_image import count_values, read_label_image, relabel
+from proscale.data.formats.label_image import read_label_image, relabel
 from proscale.data.formats.panoptic_png import VOID, id_to_rgb, read_panoptic_png, rgb_to_id
 from proscale.data.formats.problems import Problem, Reporter, first_few, raise_first
 from proscale.data.formats.run_lengths import run_lengths
 from proscale.errors import ConfigError, DataError, MissingFileError
 from proscale.utils.types import Size
 
+# From the transforms of an image, and its size after them, to an (H, W) bool mask.
 MaskDrawer = Callable[[T.TransformList, Size], np.ndarray]
-"""From the transforms of an image, and its size after them, to an (H, W) bool mask."""
 
 
 class Annotation:
@@ -324,6 +324,19 @@ def pad(array: np.ndarray, size: Size, value: int) -> np.ndarray:
     padded = np.full((*size, *array.shape[2:]), value, array.dtype)
     padded[:height, :width] = array
     return padded
+
+
+def count_values(values: np.ndarray) -> dict[int, int]:
+    """How often each integer of a map (H, W) occurs, in ascending order."""
+    flat = values.ravel()
+    if not flat.size:
+        return {}
+    # Runs along the rows are far fewer than pixels to sort.
+    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
+    lengths = np.diff(starts, append=flat.size)
+    unique, place = np.unique(flat[starts], return_inverse=True)
+    counts = np.bincount(place, weights=lengths).astype(np.int64)
+    return dict(zip(unique.tolist(), counts.tolist(), strict=True))
 
 
 def _instances(masks: torch.Tensor, classes: Sequence[int]) -> Instances:

@@ -1,6 +1,7 @@
 """Makes of downloaded data sets the files that Detectron2's and Mask2Former's names read.
 
-Every step can be interrupted and called again: what is complete is kept, what is missing is made.
+Every step can be interrupted and called again: complete files are kept, missing ones are made. A
+source that is missing or not as expected raises a DataError that names it.
 """
 
 from collections.abc import Callable
@@ -39,8 +40,7 @@ def prepare(name: str, root: Path, *, workers: int) -> list[Tally]:
         a tally for every step and every split that is there.
 
     Raises:
-        DataError: a source is missing or not as expected; names the file, and the segment if it
-            is one.
+        DataError: a source is missing or not as expected; names the file and the segment.
         UserError: Cityscapes needs ``cityscapesscripts``.
     """
     return [tally for step in PREPARATIONS[name] for tally in step(root, workers)]

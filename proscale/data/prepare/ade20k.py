@@ -30,11 +30,7 @@ _INSTANCES_PER_CLASS = 1000
 
 
 def prepare_semantic(root: Path, workers: int) -> list[Tally]:
-    """``annotations_detectron2/{training,validation}``: classes 0 to 149, and 255 for none.
-
-    Raises:
-        DataError: there are no label images, or one has labels above 150.
-    """
+    """``annotations_detectron2/{training,validation}``: classes 0 to 149, and 255 for none."""
     tallies = []
     for split, sources in _sources(root).items():
         folder = root / FOLDER / "annotations_detectron2" / SPLITS[split]
@@ -48,20 +44,12 @@ def prepare_panoptic(root: Path, workers: int) -> list[Tally]:
 
     Stuff is where the label image has it; objects are those of the instance image, and lie above
     stuff. Other pixels, thing classes without an object among them, are void.
-
-    Raises:
-        DataError: there are no label images, or no instance image of one, or a label or instance is
-            not as expected.
     """
     return _prepare_coco(root, "panoptic", workers)
 
 
 def prepare_instance(root: Path, workers: int) -> list[Tally]:
-    """``ade20k_instance_{train,val}.json``.
-
-    Raises:
-        DataError: see ``prepare_panoptic``.
-    """
+    """``ade20k_instance_{train,val}.json``."""
     return _prepare_coco(root, "instance", workers)
 
 

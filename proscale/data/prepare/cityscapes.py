@@ -34,12 +34,7 @@ _LABEL_IDS_SUFFIX = "_gtFine_labelIds.png"
 
 
 def prepare_semantic(root: Path, workers: int) -> list[Tally]:
-    """``*_gtFine_labelTrainIds.png`` beside every ``*_gtFine_labelIds.png``.
-
-    Raises:
-        DataError: there are no such images, or one has labels that Cityscapes does not know.
-        UserError: ``cityscapesscripts`` is not installed.
-    """
+    """``*_gtFine_labelTrainIds.png`` beside every ``*_gtFine_labelIds.png``."""
     # Labels that are not evaluated have the train ids 255 and -1.
     values = {
         label.id: label.trainId if 0 <= label.trainId < IGNORE_LABEL else IGNORE_LABEL
@@ -62,11 +57,7 @@ def prepare_semantic(root: Path, workers: int) -> list[Tally]:
 
 
 def prepare_panoptic(root: Path, workers: int) -> list[Tally]:
-    """``gtFine/cityscapes_panoptic_{train,val}`` and the JSON files of the same names.
-
-    Raises:
-        DataError, UserError: see ``prepare_semantic``.
-    """
+    """``gtFine/cityscapes_panoptic_{train,val}`` and the JSON files of the same names."""
     labels = {label.id: label for label in _labels()}
     categories = [
         {

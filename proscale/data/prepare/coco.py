@@ -21,12 +21,7 @@ SPLITS = ("train", "val")
 
 
 def prepare_semantic(root: Path, workers: int) -> list[Tally]:
-    """``panoptic_semseg_{train,val}2017``: the contiguous class ids 0 to 132 of the panoptic names.
-
-    Raises:
-        DataError: there are no panoptic annotations, a PNG file has ids that its segments lack, or
-            a segment has an unknown category.
-    """
+    """``panoptic_semseg_{train,val}2017``: the contiguous class ids 0 to 132."""
     metadata = detectron2_metadata("coco_2017_val_panoptic")
     things = metadata["thing_dataset_id_to_contiguous_id"]
     labels = things | metadata["stuff_dataset_id_to_contiguous_id"]
@@ -34,11 +29,7 @@ def prepare_semantic(root: Path, workers: int) -> list[Tally]:
 
 
 def prepare_stuff(root: Path, workers: int) -> list[Tally]:
-    """``panoptic_stuff_{train,val}2017``: the 53 stuff classes as 1 to 53, and things as 0.
-
-    Raises:
-        DataError: see ``prepare_semantic``.
-    """
+    """``panoptic_stuff_{train,val}2017``: the 53 stuff classes as 1 to 53, and things as 0."""
     metadata = detectron2_metadata("coco_2017_val_panoptic_separated")
     things = dict.fromkeys(metadata["thing_dataset_id_to_contiguous_id"], 0)
     labels = metadata["stuff_dataset_id_to_contiguous_id"] | things

@@ -41,11 +41,7 @@ class CocoPart(NamedTuple):
 
 
 def find_sources(folders: Mapping[_Key, Path], pattern: str) -> dict[_Key, list[Path]]:
-    """The files of every folder that match a pattern, ordered; folders without any are left out.
-
-    Raises:
-        MissingFileError: there is no such file in any of them.
-    """
+    """The files of every folder that match a pattern, ordered; folders without any are left out."""
     found = {key: sorted(folder.glob(pattern)) for key, folder in folders.items()}
     if not any(found.values()):
         where = " or ".join(map(str, folders.values()))
