@@ -94,6 +94,7 @@ class TrainingLoader:
         """
         if self.num_workers:
             atexit.register(_end_workers)
+        # A run that goes on passes over the earlier batches as places: no image of them is read.
         loader = DataLoader(
             _Samples(self.dataset, self.mapper, self.seed),
             batch_sampler=islice(self._batches(), self.first_iteration, None),
@@ -111,9 +112,11 @@ class TrainingLoader:
     def _places(self) -> Iterator[Place]:
         rank, world_size = comm.get_rank(), comm.get_world_size()
         for step, index in enumerate(self.sampler(self.seed)):
+            # A sampler takes every world_size-th sample, beginning with its rank.
             yield Place(index, step * world_size + rank)
 
     def _batches(self) -> Iterator[list[Place]]:
+        # Two batches are open, one of wide and one of other images; the first full one is next.
         batches: dict[bool, list[Place]] = {False: [], True: []}
         for place in self._places():
             batch = batches[self.groups_aspect_ratios and self._is_wide_at(place.entry)]
@@ -142,6 +145,7 @@ def build_training_loader(cfg: CfgNode, mapper: Mapper) -> TrainingLoader:
         ConfigError: one of these keys has a value not accepted.
     """
     world_size = comm.get_world_size()
+    # Each process loads an equal part of a batch.
     batch_size, left_over = divmod(cfg.SOLVER.IMS_PER_BATCH, world_size)
     if left_over or not batch_size:
         raise ConfigError(
@@ -175,6 +179,7 @@ class _Samples(Dataset):
         self.seed = seed
 
     def __getitem__(self, place: Place) -> dict[str, Any]:
+        # Augmentation follows from the place in the stream, not from the worker or the process.
         seed_generators(self.seed, Purpose.SAMPLE, place.position)
         return self.mapper(self.dataset[place.entry])
 
@@ -191,6 +196,7 @@ def _choose_sampler(cfg: CfgNode, entries: Collection[dict]) -> Callable[[int], 
         return lambda seed: RandomSubsetTrainingSampler(
             size, node.RANDOM_SUBSET_RATIO, seed_shuffle=seed, seed_subset=seed
         )
+    # Repeat factors follow from how many images have instances of a class (LVIS).
     if any("annotations" not in entry for entry in entries):
         raise ConfigError(
             f"DATALOADER.SAMPLER_TRAIN is {name}, which counts instances: expected one of "

@@ -33,6 +33,7 @@ def summary(report: Report) -> str:
     by_kind: dict[str, list[Problem]] = defaultdict(list)
     for problem in report.problems:
         by_kind[problem.kind].append(problem)
+    # Errors before warnings, each in the order of the tables.
     rows = [
         (severity, kind, len(by_kind[kind]), f"{by_kind[kind][0].file}: {by_kind[kind][0].detail}")
         for severity, kinds in (("error", ERRORS), ("warning", WARNINGS))

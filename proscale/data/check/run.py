@@ -105,6 +105,7 @@ def _check(name: str, workers: int) -> DatasetReport:
         file = metadata.get("panoptic_json") or metadata.get("json_file") or name
         detail = str(error).removeprefix(f"{file}: ")
         report.problems.append(Problem("annotation-file", file, detail))
+    # Without entries there is nothing more to check.
     if report.task == "unknown":
         return report
     report.class_names = metadata.get("thing_classes") or metadata["stuff_classes"]
@@ -127,6 +128,7 @@ def _check(name: str, workers: int) -> DatasetReport:
             report.digests[findings.digest].append(entry["file_name"])
         if entry.get("image_id") is not None:
             report.image_ids.add(entry["image_id"])
+    # The same pixels twice within a data set, under whatever names.
     for files in report.digests.values():
         if len(files) > 1:
             detail = f"also {first_few(files[1:])}"
@@ -175,6 +177,7 @@ def _read(metadata: dict[str, Any], problems: list[Problem]) -> tuple[str, Entri
             detail = f"{len(unused)}: {first_few(unused)}"
             report(Problem("mask-unused", metadata["sem_seg_root"], detail))
         return "semantic", entries
+    # Others' loaders stop at the first error.
     try:
         entries = DatasetCatalog.get(name)
     except (OSError, ValueError, KeyError, AssertionError) as error:

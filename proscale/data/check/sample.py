@@ -98,6 +98,7 @@ def _check_image(path: str, stated: Size | None, findings: Findings) -> Size | N
         found(kind, str(error).removeprefix(f"{path}: "))
         return None
     height, width = pixels.shape[:2]
+    # The shape belongs to the digest: 2x8 and 4x4 pixels may have the same bytes.
     content = repr(pixels.shape).encode() + pixels.tobytes()
     findings.digest = hashlib.blake2b(content, digest_size=16).hexdigest()
     if orientation != 1:
@@ -145,6 +146,7 @@ def _check_instances(
         where = f"annotation {id_} of {entry['file_name']}"
         _check_area(annotation.get("area"), where, id_, file, report)
         _check_box(annotation.get("bbox"), size, where, id_, file, report)
+    # Crowds are checked and counted, too.
     for annotation, code in reader.read_codes(entry, size, report, crowds=True):
         area = int(pycocotools.mask.area(code))
         if not area:
@@ -161,6 +163,7 @@ def _check_semantic(
     if labels is None:
         return
     areas = count_values(labels)
+    # Unlabelled pixels are of no class.
     areas.pop(reader.ignore_label, None)
     for label, area in areas.items():
         findings.count(label if 0 <= label < reader.num_classes else None, area)

@@ -65,6 +65,7 @@ def register_ade20k(root: Path | None = None) -> None:
             things_first=False,  # published weights keep the benchmark's order
         )
         panoptic["evaluator_type"] = "ade20k_panoptic_seg"
+        # Instances are of things alone, counted from 0.
         instance = instance_metadata(
             [category for category in categories() if category["isthing"]],
             image_root=image_root,

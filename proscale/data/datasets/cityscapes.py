@@ -79,6 +79,7 @@ def load_cityscapes_instances(metadata: Mapping[str, Any]) -> Entries:
         objects that could not be told apart are crowds.
     """
     entries = load_semantic_folders(metadata)
+    # Threads: decoding and encoding release Python's lock.
     with ThreadPoolExecutor() as pool:
         return list(pool.map(_instances, entries))
 
@@ -93,6 +94,7 @@ def load_cityscapes_panoptic(metadata: Mapping[str, Any]) -> Entries:
     for entry in entries:
         image_id = str(entry["image_id"])
         where = f"{metadata['panoptic_json']}: the path of image {image_id}"
+        # Images lie in a folder for each city, which the id begins with.
         path = f"{image_id.split('_')[0]}/{image_id}"
         entry["file_name"] = images.file(path + IMAGE_SUFFIX, where)
         entry["sem_seg_file_name"] = labels.file(path + LABELS_SUFFIX, where)
@@ -112,6 +114,7 @@ def _instances(entry: Mapping[str, Any]) -> dict[str, Any]:
     ids = read_label_image(entry["sem_seg_file_name"])
     annotations = []
     for id_, code in encode_segments(ids).items():
+        # A thing's label without a number is a group that could not be told apart.
         is_crowd = id_ < INSTANCES_PER_CLASS
         label = id_ if is_crowd else id_ // INSTANCES_PER_CLASS
         if label in _INSTANCE_CLASSES:

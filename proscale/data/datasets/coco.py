@@ -57,6 +57,7 @@ def register_coco(root: Path | None = None) -> None:
                 image_suffix=".jpg",
                 colors=known["stuff_colors"],
             )
+            # Detectron2's own metadata stay, but for the folders.
             if known is stuff:
                 metadata = stuff | metadata
             register_builtin(
@@ -84,6 +85,7 @@ def guard(name: str) -> None:
             raise MissingFileError(str(error)) from error
         except (AssertionError, LookupError, TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{path}: not a file of COCO's format ({error!r})") from error
+        # Detectron2 joins folders and names without a look at "..".
         for key, root in (("file_name", "image_root"), ("pan_seg_file_name", "panoptic_root")):
             if root in metadata:
                 folder = DataFolder(metadata[root])

@@ -47,6 +47,7 @@ def register_mapillary(root: Path | None = None) -> None:
             ("panoptic", _panoptic, load_coco_panoptic),
         ):
             name = f"mapillary_vistas_{task}_{split}"
+            # Without classes, for its keys alone.
             without_classes = describe(root, folder, [])
             metadata = LazyMetadata(
                 name,

@@ -91,6 +91,7 @@ def _register_semantic(dataset: OwnDataset) -> OwnDataset:
             colors=colors,
         )
 
+    # Classes and colours are those of all splits together.
     masks = [m for split in dataset.splits.values() for m in mask_files(metadata(split, ()))]
     names = dataset.classes
     if names is None:
@@ -116,6 +117,7 @@ def _palette_colors(masks: Sequence[Path]) -> list[list[int]]:
 def _common_categories(dataset: OwnDataset) -> list[dict[str, Any]]:
     """The categories of the data set, in the order of its first split."""
     keys = PANOPTIC_CATEGORIES if dataset.task == "panoptic" else INSTANCE_CATEGORIES
+    # Splits must agree: a contiguous id means one class in both.
     files = [split.annotations for split in dataset.splits.values() if split.annotations]
     categories = read_categories(files[0], keys)
     for other in files[1:]:

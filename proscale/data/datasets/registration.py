@@ -47,6 +47,7 @@ def register(
             raise DataError(f"data set {name} is already registered: expected a name that is free")
         return
 
+    # Read when asked for; an error tells the data set, too.
     def load_entries() -> list[dict[str, Any]]:
         try:
             return load(MetadataCatalog.get(name).as_dict())
@@ -69,6 +70,7 @@ def register_builtin(
 
     ``preparation`` is the argument of ``proscale prepare`` that writes what may be missing.
     """
+    # Detectron2 registers some of the names on import.
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog:
             catalog.remove(name)
@@ -128,6 +130,7 @@ def panoptic_metadata(
         image_root, panoptic_root, panoptic_json, instances_json: see ``register_coco_panoptic``.
         things_first: give things the first contiguous ids, else keep the order of ``categories``.
     """
+    # sorted is stable: within things and stuff the file's order stays.
     ordered = sorted(categories, key=lambda category: things_first and not category["isthing"])
     names = [category["name"] for category in ordered]
     things, stuff = (
@@ -193,6 +196,7 @@ def semantic_metadata(
         mask_suffix: ending of the label images' names, which replaces ``image_suffix``.
         colors: RGB of the classes; where there are too few, colours are chosen.
     """
+    # Colours that are missing repeat Detectron2's palette.
     chosen = colormap(rgb=True).astype(int).tolist()
     return {
         "image_root": str(image_root),

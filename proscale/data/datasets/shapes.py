@@ -141,6 +141,7 @@ def _wavy_half_plane(
     y, x = _unit_grid(size)
     along = np.cos(angle) * x + np.sin(angle) * y
     across = -np.sin(angle) * x + np.cos(angle) * y
+    # Two sines of different frequency, amplitude and phase.
     wave = sum(
         rng.uniform(0.01, 0.04) * np.sin(2 * np.pi * (f * along + rng.uniform()))
         for f in (0.8, 2.1)
@@ -151,6 +152,7 @@ def _wavy_half_plane(
 def _sky(rng: np.random.Generator, size: int) -> np.ndarray:
     y, _ = _unit_grid(size)
     top, bottom = np.array([70, 130, 225]), np.array([185, 215, 245])
+    # Clouds where smooth noise is high, on a gradient from top to bottom.
     clouds = np.clip(_smooth_noise(rng, size, 5) - 0.3, 0, 1)[..., None]
     color = top + (y[..., None] + 0.5) * (bottom - top) + rng.uniform(-15, 15)
     return color + clouds * (250 - color) * 0.6
@@ -158,6 +160,7 @@ def _sky(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _grass(rng: np.random.Generator, size: int) -> np.ndarray:
     color = np.array([75, 140, 55]) + rng.uniform(-15, 15, 3)
+    # Fine blades and coarse patches.
     blades = _smooth_noise(rng, size, size // 2)
     patches = _smooth_noise(rng, size, 6)
     return color * (1 + 0.22 * blades + 0.12 * patches)[..., None]
@@ -166,6 +169,7 @@ def _grass(rng: np.random.Generator, size: int) -> np.ndarray:
 def _field(rng: np.random.Generator, size: int) -> np.ndarray:
     y, x = _unit_grid(size)
     angle, rows = rng.uniform(0, np.pi), rng.uniform(12, 18)
+    # Parallel furrows in a random direction.
     furrows = np.sin(2 * np.pi * rows * (np.cos(angle) * x + np.sin(angle) * y))
     color = np.array([160, 112, 66]) + rng.uniform(-12, 12, 3)
     return color * (1 + 0.2 * furrows + 0.06 * _smooth_noise(rng, size, size // 3))[..., None]
@@ -174,6 +178,7 @@ def _field(rng: np.random.Generator, size: int) -> np.ndarray:
 def _tiles(rng: np.random.Generator, size: int) -> np.ndarray:
     y, x = _unit_grid(size)
     angle, rows = rng.uniform(-0.6, 0.6), rng.uniform(9, 13)
+    # A rotated checkerboard.
     u = np.floor(rows * (np.cos(angle) * x + np.sin(angle) * y))
     v = np.floor(rows * (np.cos(angle) * y - np.sin(angle) * x))
     color = np.array([138, 138, 145]) + rng.uniform(-12, 12)
@@ -223,6 +228,7 @@ _CONTOURS: dict[str, list[np.ndarray]] = {
 def _place(rng: np.random.Generator, contours: list[np.ndarray], size: int) -> list[np.ndarray]:
     """Scale, rotate and shift unit contours to pixels; the centre stays inside the image."""
     radius = rng.uniform(*RADIUS_RANGE)
+    # The centre stays inside, so that most of the shape is seen.
     centre = rng.uniform(0.6 * radius, 1 - 0.6 * radius, 2)
     angle = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -231,6 +237,7 @@ def _place(rng: np.random.Generator, contours: list[np.ndarray], size: int) -> l
 
 def _rasterise(contours: list[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
     """Fraction of every pixel covered by the shape, and by its rim: two (size, size) arrays."""
+    # Drawn larger, and averaged down to the fraction of every pixel.
     fine = [(contour * _SUPERSAMPLING).round().astype(np.int32) for contour in contours]
     body = np.zeros((size * _SUPERSAMPLING,) * 2, np.uint8)
     rim = np.zeros_like(body)
@@ -293,6 +300,7 @@ def generate(
                 "give a folder that does not exist yet"
             )
 
+    # Complete or absent: written beside its place, and moved there at the end.
     partial = root.with_name(root.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "annotations").mkdir(parents=True)

@@ -84,6 +84,7 @@ def load_coco_panoptic(metadata: Mapping[str, Any], report: Reporter = raise_fir
     check_panoptic_annotations(content, path, report)
     _check_images(content, path, IMAGES, report)
     things = metadata["thing_dataset_id_to_contiguous_id"]
+    # Category ids have gaps; models count classes from 0.
     known = things | metadata["stuff_dataset_id_to_contiguous_id"]
     # The file lists images and annotations in different orders; image_id joins them.
     images = {image["id"]: image for image in content["images"]}
@@ -106,6 +107,7 @@ def load_coco_panoptic(metadata: Mapping[str, Any], report: Reporter = raise_fir
             contiguous = _contiguous_id(segment, known, path, where, report)
             isthing = segment["category_id"] in things
             segments.append({**segment, "category_id": contiguous, "isthing": isthing})
+        # Names come from the file: none may lead out of its folder.
         file = _file(image_folder, image, path, f"image {image_id}", report)
         where = f"the annotation of image {image_id}"
         png = _file(png_folder, annotation, path, where, report)
@@ -184,6 +186,7 @@ def _file(
 def _check_images(content: Mapping[str, Any], path: AnyPath, keys: Keys, report: Reporter) -> None:
     check_lists(content, {"images": keys}, path)
     images = content["images"]
+    # A mask of the stated size will be allocated: absurd sizes are refused here.
     for place, image in enumerate(images):
         check_size(image["height"], image["width"], f"{path}: images[{place}]")
     known = _check_unique((image["id"] for image in images), path, "images", "id", report)

@@ -59,6 +59,7 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
             turns out within the context.
     """
     try:
+        # Only FORMATS are tried: Pillow runs other programs for some of the others.
         with (
             PathManager.open(os.fspath(path), "rb") as file,
             Image.open(file, formats=FORMATS) as image,
@@ -82,6 +83,7 @@ def check_size(height: int, width: int, where: str) -> None:
     Raises:
         DataError: it has no pixels or too many.
     """
+    # Pillow's own limit only warns below twice its value.
     limit = Image.MAX_IMAGE_PIXELS
     if min(height, width) < 1 or (limit is not None and height * width > limit):
         raise DataError(
@@ -137,6 +139,7 @@ def exif_orientation(image: Image.Image) -> int:
 def stored_size(path: str | os.PathLike[str]) -> Size:
     """(height, width) of an image as it is read, from the head of its file."""
     with open_image(path) as image:
+        # Orientations 5 to 8 exchange height and width.
         turned = exif_orientation(image) >= 5
         return image.size if turned else image.size[::-1]
 

@@ -41,6 +41,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     local = Path(PathManager.get_local_path(os.fspath(path)))
     if not local.exists():
         raise MissingFileError(f"{path}: there is no such file")
+    # A file that would fill the memory is refused before it is read.
     size = local.stat().st_size
     if size > MAX_BYTES:
         raise DataError(f"{path}: it has {size} bytes: expected {MAX_BYTES}")
@@ -69,6 +70,7 @@ def check_lists(
     Raises:
         DataError: a list is missing, or an element is not as needed; names file and element.
     """
+    # Structure first, so that readers may take keys and types for granted.
     for name, keys in needed.items():
         if not isinstance(content.get(name), list):
             there = ", ".join(map(repr, content)) or "nothing"

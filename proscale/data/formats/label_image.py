@@ -51,6 +51,7 @@ def relabel(ids: np.ndarray, values: Mapping[int, int], dtype: type) -> np.ndarr
     known = np.array(sorted(values))
     # A table indexed by id would have 2^24 rows for panoptic PNG files; the known ids are few.
     index = np.searchsorted(known, ids).clip(max=len(known) - 1)
+    # searchsorted gives the place where an unknown id would belong.
     fits = known[index] == ids
     if not fits.all():
         raise ValueError(f"ids {np.unique(ids[~fits]).tolist()}: expected {known.tolist()}")

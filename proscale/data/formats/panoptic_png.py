@@ -28,6 +28,7 @@ def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
     """
     if rgb.dtype != np.uint8 or rgb.shape[-1:] != (3,):
         raise ValueError(f"expected (..., 3) uint8 colours, got {rgb.shape} {rgb.dtype}")
+    # Widened first: 255 · 256² does not fit into 8 bits.
     red, green, blue = np.moveaxis(rgb, -1, 0).astype(np.uint32)
     return red | green << 8 | blue << 16
 

@@ -87,6 +87,7 @@ def raise_first(problem: Problem) -> None:
     Raises:
         DataError: the problem is an error. MissingFileError if a file is not there.
     """
+    # Missing files have their own class: registration adds how to make them.
     if problem.kind in ("image-missing", "mask-missing"):
         raise MissingFileError(str(problem))
     if problem.is_error:

@@ -37,6 +37,7 @@ def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
         ):
             return pycocotools.mask.frPyObjects(dict(segmentation), height, width)
         raise ValueError(_incomplete(height, width))
+    # Polygons: the union of all of them is one mask.
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError("its segmentation is neither polygons nor run lengths")
     for polygon in segmentation:
@@ -56,12 +57,16 @@ def _checked_code(counts: str | bytes, height: int, width: int) -> dict[str, Any
     ends = np.flatnonzero(characters < 32)
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts[: ends.size] + 1
+    # A last character with its continuation bit set promises another one.
     is_complete = ends.size and ends[-1] == characters.size - 1
     # Seven characters hold more than any image has pixels.
     if is_complete and 0 <= characters.min() <= characters.max() < 64 and lengths.max() <= 7:
         shifts = 5 * (np.arange(characters.size) - np.repeat(starts, lengths))
+        # Five bits from each character of a number, added up.
         runs = np.add.reduceat((characters & 31) << shifts, starts)
+        # Sign extension.
         runs -= np.where(characters[ends] & 16, 1 << 5 * lengths, 0)
+        # Differences to the run two before become run lengths.
         for first in (1, 2):
             runs[first::2] = np.cumsum(runs[first::2])
         if runs.min() >= 0 and runs.sum() == height * width:
@@ -101,6 +106,7 @@ def encode_segments(ids: np.ndarray) -> dict[int, dict[str, Any]]:
     flat = ids.ravel(order="F")  # runs go down the columns
     starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
     ends = np.append(starts[1:], flat.size)
+    # One id per run; a segment's mask is the runs with its id.
     values = flat[starts]
     codes = {}
     for id_ in np.unique(values).tolist():

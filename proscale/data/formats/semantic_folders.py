@@ -40,6 +40,7 @@ def load_semantic_folders(
     image_root, mask_root = Path(metadata["image_root"]), Path(metadata["sem_seg_root"])
     wanted = metadata["image_suffix"]
     entries, without = [], []
+    # Sorted: the order of a folder differs between file systems.
     for image in sorted(image_root.rglob("*")):
         if wanted is not None and image.name.endswith(wanted):
             suffix = wanted
@@ -86,6 +87,7 @@ def count_labels(masks: Sequence[Path]) -> int:
         labels = labels[labels != IGNORE_LABEL]
         return int(labels.max()) if labels.size else -1
 
+    # Threads: decoding releases Python's lock.
     with ThreadPoolExecutor() as pool:
         found = pool.map(highest_label, masks)
         progress = tqdm(found, "counting classes", len(masks), leave=False, disable=None)

@@ -103,6 +103,7 @@ class LabelMap(SegmentMap):
         """Besides ``instances`` the augmented label map: ``sem_seg`` (H, W) int64."""
         augmented = self._transformed_ids(transforms, padded_size)
         ids = torch.from_numpy(augmented).long()
+        # Ids are classes + 1, so that padding and void are 0.
         labels = torch.where(ids == VOID, self.ignore_label, ids - 1)
         return {"instances": self._instances(augmented), "sem_seg": labels}
 
@@ -170,6 +171,7 @@ class PanopticReader(AnnotationReader):
     def read(self, entry: Mapping[str, Any], size: Size) -> SegmentMap:
         ids = self.read_ids(entry, size, raise_first)
         assert ids is not None  # else raise_first has raised
+        # Crowds are neither targets nor background: no mask has their pixels.
         targets = [s for s in entry["segments_info"] if not s.get("iscrowd", 0)]
         return SegmentMap(ids, {s["id"]: s["category_id"] for s in targets})
 
@@ -236,6 +238,7 @@ class SemanticReader(AnnotationReader):
         labels = self.read_labels(entry, size, raise_first)
         assert labels is not None  # else raise_first has raised
         labels = labels.astype(np.int64)
+        # The label to ignore becomes void; classes move up by one.
         ids = np.where(labels == self.ignore_label, VOID, labels + 1)
         classes = {id_: id_ - 1 for id_ in count_values(ids) if id_ != VOID}
         return LabelMap(ids, classes, self.ignore_label)
@@ -294,6 +297,7 @@ class InstanceReader(AnnotationReader):
             if annotation.get("iscrowd", 0) and not crowds:
                 continue
             try:
+                # Run lengths also show that a polygon can be drawn.
                 yield annotation, run_lengths(annotation.get("segmentation"), *size)
             except ValueError as error:
                 id_ = annotation.get("id", index)

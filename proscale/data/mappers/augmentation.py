@@ -44,6 +44,7 @@ def large_scale_jitter(cfg: CfgNode) -> AugmentationScheme:
     return AugmentationScheme(
         augmentations=[
             *_random_flip(node.RANDOM_FLIP),
+            # Large-scale jitter: scale, then crop what is larger than the square.
             ResizeScale(node.MIN_SCALE, node.MAX_SCALE, side, side),
             T.FixedSizeCrop((side, side), pad=False),
         ],
@@ -61,6 +62,7 @@ def short_edge_scaling(cfg: CfgNode) -> AugmentationScheme:
     augmentations: list[T.Augmentation] = [
         ResizeShortestEdge(node.MIN_SIZE_TRAIN, node.MAX_SIZE_TRAIN, node.MIN_SIZE_TRAIN_SAMPLING)
     ]
+    # The crop is drawn again while one category covers more than this fraction of it.
     limits_category = node.CROP.ENABLED and node.CROP.SINGLE_CATEGORY_MAX_AREA < 1
     if node.CROP.ENABLED:
         types = ("absolute", "absolute_range", "relative", "relative_range")
@@ -72,6 +74,7 @@ def short_edge_scaling(cfg: CfgNode) -> AugmentationScheme:
             augmentations.append(T.RandomCrop(node.CROP.TYPE, node.CROP.SIZE))
     if node.COLOR_AUG_SSD:
         _accept("INPUT.FORMAT (with INPUT.COLOR_AUG_SSD)", node.FORMAT, ("RGB", "BGR"))
+        # SSD's distortion: brightness, contrast, saturation and hue, in random order.
         augmentations.append(ColorAugSSDTransform(img_format=node.FORMAT))
     augmentations += _random_flip(node.RANDOM_FLIP)
     # Rounded up to whole steps of the backbone's coarsest map.
@@ -88,6 +91,7 @@ class _AtLeastOnePixel(T.Augmentation):
     """Of a very long and narrow image Detectron2 would leave no pixel along the shorter edge."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
+        # A scale of 0.1 takes 5000x1 pixels to 500x0 without this.
         transform = super().get_transform(image)
         if isinstance(transform, T.ResizeTransform):
             transform.new_h, transform.new_w = max(transform.new_h, 1), max(transform.new_w, 1)

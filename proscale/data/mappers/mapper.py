@@ -105,6 +105,7 @@ class TrainingMapper:
                 "chosen by INPUT.DATASET_MAPPER_NAME reads; what there is: "
                 f"{', '.join(sorted(entry))}"
             )
+        # 1. Read the image and its annotation, and compare their sizes.
         image = _read_image(entry, self.image_format)
         sample = {key: entry[key] for key in _KEPT if key in entry}
         sample["height"], sample["width"] = image.shape[:2]
@@ -115,9 +116,11 @@ class TrainingMapper:
             assert isinstance(annotation, SegmentMap)  # InstanceReader refuses such a scheme
             colors = annotation.category_colors()
         aug_input = T.AugInput(image, sem_seg=colors)
+        # 2. Augment. The crop may look at the categories of the pixels.
         # Random numbers are drawn once, for the image; targets follow by the same transforms.
         transforms = self.augmentations(aug_input)
         image = aug_input.image
+        # 3. Bring the targets to the sample's size, and pad the image with grey.
         padded_size = self.padded_size(image.shape[:2])
         sample |= annotation.targets(transforms, image.shape[:2], padded_size)
         sample["image"] = _to_tensor(pad(image, padded_size, _IMAGE_PADDING))

@@ -119,6 +119,7 @@ def _panoptic_ids(source: Path) -> np.ndarray:
     if objects.shape != labels.shape:
         detail = f"it has (height, width) {labels.shape}: expected {objects.shape}"
         raise DataError(f"{source}: {detail}, that of its instances")
+    # Things come from the instance image alone.
     is_thing = np.isin(labels, np.array(THINGS) + 1)
     stuff = np.where(is_thing, VOID, labels * _INSTANCES_PER_CLASS)
     return np.where(objects != VOID, objects, stuff)
@@ -145,5 +146,6 @@ def _instance_ids(source: Path) -> np.ndarray:
             raise DataError(
                 f"{path}: instance {object_} has several categories, {class_} among them"
             )
+    # From the challenge's category, 1 to 100, to the label, 1 to 150.
     labels = np.array([0, *THINGS]) + 1
     return np.where(number > 0, labels[category] * _INSTANCES_PER_CLASS + number, VOID)

@@ -104,6 +104,7 @@ def _panoptic(image_id: str, source: Path, target: Path, labels: dict[int, Any])
         if not label.ignoreInEval:
             segment = {"id": id_, "category_id": label.id, "area": area, "bbox": bbox}
             segments.append(segment | {"iscrowd": int(is_group and label.hasInstances)})
+    # Pixels that are not evaluated become void.
     ids[~np.isin(ids, [segment["id"] for segment in segments])] = VOID
     write_png(target, id_to_rgb(ids))
     height, width = ids.shape

@@ -60,6 +60,7 @@ def convert_images(
         folder: named in the tally and the progress bar.
         workers: threads; reading, writing and most of NumPy release Python's lock.
     """
+    # Each file is written whole, so one that is there is complete.
     missing = [target for target in files if not target.is_file()]
     for parent in {target.parent for target in missing}:
         parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +94,7 @@ def convert_to_coco(
         folder.mkdir(parents=True, exist_ok=True)
         remove_partial(folder)
     journal = target.with_name(target.name + ".partial")
+    # Of an earlier run: the finished file, and the journal of an interrupted one.
     known = {**_read_parts(target), **_read_journal(journal)}
     # A part counts if its image file is there, too.
     parts = {
