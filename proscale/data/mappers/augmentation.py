@@ -62,7 +62,7 @@ def short_edge_scaling(cfg: CfgNode) -> AugmentationScheme:
     augmentations: list[T.Augmentation] = [
         ResizeShortestEdge(node.MIN_SIZE_TRAIN, node.MAX_SIZE_TRAIN, node.MIN_SIZE_TRAIN_SAMPLING)
     ]
-    # The crop is drawn again while one category covers more than this fraction of it.
+    # The crop is drawn again while one category covers more than this fraction.
     limits_category = node.CROP.ENABLED and node.CROP.SINGLE_CATEGORY_MAX_AREA < 1
     if node.CROP.ENABLED:
         types = ("absolute", "absolute_range", "relative", "relative_range")
