@@ -1,6 +1,7 @@
 """Chooses the evaluators for a configuration and a data set."""
 
 import logging
+from typing import NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -15,36 +16,32 @@ from proscale.evaluation.semantic_evaluator import SemanticEvaluator
 
 logger = logging.getLogger(__name__)
 
-_METRICS = {"PANOPTIC_ON": "PQ", "INSTANCE_ON": "AP", "SEMANTIC_ON": "mIoU"}
 
-_Evaluators = dict[str, type[DatasetEvaluator]]
-_PANOPTIC: _Evaluators = {"PANOPTIC_ON": CocoPanopticEvaluator}
-_INSTANCE: _Evaluators = {"INSTANCE_ON": InstanceEvaluator}
-_SEMANTIC: _Evaluators = {"SEMANTIC_ON": SemanticEvaluator}
-_CITYSCAPES_INSTANCE: _Evaluators = {"INSTANCE_ON": CityscapesInstanceEvaluator}
-_CITYSCAPES_SEMANTIC: _Evaluators = {"SEMANTIC_ON": CityscapesSemanticEvaluator}
+class _Kind(NamedTuple):
+    evaluator: type[DatasetEvaluator]
+    # The key of MODEL.MASK_FORMER.TEST that asks for it.
+    switch: str
+    # Keys of TEST, in lower case, that it takes as arguments.
+    options: tuple[str, ...]
+
+
+_PANOPTIC = _Kind(CocoPanopticEvaluator, "PANOPTIC_ON", ("save_predictions",))
+_INSTANCE = _Kind(InstanceEvaluator, "INSTANCE_ON", ("boundary_iou", "save_predictions"))
+_SEMANTIC = _Kind(SemanticEvaluator, "SEMANTIC_ON", ("boundary_iou",))
+_CITYSCAPES_INSTANCE = _Kind(CityscapesInstanceEvaluator, "INSTANCE_ON", ())
+_CITYSCAPES_SEMANTIC = _Kind(CityscapesSemanticEvaluator, "SEMANTIC_ON", ("boundary_iou",))
 
 EVALUATORS = {
-    "coco": _INSTANCE,
-    "coco_panoptic_seg": _PANOPTIC | _INSTANCE | _SEMANTIC,
-    "ade20k_panoptic_seg": _PANOPTIC | _INSTANCE | _SEMANTIC,
-    "mapillary_vistas_panoptic_seg": _PANOPTIC | _SEMANTIC,
-    "cityscapes_panoptic_seg": _PANOPTIC | _CITYSCAPES_INSTANCE | _CITYSCAPES_SEMANTIC,
-    "cityscapes_instance": _CITYSCAPES_INSTANCE,
-    "cityscapes_sem_seg": _CITYSCAPES_SEMANTIC,
-    "sem_seg": _SEMANTIC,
+    "coco": (_INSTANCE,),
+    "coco_panoptic_seg": (_PANOPTIC, _INSTANCE, _SEMANTIC),
+    "ade20k_panoptic_seg": (_PANOPTIC, _INSTANCE, _SEMANTIC),
+    "mapillary_vistas_panoptic_seg": (_PANOPTIC, _SEMANTIC),
+    "cityscapes_panoptic_seg": (_PANOPTIC, _CITYSCAPES_INSTANCE, _CITYSCAPES_SEMANTIC),
+    "cityscapes_instance": (_CITYSCAPES_INSTANCE,),
+    "cityscapes_sem_seg": (_CITYSCAPES_SEMANTIC,),
+    "sem_seg": (_SEMANTIC,),
 }
-"""By ``evaluator_type``, as Detectron2 and Mask2Former name them, the evaluators by the key of
-``MODEL.MASK_FORMER.TEST`` that switches them on."""
-
-# The keys of TEST that an evaluator takes, in lower case, as options.
-_OPTIONS: dict[type[DatasetEvaluator], tuple[str, ...]] = {
-    CocoPanopticEvaluator: ("save_predictions",),
-    InstanceEvaluator: ("boundary_iou", "save_predictions"),
-    SemanticEvaluator: ("boundary_iou",),
-    CityscapesInstanceEvaluator: (),
-    CityscapesSemanticEvaluator: ("boundary_iou",),
-}
+"""By ``evaluator_type``, as Detectron2 and Mask2Former name them."""
 
 
 def build_evaluator(
@@ -70,18 +67,19 @@ def build_evaluator(
             f"data set {dataset_name!r} has evaluator_type {evaluator_type!r}: expected "
             f"{', '.join(EVALUATORS)}"
         )
+    kinds = {kind.switch: kind for kind in EVALUATORS[evaluator_type]}
     evaluators: list[DatasetEvaluator] = []
-    for switch, metric in _METRICS.items():
+    for switch, metric in (("PANOPTIC_ON", "PQ"), ("INSTANCE_ON", "AP"), ("SEMANTIC_ON", "mIoU")):
         if not cfg.MODEL.MASK_FORMER.TEST[switch]:
             continue
-        kind = EVALUATORS[evaluator_type].get(switch)
+        kind = kinds.get(switch)
         obstacle = _obstacle(kind, dataset_name)
         if kind is None or obstacle:
             message = "%s is not computed, although MODEL.MASK_FORMER.TEST.%s is True: %s"
             logger.warning(message, metric, switch, obstacle)
         else:
-            options = {name: cfg.TEST[name.upper()] for name in _OPTIONS[kind]}
-            evaluators.append(kind(dataset_name, output_dir, **options))
+            options = {name: cfg.TEST[name.upper()] for name in kind.options}
+            evaluators.append(kind.evaluator(dataset_name, output_dir, **options))
     if not evaluators:
         raise ConfigError(
             f"nothing to evaluate on data set {dataset_name!r}: expected True for at least one of "
@@ -91,14 +89,14 @@ def build_evaluator(
     return DatasetEvaluators(evaluators)
 
 
-def _obstacle(kind: type[DatasetEvaluator] | None, dataset_name: str) -> str:
+def _obstacle(kind: _Kind | None, dataset_name: str) -> str:
     """The reason why a data set cannot be evaluated so; empty if it can."""
     metadata = MetadataCatalog.get(dataset_name)
     json_file = metadata.get("json_file")
     if kind is None:
         return f"{dataset_name!r} is of evaluator_type {metadata.evaluator_type!r}, without it"
     # Panoptic data sets may come without COCO's instance annotations.
-    if kind is not InstanceEvaluator or (json_file and PathManager.isfile(json_file)):
+    if kind is not _INSTANCE or (json_file and PathManager.isfile(json_file)):
         return ""
     if json_file:
         return f"{json_file} of data set {dataset_name!r} is no file"
