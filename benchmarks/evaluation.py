@@ -127,11 +127,11 @@ class Scenes:
 
     def run_panopticapi(self, evaluation: ModuleType, *, parallel: bool) -> float:
         """PQ by ``panopticapi``, all of it from files."""
-        truth, predicted = (
+        annotated, predicted = (
             json.loads((self.folder / f"{kind}.json").read_text()) for kind in self.maps
         )
-        pairs = list(zip(truth["annotations"], predicted["annotations"], strict=True))
-        by_id = {category["id"]: category for category in truth["categories"]}
+        pairs = list(zip(annotated["annotations"], predicted["annotations"], strict=True))
+        by_id = {category["id"]: category for category in annotated["categories"]}
         folders = str(self.folder / "true"), str(self.folder / "predicted")
         with contextlib.redirect_stdout(io.StringIO()):
             if parallel:

@@ -28,7 +28,7 @@ LEVELS = ("res5", "res4", "res3")
 COLORS = ("#0b3c5d", "#328cc1", "#a9d6ee")  # dark is coarse
 ACCENT, INK, PAPER = "#d9822b", "#333333", "#f4f1ec"
 
-PARTS = (  # title, what it does, whether it is PRO-SCALE's own
+PARTS = (  # title, purpose, PRO-SCALE's own or not
     ("image", "", False),
     ("backbone", "ResNet, Swin, timm,\ntoken-merged MiT", False),
     ("progressive\nencoder", "deformable layers,\never more tokens", True),

@@ -80,7 +80,7 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def main() -> None:
-    """Run what is named and print the counts."""
+    """Run the training or the prediction and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("run", choices=("train", "predict"))
     parser.add_argument("--list", action="store_true", help="name the files, too")

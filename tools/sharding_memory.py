@@ -1,9 +1,9 @@
-"""Train for a few steps on random images and tell the memory of every process.
+"""Train for a few steps on random images and print the memory of every rank.
 
 ``torchrun --nproc_per_node 2 tools/sharding_memory.py --config-file FILE [KEY VALUE]``, with
-``DISTRIBUTED.SHARDED True`` and without it. Told are, in MiB, the parameters, gradients and the
-optimiser's state that a process holds, and the most that was resident in main memory in a step,
-less what was before there was a model.
+``DISTRIBUTED.SHARDED True`` and without it. Printed are, in MiB, the parameters, gradients and
+optimiser state that a rank holds, and the peak of its resident memory in a step, less that before
+there was a model.
 """
 
 import tempfile
@@ -61,7 +61,7 @@ def main(args: Namespace, cfg: CfgNode) -> None:
 
 
 def status(field: str) -> float:
-    """MiB, of what the system says of this process."""
+    """A field of this process in MiB, from the system."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 

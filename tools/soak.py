@@ -1,7 +1,7 @@
-"""Train and predict for long on images of changing size, and tell whether memory grows.
+"""Train and predict for long on images of changing size, and check that memory does not grow.
 
 ``python tools/soak.py [--iterations N] [--predictions N]``: the trainer with its hooks and
-checkpoints, then the predictor with what the training left, on random images from 40 to 128 pixels
+checkpoints, then the predictor with the trained weights, on random images from 40 to 128 pixels
 a side. The model is the demo's with a small Swin, and smaller in every part. Prints the resident
 memory of the process every 200 steps, and fails where it grows: by more than ``--tolerance`` from
 the first of these lines to the last.

@@ -291,7 +291,7 @@ def _record(
     """``match(tokens, size)``, whose result for the first image is appended to ``maps``."""
     matching = match(tokens, size)
     length = matching.merge(tokens).shape[1]
-    # Un-merging copies tokens; copying their numbers tells the sources. Exact in float32 below
+    # Un-merging copies tokens; copying their numbers shows the sources. Exact in float32 below
     # 2**24 tokens.
     numbers = torch.arange(length, dtype=torch.float32, device=tokens.device)
     owners = matching.unmerge(numbers.expand(len(tokens), length)[..., None])[0, :, 0]

@@ -44,7 +44,7 @@ TARGETS_PER_IMAGE = 10
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What models are called with.
+    """Input and mode of the calls.
 
     Attributes:
         size: (height, width) of the images, pixels.
@@ -64,7 +64,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class ModelTimes:
-    """What calls of a model take.
+    """Time and memory of a model's calls.
 
     Attributes:
         times: by part; :data:`~proscale.cost.parts.NETWORK`, the parts of the network together;
@@ -167,8 +167,8 @@ class ModelRun:
     def _lapped(self, watch: Stopwatch) -> Iterator[None]:
         """Lap ``watch`` at the seams of the network.
 
-        The pixel decoder, which the head calls by another method than ``forward``, is what lies
-        between the backbone and the predictor.
+        The pixel decoder, which the head calls by another method than ``forward``, lies between
+        the backbone and the predictor.
         """
         backbone, head, predictor = self.model.backbone, self.model.sem_seg_head, self.predictor
         # A pre-hook ends the part before the module, a hook the module's own.

@@ -10,7 +10,7 @@ import torch
 
 from proscale.errors import ConfigError
 
-# Keys are upper case, which tells them from the files before them.
+# Keys are upper case, unlike the files before them.
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 
 

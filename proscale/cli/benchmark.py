@@ -1,8 +1,8 @@
 """``proscale benchmark``: latency by part, throughput and memory of whole models.
 
 Times models with random weights (MODEL.WEIGHTS is not loaded) from image tensor to results, part by
-part. All models are called in turns in one process; numbers are medians with quartiles, and the
-first model is what the others are compared with.
+part. All models are called in turns in one process; numbers are medians with quartiles, and
+relative to the first model.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from proscale.utils.malloc import disable_malloc_trim
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
+    """Declare the arguments of the command."""
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     add_models(parser)
     parser.add_argument(

@@ -38,7 +38,7 @@ PICTURES = (".png", ".jpg", ".pdf", ".svg")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
+    """Declare the arguments of the command."""
     parser.add_argument("--config-file", required=True, metavar="FILE", help="the model")
     parser.add_argument("--weights", required=True, metavar="FILE", help="its weights")
     parser.add_argument(

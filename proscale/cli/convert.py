@@ -34,7 +34,7 @@ _NAMED = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
+    """Declare the arguments of the command."""
     parser.add_argument("input", type=Path, metavar="INPUT", help="file to read")
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="file to write")
     help_ = (

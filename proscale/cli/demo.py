@@ -36,7 +36,7 @@ NUM_PICTURES = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
+    """Declare the arguments of the command."""
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument("--config-file", default=CONFIG_FILE, help="model and training")
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder")

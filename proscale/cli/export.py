@@ -40,7 +40,7 @@ DEFAULT_SIZES = ((480, 640), (640, 480))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
+    """Declare the arguments of the command."""
     parser.add_argument("--config-file", required=True, metavar="FILE", help="the model")
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help="its weights; '' takes random ones"

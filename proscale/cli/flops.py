@@ -1,4 +1,4 @@
-"""``proscale flops``: what models cost, before anything is trained.
+"""``proscale flops``: cost of models, before anything is trained.
 
 GFLOPs by part and by operator, parameters, activations, and tokens seen by each encoder layer, for
 one or several configurations side by side. Neither data nor weights are needed: nothing is computed
@@ -46,7 +46,7 @@ _AXIS = "GFLOPs (multiply-adds) an image"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
+    """Declare the arguments of the command."""
     add_models(parser)
     images = parser.add_mutually_exclusive_group()
     images.add_argument(

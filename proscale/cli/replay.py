@@ -24,7 +24,7 @@ from proscale.engine.train_loop import TrainLoop, resolve_amp_dtype
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
+    """Declare the arguments of the command."""
     parser.add_argument("file", type=Path, metavar="FILE", help="fault_*.pth of a training")
     add_overrides(parser)
 

@@ -24,8 +24,7 @@ class AffordableEncoder:
     Attributes:
         layers: (p1, p2, p3).
         multiply_adds: of its pixel decoder, one image.
-        share: that is this fraction of those of Mask2Former's pixel decoder; 1 and more are
-            possible.
+        share: them as a fraction of those of Mask2Former's pixel decoder.
     """
 
     layers: tuple[int, ...]

@@ -88,7 +88,7 @@ _SELECTION = "max_pool2d topk sort argsort argmax amax"
 _COPIES = "index_select scatter masked_fill fill pad repeat clone unflatten"
 _VIEWS = "expand_as mT mH movedim swapaxes unfold"
 
-#: Counted nowhere, beyond what fvcore ignores; also in their in-place forms.
+#: Not counted, beyond those that fvcore ignores; also in their in-place forms.
 FREE = tuple(
     f"aten::{name}{form}"
     for group in (_ARITHMETIC, _ACTIVATIONS, _COMPARISONS, _SELECTION, _COPIES, _VIEWS)

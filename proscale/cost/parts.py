@@ -34,8 +34,8 @@ class ModelPart:
 
 
 def list_parts(model: nn.Module, count: FlopCount) -> list[ModelPart]:
-    """Parts in the order of the data, each followed by its pieces; then :data:`NETWORK`, what has
-    no parameters of its own (:data:`RESULTS`), and both together.
+    """Parts in the order of the data, each followed by its pieces; then :data:`NETWORK`,
+    :data:`RESULTS`, which have no parameters, and both together.
 
     Args:
         model: that was counted.
