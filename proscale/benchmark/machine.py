@@ -138,6 +138,7 @@ def _device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     # platform.processor() is empty or an architecture on Linux.
     cpuinfo = Path("/proc/cpuinfo")
+    # A line for each core, all with the same name.
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()

@@ -38,6 +38,7 @@ def split_overrides(options: argparse.Namespace) -> None:
 
 def split_at_key(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Files, and the KEY VALUE pairs behind them."""
+    # All behind the first key is overrides, values that look like files, too.
     keys = (place for place, text in enumerate(words) if _KEY.fullmatch(text))
     first = next(keys, len(words))
     return list(words[:first]), list(words[first:])

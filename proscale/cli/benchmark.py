@@ -78,6 +78,7 @@ def run(options: argparse.Namespace) -> None:
         device, {**describe_settings(options), "freed memory": "kept" if kept else "given back"}
     )
     times = benchmark_models(runs, repeats=options.repeats)
+    # Measured in the same run, because other load of the machine slows both.
     peak = fp32_peak(device)
     report = "\n\n".join(list_tables(times, options.batch, peak))
     print(report)
@@ -150,6 +151,7 @@ def draw_times(
     }
     total = {name: values[TOTAL] for name, values in milliseconds.items()}
     label = "latency, ms"
+    # Pieces of a bar add up to the total.
     panels = [bars(parts, label)]
     # A training step's multiply-adds are not counted.
     counted = {
@@ -159,6 +161,7 @@ def draw_times(
     }
     if counted:
         panels.append(points(counted, ("GFLOPs (multiply-adds) of the network", label)))
+    # The trade-off that a user has to choose from.
     if quality:
         panels.append(quality_points(quality, total, label))
     draw(panels, options.plot)

@@ -66,6 +66,7 @@ def run(options: argparse.Namespace) -> None:
     """Run the command."""
     if options.picture is not None and options.picture.suffix not in PICTURES:
         raise ConfigError(f"--picture is {options.picture}: expected {', '.join(PICTURES)}")
+    # A missing file is noticed before any model is built.
     cfg = setup_cfg(options.config_file, [*options.opts, "MODEL.WEIGHTS", options.weights])
     check_weights(cfg, resume=False, required=True)
     dataset = cfg.DATASETS.TEST[0]

@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
+    # As train_net.py begins: configuration, log and seed.
     start = time.monotonic()
     output: Path = options.output
     cfg = setup_cfg(options.config_file, [*options.opts, "OUTPUT_DIR", str(output)])
@@ -138,6 +139,7 @@ def _draw(cfg: CfgNode, model: nn.Module, folder: Path) -> Path:
     name = cfg.DATASETS.TEST[0]
     metadata, mapper = MetadataCatalog.get(name), build_mapper(cfg, is_train=False)
     model.eval()
+    # Side by side: image, annotation, prediction.
     for entry in DatasetCatalog.get(name)[:NUM_PICTURES]:
         (result,) = model([mapper(entry)])
         found, segments = result["panoptic_seg"]
@@ -159,6 +161,7 @@ def _table(cfg: CfgNode, model: nn.Module, quality: dict[str, float]) -> str:
     """Quality and cost of the model beside the cost of Mask2Former with the same backbone."""
     size = (cfg.INPUT.IMAGE_SIZE, cfg.INPUT.IMAGE_SIZE)
     ours = count_flops(model, size)
+    # The same backbone and decoder, with Mask2Former's encoder as published.
     baseline = cfg.clone()
     baseline.defrost()
     baseline.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "MSDeformAttnPixelDecoder"

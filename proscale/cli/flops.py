@@ -97,6 +97,7 @@ def run(options: argparse.Namespace) -> None:
     if options.budget is not None:
         _plan(cfgs, options)
         return
+    # With --dataset, --size is not used.
     sizes = dataset_sizes(options.dataset, options.images) if options.dataset else []
     costs = {name: _count(names[name], cfg, options.size, sizes) for name, cfg in cfgs.items()}
 
@@ -130,6 +131,7 @@ def _draw(
         for name, cost in costs.items()
     }
     panels = [bars(giga, _AXIS)]
+    # Quality is known of some models only.
     if quality:
         totals = {name: sum(parts.values()) for name, parts in giga.items()}
         panels.append(quality_points(quality, totals, _AXIS))
@@ -165,6 +167,7 @@ def _plan(cfgs: dict[str, CfgNode], options: argparse.Namespace) -> None:
             f"--budget is {budget}: even one layer over the coarsest level costs more, because of "
             "all that does not depend on layers"
         )
+    # Coarse to fine, as the depths of an encoder are listed.
     levels = cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES
     front = pareto_front(candidates)
     title = (

@@ -63,6 +63,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _config(step: RecordedStep, overrides: list[str]) -> CfgNode:
+    # From a file, so that it is checked as any configuration.
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "config.yaml")
         file.write_text(step.config)
@@ -95,6 +96,7 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 def _tensors(output: object) -> list[torch.Tensor]:
     if isinstance(output, torch.Tensor):
         return [output]
+    # Modules return tensors, and tuples, lists and dictionaries of them.
     if isinstance(output, dict):
         output = list(output.values())
     if isinstance(output, (list, tuple)):

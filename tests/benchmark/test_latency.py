@@ -76,7 +76,7 @@ def test_parts_add_up_to_the_total():
     assert times[TOTAL].samples == (7.0, 7.0)
 
 
-def test_what_is_done_before_a_call_takes_none_of_its_time():
+def test_preparation_takes_none_of_a_calls_time():
     clock, prepared = FakeClock(), []
 
     def prepare(key):

@@ -133,7 +133,7 @@ def test_unknown_backends_are_refused():
         script.main(["--backends", "reference,warp"])
 
 
-def test_missing_cuda_is_told_in_a_sentence(monkeypatch):
+def test_missing_cuda_ends_with_one_sentence(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit, match="--device is cuda, but CUDA is not available"):
         script.main(["--device", "cuda"])

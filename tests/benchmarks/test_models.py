@@ -99,7 +99,7 @@ def test_results_that_differ_from_the_references_are_an_error(run, config_file, 
     ("can", "wanted", "told"),
     [(True, [], "ours"), (True, ["--keep-freed-memory", "all"], "all"), (False, [], "none")],
 )
-def test_the_keepers_of_freed_memory_are_told(run, config_file, monkeypatch, can, wanted, told):
+def test_the_keepers_of_freed_memory_are_reported(run, config_file, monkeypatch, can, wanted, told):
     monkeypatch.setattr("models.can_disable_malloc_trim", lambda: can)
     kept = []
     monkeypatch.setattr("models.disable_malloc_trim", lambda: kept.append(True))

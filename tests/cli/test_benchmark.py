@@ -24,7 +24,7 @@ def config_file(small_cfg, tmp_path):
 
 @pytest.fixture
 def run(tmp_path, capsys, monkeypatch):
-    """Runs the command on the CPU without warm-up; returns what it printed and its JSON.
+    """Runs the command on the CPU without warm-up; returns its output and its JSON.
 
     Peak memory takes a process of its own, for seconds, and is tested elsewhere.
     """
@@ -104,12 +104,12 @@ def test_dtypes_side_by_side(run, config_file, tmp_path):
     assert all(name in drawn for name in ("small, fp32", "small, bf16", "PQ", "latency, ms"))
 
 
-@pytest.mark.parametrize(("kept", "told"), [(True, "kept"), (False, "given back")])
-def test_freed_memory_is_told(run, config_file, monkeypatch, kept, told):
+@pytest.mark.parametrize(("kept", "reported"), [(True, "kept"), (False, "given back")])
+def test_freed_memory_is_reported(run, config_file, monkeypatch, kept, reported):
     monkeypatch.setattr("proscale.cli.benchmark.disable_malloc_trim", lambda: kept)
     arguments = ("--size", "32x32", "--repeats", "1", "--config-file", config_file("small.yaml"))
     _, document = run(*arguments)
-    assert document["settings"]["freed memory"] == told
+    assert document["settings"]["freed memory"] == reported
 
 
 def test_files_of_the_same_name_keep_their_folders(run, config_file):
@@ -127,18 +127,18 @@ def test_files_of_the_same_name_keep_their_folders(run, config_file):
         (["--config-file", "a.yaml", "--results", "a.json"], "--results needs --plot"),
     ],
 )
-def test_what_cannot_run_is_told_in_a_sentence(arguments, message):
+def test_wrong_options_end_with_one_sentence(arguments, message):
     with pytest.raises(SystemExit, match=message):
         main(["benchmark", *arguments])
 
 
-def test_models_that_cannot_be_built_are_told_in_a_sentence(config_file):
+def test_impossible_models_end_with_one_sentence(config_file):
     file = config_file("small.yaml", "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FPN")
     with pytest.raises(SystemExit, match=r"small\.yaml: MODEL.*DECODER_NAME is"):
         main(["benchmark", "--config-file", file])
 
 
-def test_missing_cuda_is_told_in_a_sentence(monkeypatch):
+def test_missing_cuda_ends_with_one_sentence(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit, match="--device is cuda, but CUDA is not available"):
         main(["benchmark", "--device", "cuda", "--config-file", "any.yaml"])

@@ -18,7 +18,7 @@ def config_file(small_cfg, tmp_path):
 
 @pytest.fixture
 def run(tmp_path, capsys):
-    """Runs the command; returns what it printed and its JSON."""
+    """Runs the command; returns its output and its JSON."""
 
     def run(*arguments):
         file = tmp_path / "figures" / "flops.json"
@@ -85,7 +85,7 @@ def test_average_over_the_sizes_of_a_data_set(run, config_file, tmp_path):
     assert parts["results"]["multiply_adds"]["mean"] < expected["results"]["multiply_adds"]["mean"]
 
 
-def test_planning_writes_what_builds(run, config_file, tmp_path):
+def test_planning_writes_a_model_that_builds(run, config_file, tmp_path):
     file = tmp_path / "chosen.yaml"
     printed, document = run(
         *("--size", "64x64", "--budget", "70%", "--choose", "1,1,2", "--write", str(file)),
@@ -112,12 +112,12 @@ def test_planning_writes_what_builds(run, config_file, tmp_path):
         (["--results", "a.json"], "--results needs --plot"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_a_sentence(arguments, message, config_file):
+def test_wrong_options_end_with_one_sentence(arguments, message, config_file):
     with pytest.raises(SystemExit, match=message):
         main(["flops", *arguments, "--config-file", config_file])
 
 
-def test_models_that_cannot_be_built_are_told_in_a_sentence(config_file):
+def test_impossible_models_end_with_one_sentence(config_file):
     override = ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FPN")
     with pytest.raises(SystemExit, match=r"small\.yaml: MODEL.*DECODER_NAME is"):
         main(["flops", "--config-file", config_file, "--size", "64x64", *override])

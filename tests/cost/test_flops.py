@@ -129,7 +129,7 @@ def test_counting_computes_nothing_and_leaves_the_model(small_cfg):
     assert count == count_flops(build_without_weights(small_cfg), (64, 64))
 
 
-def test_an_operator_that_nobody_thought_of_is_told(small_cfg):
+def test_an_unknown_operator_is_reported(small_cfg):
     model = build_without_weights(small_cfg)
     model.backbone.norm0 = _Unusual()
     assert count_flops(model, (64, 64)).uncounted == {"aten::logcumsumexp": 1}
