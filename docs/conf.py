@@ -20,6 +20,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
+
 # A page of the API reference for each module, made anew from the docstrings in every build.
 apidoc_modules = [
     {
@@ -37,6 +38,7 @@ autodoc_default_options = {"ignore-module-all": True}
 autodoc_inherit_docstrings = False
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
+napoleon_use_ivar = True
 default_role = "code"
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
