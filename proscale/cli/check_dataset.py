@@ -2,7 +2,7 @@
 
 Checks that every image opens and has the stated size, that every mask is there and matches its
 annotation file, that labels and categories are known, and that no picture is in two data sets;
-counts classes; tells what is unusual. Ends with a summary, and with exit status 1 if there are
+counts classes; warns of unusual files. Ends with a summary, and with exit status 1 if there are
 errors.
 """
 

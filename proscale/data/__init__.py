@@ -1,4 +1,4 @@
-"""Data sets and what becomes of their entries: registration, mappers, and the demo's generator.
+"""Data sets: registration, loading, mappers, checks, preparation, and the demo's generator.
 
 Importing this package registers the names of COCO, ADE20K, Cityscapes and Mapillary Vistas that
 Detectron2 lacks or reads otherwise, and the demo's. Their files are read when they are used.

@@ -1,7 +1,7 @@
 """Training batches as a function of seed and iteration, so that a run can go on in the middle.
 
 Detectron2's loader lets every worker walk through the samples on its own, so that their order and
-augmentation depend on the number of workers and on what was drawn before. Here the main process
+augmentation depend on the number of workers and on earlier random numbers. Here the main process
 decides which samples make a batch, and a sample's augmentation is seeded by its place in the stream
 of samples. To start at a later batch, the stream is walked through without reading any image.
 """
@@ -48,7 +48,7 @@ class Place(NamedTuple):
 
 
 class TrainingLoader:
-    """Endless batches of this process; batch i is the same whoever asks, whenever.
+    """Endless batches of this process; batch i depends on the seed and i alone.
 
     Attributes:
         seed: of the order of samples and of their augmentation.

@@ -1,4 +1,4 @@
-"""Checks data sets: each image and its annotation in parallel, then what several have in common.
+"""Checks data sets: each image and its annotation in parallel, then images that several share.
 
 Training stops at the first error; here problems are collected. Annotation files of COCO's formats
 and folders of label images are read leniently, anything else through Detectron2's catalog.
@@ -35,7 +35,7 @@ from proscale.data.mappers.annotations import (
 )
 from proscale.errors import ConfigError, DataError
 
-# What Detectron2's entries have; panoptic ones may have labels besides.
+# Keys of Detectron2's entries by task; panoptic ones may have labels besides.
 _TASKS_BY_KEY = {
     "segments_info": "panoptic",
     "annotations": "instance",
@@ -116,7 +116,7 @@ def _check(name: str, workers: int) -> DatasetReport:
         report.class_names, ignored = metadata["stuff_classes"], metadata["ignore_label"]
         reader = SemanticReader(num_classes=len(report.class_names), ignore_label=ignored)
     report.num_images = len(entries)
-    # Images are decoded in parallel; what is counted is added up here.
+    # Images are decoded in parallel; counts are added up here.
     results = _map(partial(check_sample, reader, metadata.get("json_file", "")), entries, workers)
     progress = tqdm(results, name, len(entries), unit="image", disable=None)
     for entry, findings in zip(entries, progress, strict=True):

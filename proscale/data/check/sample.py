@@ -1,4 +1,4 @@
-"""Checks an image and its annotation, read leniently: errors, and what is unusual."""
+"""Checks an image and its annotation, read leniently: errors, and warnings."""
 
 import hashlib
 from collections import Counter

@@ -1,1 +1,1 @@
-"""Data sets: what Detectron2's catalogs get, and how entries are loaded."""
+"""Data sets by name, as they are registered with Detectron2's catalogs."""

@@ -76,7 +76,7 @@ def load_cityscapes_instances(metadata: Mapping[str, Any]) -> Entries:
     Returns:
         for every image, ordered by name: ``file_name``, ``image_id`` (the file's name, as
         Detectron2 has it), ``height``, ``width``, and ``annotations`` as run lengths. Groups of
-        objects that could not be told apart are crowds.
+        objects that could not be separated are crowds.
     """
     entries = load_semantic_folders(metadata)
     # Threads: decoding and encoding release Python's lock.
@@ -114,7 +114,7 @@ def _instances(entry: Mapping[str, Any]) -> dict[str, Any]:
     ids = read_label_image(entry["sem_seg_file_name"])
     annotations = []
     for id_, code in encode_segments(ids).items():
-        # A thing's label without a number is a group that could not be told apart.
+        # A thing's label without a number is a group of objects that could not be separated.
         is_crowd = id_ < INSTANCES_PER_CLASS
         label = id_ if is_crowd else id_ // INSTANCES_PER_CLASS
         if label in _INSTANCE_CLASSES:

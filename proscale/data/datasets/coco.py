@@ -1,7 +1,7 @@
 """Names of COCO data sets beyond those that Detectron2 registers.
 
 Detectron2 registers ``coco_2017_{train,val}`` (instances) and ``coco_2017_{train,val}_panoptic``.
-The names here share their files, or have what ``proscale prepare`` makes of them.
+The names here use the same files, or those that ``proscale prepare`` makes of them.
 """
 
 import os
@@ -74,7 +74,7 @@ def register_coco(root: Path | None = None) -> None:
 
 
 def guard(name: str) -> None:
-    """Let Detectron2's own loader load a data set of COCO, but name what is wrong."""
+    """Let Detectron2's own loader load a data set of COCO, with errors that name the file."""
     load_unguarded = DatasetCatalog[name]
 
     def load(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:

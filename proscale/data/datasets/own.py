@@ -1,6 +1,6 @@
 """Registers the data sets that a configuration brings along in ``DATASETS.OWN``.
 
-What a data set consists of is in its files: classes, their number and colours come from there. Both
+Classes, their number and colours come from the files of a data set. Both
 splits of a data set have the same contiguous class ids.
 """
 

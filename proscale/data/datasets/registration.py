@@ -1,4 +1,4 @@
-"""How data sets get into Detectron2's catalogs, and what their metadata say.
+"""Registration of data sets with Detectron2's catalogs, and their metadata.
 
 As with Detectron2's own, the files of built-in names are looked up below the folder that
 ``$DETECTRON2_DATASETS`` names when the package is imported, ``datasets`` by default, and nothing is
@@ -47,7 +47,7 @@ def register(
             raise DataError(f"data set {name} is already registered: expected a name that is free")
         return
 
-    # Read when asked for; an error tells the data set, too.
+    # Read when asked for; an error names the data set, too.
     def load_entries() -> list[dict[str, Any]]:
         try:
             return load(MetadataCatalog.get(name).as_dict())
@@ -68,7 +68,7 @@ def register_builtin(
 ) -> None:
     """Register a name in place of Detectron2's data set of that name, if it has one.
 
-    ``preparation`` is the argument of ``proscale prepare`` that writes what may be missing.
+    ``preparation`` is the argument of ``proscale prepare`` that writes missing files.
     """
     # Detectron2 registers some of the names on import.
     for catalog in (DatasetCatalog, MetadataCatalog):

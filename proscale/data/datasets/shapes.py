@@ -137,7 +137,7 @@ def _draw_regions(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list
 def _wavy_half_plane(
     rng: np.random.Generator, size: int, angle: float, offset: float
 ) -> np.ndarray:
-    """The (size, size) bool mask of what lies above (angle 0) a wavy line near the centre."""
+    """The (size, size) bool mask of the part above (angle 0) a wavy line near the centre."""
     y, x = _unit_grid(size)
     along = np.cos(angle) * x + np.sin(angle) * y
     across = -np.sin(angle) * x + np.cos(angle) * y

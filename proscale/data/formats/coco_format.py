@@ -1,8 +1,8 @@
 """COCO's annotation files, checked so that no later reader trips over them, and their entries.
 
 Detectron2's loader learns categories when the data are loaded, and leaves annotations without an
-image and broken polygons out; here the classes are known at once, and errors are named. What is not
-of the format always raises a DataError; what does not fit together is a problem, see
+image and broken polygons out; here the classes are known at once, and errors name the entry. A
+file that is not of the format raises a DataError; parts that do not fit together are problems, see
 :mod:`proscale.data.formats.problems`. COCO's own description: https://cocodataset.org/#format-data.
 """
 

@@ -1,8 +1,8 @@
-"""Opens image files that others have made: every fault names the file, nothing is run or swollen.
+"""Opens image files that others have made; errors name the file.
 
-Pillow tells formats by content, so that a PNG file named ``.jpg`` is read. Some formats it hands to
-other programs, and a file of a few kilobytes may claim billions of pixels: only ``FORMATS`` of at
-most ``PIL.Image.MAX_IMAGE_PIXELS`` pixels are decoded.
+Pillow recognises formats by content, so that a PNG file named ``.jpg`` is read. Some formats it
+hands to other programs, and a file of a few kilobytes may claim billions of pixels: only
+``FORMATS`` of at most ``PIL.Image.MAX_IMAGE_PIXELS`` pixels are decoded.
 """
 
 import os
@@ -33,7 +33,7 @@ the limit.
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
-# What Pillow lets out on damaged files: some damages of PNG files are syntax errors, text chunks
+# Errors of Pillow on damaged files: some damages of PNG files are syntax errors, text chunks
 # that swell ValueErrors; a TIFF file may have a fraction, or nothing, where a number belongs.
 _DECODING_ERRORS = (
     ArithmeticError,

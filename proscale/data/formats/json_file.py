@@ -1,4 +1,4 @@
-"""Reads annotation files that others have made: faults are named, and no file elsewhere is opened.
+"""Reads annotation files that others have made; errors name the entry.
 
 A ``file_name`` of ``../../.ssh/id_rsa`` in an annotation file would otherwise be opened, and a
 prediction be written beside it, see :class:`DataFolder`.
@@ -90,11 +90,11 @@ def check_records(records: Sequence[Any], keys: Keys, where: str) -> None:
         for key, types in keys.items():
             # Not isinstance: JSON's true is no number, though Python's is.
             if type(record.get(key)) not in types:
-                fault = (
+                found = (
                     f".{key} is {shown(record[key])}" if key in record else f" has no key {key!r}"
                 )
                 accepted = " or ".join(_TYPE_NAMES[type_] for type_ in types)
-                raise DataError(f"{where}[{place}]{fault}: expected {accepted}")
+                raise DataError(f"{where}[{place}]{found}: expected {accepted}")
 
 
 class DataFolder:

@@ -18,7 +18,7 @@ from proscale.errors import DataError
 
 # Label of pixels that belong to no class.
 IGNORE_LABEL = 255
-# Endings that tell images from other files, in lower or upper case.
+# Endings of image files, in lower or upper case.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIX = ".png"
 

@@ -34,7 +34,7 @@ class Annotation:
     def targets(
         self, transforms: T.TransformList, image_size: Size, padded_size: Size
     ) -> dict[str, Any]:
-        """What a training sample has besides its image.
+        """The parts of a training sample besides its image.
 
         Args:
             transforms: those of the image.

@@ -44,7 +44,7 @@ def large_scale_jitter(cfg: CfgNode) -> AugmentationScheme:
     return AugmentationScheme(
         augmentations=[
             *_random_flip(node.RANDOM_FLIP),
-            # Large-scale jitter: scale, then crop what is larger than the square.
+            # Large-scale jitter: scale, then crop to the square.
             ResizeScale(node.MIN_SCALE, node.MAX_SCALE, side, side),
             T.FixedSizeCrop((side, side), pad=False),
         ],

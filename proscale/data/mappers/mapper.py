@@ -102,7 +102,7 @@ class TrainingMapper:
         if self.reader.key not in entry:
             raise DataError(
                 f"{entry['file_name']}: its data set has no {self.reader.key}, which the mapper "
-                "chosen by INPUT.DATASET_MAPPER_NAME reads; what there is: "
+                "chosen by INPUT.DATASET_MAPPER_NAME reads: there is "
                 f"{', '.join(sorted(entry))}"
             )
         # 1. Read the image and its annotation, and compare their sizes.

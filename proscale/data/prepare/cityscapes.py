@@ -1,6 +1,6 @@
 """Cityscapes' ``labelTrainIds`` images and its panoptic annotations.
 
-What the classes are is known to ``cityscapesscripts``. Its own tools make the same files, one after
+The classes are those of ``cityscapesscripts``. Its own tools make the same files, one after
 the other, and the first from polygons; here both come from the PNG files that are downloaded.
 """
 
@@ -96,7 +96,7 @@ def _panoptic(image_id: str, source: Path, target: Path, labels: dict[int, Any])
     for id_, (area, bbox, _) in describe_segments(ids).items():
         if id_ == VOID:
             continue
-        # Stuff, and groups of objects that could not be told apart, have their label as id.
+        # Stuff, and groups of objects that could not be separated, have their label as id.
         is_group = id_ < INSTANCES_PER_CLASS
         label = labels.get(id_ if is_group else id_ // INSTANCES_PER_CLASS)
         if label is None:

@@ -1,7 +1,7 @@
 """Converts many images in parallel, so that it can be interrupted at any time and resumed.
 
-A file is written beside its place and moved there when it is complete. What goes into one common
-JSON file is noted in a journal, a line for every image, until that file is written.
+A file is written beside its place and moved there when it is complete. The parts of a common JSON
+file are noted in a journal, a line for every image, until that file is written.
 """
 
 import json
@@ -26,7 +26,7 @@ _Key = TypeVar("_Key")
 
 @dataclass(frozen=True)
 class Tally:
-    """What a conversion did: ``made`` images, ``kept`` those that were there, to ``target``."""
+    """Result of a conversion to ``target``: images that were ``made``, and ``kept`` as complete."""
 
     target: Path
     made: int
@@ -34,7 +34,7 @@ class Tally:
 
 
 class CocoPart(NamedTuple):
-    """What one image adds to a COCO file: its element of ``images`` and its ``annotations``."""
+    """The part of one image in a COCO file: its element of ``images`` and its ``annotations``."""
 
     image: dict[str, Any]
     annotations: list[dict[str, Any]]
@@ -82,7 +82,7 @@ def convert_to_coco(
 
     Args:
         keys: ids of the images.
-        convert: what an image adds; writes ``output(key)`` before it returns.
+        convert: makes an image's part; writes ``output(key)`` before it returns.
         target: the JSON file.
         categories: its ``categories``.
         output: the file that an image has besides; one that is missing is made again.
