@@ -92,6 +92,7 @@ class TrainingLoader:
             DataError: an image whose shape must be known cannot be read; and see the mapper.
             RuntimeError: a worker was killed.
         """
+        # Workers ignore signals, see below: they are ended when the process ends.
         if self.num_workers:
             atexit.register(_end_workers)
         # A run that goes on passes over the earlier batches as places: no image of them is read.

@@ -42,6 +42,7 @@ def summary(report: Report) -> str:
     ]
     headers, widths = ["", "check", "found", "the first"], [None, None, None, 96]
     table = tabulate(rows, headers=headers, maxcolwidths=widths)
+    # The verdict, which alone is printed if there are no problems.
     errors = sum(problem.is_error for problem in report.problems)
     images = sum(dataset.num_images for dataset in report.datasets)
     verdict = (

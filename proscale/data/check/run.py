@@ -90,6 +90,7 @@ def check_datasets(names: Sequence[str], *, workers: int) -> Report:
         ConfigError: a data set has no annotations of a kind that can be checked.
     """
     datasets = [_check(name, workers) for name in names]
+    # Pictures of a training set in its validation set make results worthless.
     pairs = combinations(datasets, 2)
     return Report(datasets, [problem for a, b in pairs for problem in _compare(a, b)])
 
@@ -133,6 +134,7 @@ def _check(name: str, workers: int) -> DatasetReport:
         if len(files) > 1:
             detail = f"also {first_few(files[1:])}"
             report.problems.append(Problem("image-duplicate", files[0], detail))
+    # A class without a segment cannot be learned, or not be evaluated.
     absent = [n for i, n in enumerate(report.class_names) if not report.segments[i]]
     if absent and entries:
         detail = f"{len(absent)} of {len(report.class_names)} classes: {first_few(absent)}"

@@ -17,6 +17,7 @@ from proscale.data.formats.image_file import (
 from proscale.data.formats.problems import Problem, Reporter
 from proscale.data.mappers.annotations import (
     AnnotationReader,
+    Entry,
     InstanceReader,
     PanopticReader,
     SemanticReader,
@@ -48,9 +49,7 @@ class Findings:
             self.pixels[class_] += area
 
 
-def check_sample(
-    reader: AnnotationReader, annotation_file: str, entry: Mapping[str, Any]
-) -> Findings:
+def check_sample(reader: AnnotationReader, annotation_file: str, entry: Entry) -> Findings:
     """Check one entry of a data set.
 
     Args:
@@ -63,6 +62,7 @@ def check_sample(
     size = _check_image(entry["file_name"], stated, findings)
     if reader.key not in entry:
         return findings
+    # Errors in training are reported by the reader, implausible values here.
     if isinstance(reader, PanopticReader):
         _check_panoptic(reader, entry, size, findings)
     elif isinstance(reader, SemanticReader):
@@ -105,6 +105,7 @@ def _check_image(path: str, stated: Size | None, findings: Findings) -> Size | N
         read_as = f"read as {height}x{width} (height x width)"
         found("exif-rotation", f"EXIF orientation {orientation}, {read_as}")
     check_stated_size(path, (height, width), stated, findings.problems.append)
+    # Readable, but read otherwise than it looks.
     if mode.startswith("I"):
         found("image-depth", f"mode {mode}")
     elif mode == "CMYK":
@@ -117,7 +118,7 @@ def _check_image(path: str, stated: Size | None, findings: Findings) -> Size | N
 
 
 def _check_panoptic(
-    reader: PanopticReader, entry: Mapping[str, Any], size: Size | None, findings: Findings
+    reader: PanopticReader, entry: Entry, size: Size | None, findings: Findings
 ) -> None:
     report, png = findings.problems.append, entry["pan_seg_file_name"]
     segments = entry["segments_info"]
@@ -137,9 +138,7 @@ def _check_panoptic(
     _check_targets(segments, "segments", entry, report)
 
 
-def _check_instances(
-    reader: InstanceReader, entry: Mapping[str, Any], file: str, findings: Findings
-) -> None:
+def _check_instances(reader: InstanceReader, entry: Entry, file: str, findings: Findings) -> None:
     report, size = findings.problems.append, (entry["height"], entry["width"])
     for index, annotation in enumerate(entry["annotations"]):
         id_ = annotation.get("id", index)
@@ -147,17 +146,17 @@ def _check_instances(
         _check_area(annotation.get("area"), where, id_, file, report)
         _check_box(annotation.get("bbox"), size, where, id_, file, report)
     # Crowds are checked and counted, too.
-    for annotation, code in reader.read_codes(entry, size, report, crowds=True):
+    for id_, annotation, code in reader.read_codes(entry, size, report, crowds=True):
         area = int(pycocotools.mask.area(code))
         if not area:
-            detail = f"annotation {annotation.get('id')} of {entry['file_name']}"
-            report(Problem("segment-without-pixels", file, detail, annotation.get("id")))
+            detail = f"annotation {id_} of {entry['file_name']}"
+            report(Problem("segment-without-pixels", file, detail, id_))
         findings.count(annotation["category_id"], area)
     _check_targets(entry["annotations"], "instances", entry, report)
 
 
 def _check_semantic(
-    reader: SemanticReader, entry: Mapping[str, Any], size: Size | None, findings: Findings
+    reader: SemanticReader, entry: Entry, size: Size | None, findings: Findings
 ) -> None:
     labels = reader.read_labels(entry, size, findings.problems.append)
     if labels is None:
@@ -173,7 +172,7 @@ def _check_semantic(
 
 
 def _check_targets(
-    segments: Sequence[Mapping[str, Any]], name: str, entry: Mapping[str, Any], report: Reporter
+    segments: Sequence[Mapping[str, Any]], name: str, entry: Entry, report: Reporter
 ) -> None:
     if all(segment.get("iscrowd", 0) for segment in segments):
         detail = f"{len(segments)} {name}, all of them crowds"
@@ -189,6 +188,7 @@ def _check_box(box: Any, size: Size, where: str, id_: Any, file: str, report: Re
     """Look at a box [x, y, width, height], with a tolerance of a pixel for other ways to count."""
     if box is None:
         return
+    # Four numbers, inside the image.
     is_box = isinstance(box, Sequence) and len(box) == 4 and all(map(_is_number, box))
     if is_box:
         (x, y, width, height), (bottom, right) = box, size

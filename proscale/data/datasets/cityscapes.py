@@ -106,6 +106,7 @@ def load_cityscapes_panoptic(metadata: Mapping[str, Any]) -> Entries:
 def _load_semantic(metadata: Mapping[str, Any]) -> Entries:
     entries = load_semantic_folders(metadata)
     for entry in entries:
+        # Evaluation and grouping by aspect ratio need sizes, which folders do not state.
         entry["height"], entry["width"] = stored_size(entry["file_name"])
     return entries
 

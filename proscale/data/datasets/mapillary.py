@@ -88,6 +88,7 @@ def read_classes(root: Path) -> list[dict[str, Any]]:
         ]
     except (KeyError, TypeError) as error:
         raise DataError(f"{found[0]}: not a configuration file of v1.2 ({error!r})") from error
+    # The contiguous ids are the labels themselves, if those that are evaluated come first.
     if not all(evaluated[: len(classes)]) or not 0 < len(classes) < 255:
         raise DataError(
             f"{found[0]}: of its {len(labels)} labels those that are evaluated must come first"
@@ -121,5 +122,6 @@ def _panoptic(root: Path, folder: str, classes: _Classes) -> dict[str, Any]:
 
 
 def _annotations(root: Path, folder: str) -> Path:
+    # Release 2.0 has the annotations of version 1.2 in a folder of their own.
     versioned = root / folder / "v1.2"
     return versioned if versioned.is_dir() else root / folder

@@ -94,11 +94,13 @@ def _register_semantic(dataset: OwnDataset) -> OwnDataset:
     # Classes and colours are those of all splits together.
     masks = [m for split in dataset.splits.values() for m in mask_files(metadata(split, ()))]
     names = dataset.classes
+    # Labels that occur are the classes; this reads every label image, once.
     if names is None:
         try:
             names = tuple(f"class_{label}" for label in range(count_labels(masks)))
         except DataError as error:
             raise DataError(f"{dataset.where}.CLASSES is not given, and {error}") from error
+    # Colours are looked up once for both splits.
     colors = _palette_colors(masks)
     for split in dataset.splits.values():
         register(split.name, load_semantic_folders, metadata(split, names, colors))

@@ -57,6 +57,7 @@ def register(
             raise DataError(f"data set {name}: {error}") from error
 
     DatasetCatalog.register(name, load_entries)
+    # Lazy metadata are put in as they are: reading them here would read files.
     if isinstance(metadata, Metadata):
         MetadataCatalog[name] = metadata
     else:
@@ -74,6 +75,7 @@ def register_builtin(
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog:
             catalog.remove(name)
+    # The message of a missing file says how to get it.
     command = f"; `proscale prepare {preparation} --root {data_root()}` writes it"
     hint = f"{command if preparation else ''}; the layout is in datasets/README.md"
     register(name, load, metadata, missing_hint=hint)

@@ -133,6 +133,7 @@ def load_coco_instances(metadata: Mapping[str, Any], report: Reporter = raise_fi
     path, known = metadata["json_file"], metadata["thing_dataset_id_to_contiguous_id"]
     content = read_json(path)
     check_instances(content, path, report)
+    # Instances are listed one by one; an image without any is an entry, too.
     by_image = defaultdict(list)
     for annotation in content["annotations"]:
         where = f"annotation {annotation['id']} of image {annotation['image_id']}"

@@ -70,6 +70,7 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         raise
     except FileNotFoundError as error:
         raise MissingFileError(f"{path}: there is no such file") from error
+    # Other errors are the program's own, and pass.
     except _DECODING_ERRORS as error:
         reason = str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
@@ -127,6 +128,7 @@ def check_stated_size(
 def to_array(image: Image.Image, format: str, path: str | os.PathLike[str]) -> np.ndarray:
     """An open image as :func:`read_image` gives it; ``path`` is for messages."""
     # Without an orientation exif_transpose would copy the image.
+    # Viewers turn images as their EXIF data say, and so do annotators.
     upright = image if exif_orientation(image) == 1 else ImageOps.exif_transpose(image)
     return convert_PIL_to_numpy(to_eight_bits(upright, path), format)
 

@@ -47,6 +47,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise DataError(f"{path}: it has {size} bytes: expected {MAX_BYTES}")
     try:
         content = json.loads(local.read_bytes(), parse_constant=_refuse_constant)
+    # json recurses into each [ and {.
     except RecursionError as error:
         raise DataError(f"{path}: not a JSON file (its values are nested too deeply)") from error
     # JSONDecodeError, UnicodeDecodeError, and numbers of thousands of digits.
@@ -116,6 +117,7 @@ class DataFolder:
         Raises:
             DataError: ``name`` is no text, or is a path that leaves the folder.
         """
+        # A zero byte would end the name for the operating system.
         if not isinstance(name, str) or not name or "\0" in name:
             raise DataError(f"{where} is {shown(name)}: expected the name of a file")
         # Backslashes separate folders on Windows, where an annotation file may come from.

@@ -21,10 +21,10 @@ MAX_ID = 256**3 - 1
 
 
 def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
-    """Colours (..., 3) uint8 → segment ids (...) uint32, 0 to `MAX_ID`.
+    """Colours (..., 3) uint8 → segment ids (...) uint32, 0 to ``MAX_ID``.
 
     Raises:
-        ValueError: `rgb` is not an uint8 array with three channels last.
+        ValueError: ``rgb`` is not an uint8 array with three channels last.
     """
     if rgb.dtype != np.uint8 or rgb.shape[-1:] != (3,):
         raise ValueError(f"expected (..., 3) uint8 colours, got {rgb.shape} {rgb.dtype}")
@@ -34,10 +34,10 @@ def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
 
 
 def id_to_rgb(ids: np.ndarray) -> np.ndarray:
-    """Segment ids (...) of any integer type, 0 to `MAX_ID` → colours (..., 3) uint8.
+    """Segment ids (...) of any integer type, 0 to ``MAX_ID`` → colours (..., 3) uint8.
 
     Raises:
-        ValueError: `ids` is not an integer array or leaves that range.
+        ValueError: ``ids`` is not an integer array or leaves that range.
     """
     if not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(f"segment ids must be integers, got {ids.dtype}")

@@ -24,12 +24,14 @@ def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     """
     if isinstance(segmentation, Mapping):
         size, counts = segmentation.get("size"), segmentation.get("counts")
+        # JSON has a list, pycocotools a tuple.
         if size != [height, width] and size != (height, width):
             raise ValueError(
                 f"its run lengths have (height, width) {size}, its image {(height, width)}"
             )
         if isinstance(counts, (str, bytes)):
             return _checked_code(counts, height, width)
+        # Uncompressed: runs that fill the image.
         if (
             isinstance(counts, list)
             and all(type(count) is int and count >= 0 for count in counts)
@@ -84,6 +86,7 @@ def _check_polygon(polygon: Any, height: int, width: int) -> None:
     if not all(type(value) in (int, float) for value in polygon):
         raise ValueError("its polygons must be lists of numbers")
     # Drawing takes memory for every pixel along an edge, inside or outside.
+    # A corner may be outside, as far as the image is long.
     margin = max(height, width)
     xs, ys = polygon[::2], polygon[1::2]
     if min(*xs, *ys) < -margin or max(xs) > width + margin or max(ys) > height + margin:
@@ -102,6 +105,7 @@ def encode_segments(ids: np.ndarray) -> dict[int, dict[str, Any]]:
     Returns:
         codes by id, ascending.
     """
+    # One pass over the map: its runs, which all codes share.
     height, width = ids.shape
     flat = ids.ravel(order="F")  # runs go down the columns
     starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))

@@ -24,6 +24,10 @@ from proscale.data.formats.run_lengths import run_lengths
 from proscale.errors import ConfigError, DataError, MissingFileError
 from proscale.utils.types import Size
 
+# An entry of a data set, in Detectron2's format.
+Entry = Mapping[str, Any]
+# Parts of a training sample.
+Targets = dict[str, Any]
 # From the transforms of an image, and its size after them, to an (H, W) bool mask.
 MaskDrawer = Callable[[T.TransformList, Size], np.ndarray]
 
@@ -31,14 +35,12 @@ MaskDrawer = Callable[[T.TransformList, Size], np.ndarray]
 class Annotation:
     """The annotation of one image."""
 
-    def targets(
-        self, transforms: T.TransformList, image_size: Size, padded_size: Size
-    ) -> dict[str, Any]:
+    def targets(self, transforms: T.TransformList, size: Size, padded_size: Size) -> Targets:
         """The parts of a training sample besides its image.
 
         Args:
             transforms: those of the image.
-            image_size: the image's size after them.
+            size: the image's after them.
             padded_size: the sample's; the padding, at the right and the bottom, is in no mask.
 
         Returns:
@@ -67,9 +69,7 @@ class SegmentMap(Annotation):
         coded = {id_: self.classes.get(id_, -1) + 1 for id_ in count_values(self.ids)}
         return id_to_rgb(relabel(self.ids, coded, np.int32))
 
-    def targets(
-        self, transforms: T.TransformList, image_size: Size, padded_size: Size
-    ) -> dict[str, Any]:
+    def targets(self, transforms: T.TransformList, size: Size, padded_size: Size) -> Targets:
         return {"instances": self._instances(self._transformed_ids(transforms, padded_size))}
 
     def _transformed_ids(self, transforms: T.TransformList, padded_size: Size) -> np.ndarray:
@@ -97,9 +97,7 @@ class LabelMap(SegmentMap):
 
     ignore_label: int
 
-    def targets(
-        self, transforms: T.TransformList, image_size: Size, padded_size: Size
-    ) -> dict[str, Any]:
+    def targets(self, transforms: T.TransformList, size: Size, padded_size: Size) -> Targets:
         """Besides ``instances`` the augmented label map: ``sem_seg`` (H, W) int64."""
         augmented = self._transformed_ids(transforms, padded_size)
         ids = torch.from_numpy(augmented).long()
@@ -118,11 +116,9 @@ class InstanceList(Annotation):
 
     instances: Sequence[tuple[MaskDrawer, int]]
 
-    def targets(
-        self, transforms: T.TransformList, image_size: Size, padded_size: Size
-    ) -> dict[str, Any]:
-        height, width = image_size
-        drawn = [(draw(transforms, image_size), class_) for draw, class_ in self.instances]
+    def targets(self, transforms: T.TransformList, size: Size, padded_size: Size) -> Targets:
+        height, width = size
+        drawn = [(draw(transforms, size), class_) for draw, class_ in self.instances]
         # An instance that the crop has cut off is no target.
         visible = [(mask, class_) for mask, class_ in drawn if mask.any()]
         padded = torch.zeros(len(visible), *padded_size, dtype=torch.bool)
@@ -150,7 +146,7 @@ class AnnotationReader:
         """
         return cls()
 
-    def read(self, entry: Mapping[str, Any], size: Size) -> Annotation:
+    def read(self, entry: Entry, size: Size) -> Annotation:
         """The annotation of an entry's image, which is of this size before augmentation.
 
         Raises:
@@ -168,16 +164,14 @@ class PanopticReader(AnnotationReader):
 
     key = "pan_seg_file_name"
 
-    def read(self, entry: Mapping[str, Any], size: Size) -> SegmentMap:
+    def read(self, entry: Entry, size: Size) -> SegmentMap:
         ids = self.read_ids(entry, size, raise_first)
         assert ids is not None  # else raise_first has raised
         # Crowds are neither targets nor background: no mask has their pixels.
         targets = [s for s in entry["segments_info"] if not s.get("iscrowd", 0)]
         return SegmentMap(ids, {s["id"]: s["category_id"] for s in targets})
 
-    def read_ids(
-        self, entry: Mapping[str, Any], size: Size | None, report: Reporter
-    ) -> np.ndarray | None:
+    def read_ids(self, entry: Entry, size: Size | None, report: Reporter) -> np.ndarray | None:
         """The segment id of every pixel (H, W), those of ``segments_info`` and ``VOID``.
 
         Args:
@@ -234,7 +228,7 @@ class SemanticReader(AnnotationReader):
                 )
         return cls(num_classes=head.NUM_CLASSES, ignore_label=head.IGNORE_VALUE)
 
-    def read(self, entry: Mapping[str, Any], size: Size) -> LabelMap:
+    def read(self, entry: Entry, size: Size) -> LabelMap:
         labels = self.read_labels(entry, size, raise_first)
         assert labels is not None  # else raise_first has raised
         labels = labels.astype(np.int64)
@@ -243,9 +237,7 @@ class SemanticReader(AnnotationReader):
         classes = {id_: id_ - 1 for id_ in count_values(ids) if id_ != VOID}
         return LabelMap(ids, classes, self.ignore_label)
 
-    def read_labels(
-        self, entry: Mapping[str, Any], size: Size | None, report: Reporter
-    ) -> np.ndarray | None:
+    def read_labels(self, entry: Entry, size: Size | None, report: Reporter) -> np.ndarray | None:
         """The label of every pixel (H, W), see ``PanopticReader.read_ids``."""
         path = entry["sem_seg_file_name"]
         labels = _read_map(read_label_image, path, size, report)
@@ -280,27 +272,28 @@ class InstanceReader(AnnotationReader):
             )
         return cls()
 
-    def read(self, entry: Mapping[str, Any], size: Size) -> InstanceList:
+    def read(self, entry: Entry, size: Size) -> InstanceList:
+        # Crowds are no targets, and not read.
         codes = self.read_codes(entry, size, raise_first, crowds=False)
         return InstanceList(
-            [(mask_drawer(a["segmentation"], code), a["category_id"]) for a, code in codes]
+            [(mask_drawer(a["segmentation"], code), a["category_id"]) for _, a, code in codes]
         )
 
     def read_codes(
-        self, entry: Mapping[str, Any], size: Size, report: Reporter, *, crowds: bool
-    ) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:
-        """The annotations that can be drawn, and their run lengths; ``crowds`` takes crowds, too.
+        self, entry: Entry, size: Size, report: Reporter, *, crowds: bool
+    ) -> Iterator[tuple[int | str, Entry, dict[str, Any]]]:
+        """Id or place, annotation and run lengths of those that can be drawn; others are reported.
 
-        Polygons that cannot be drawn and run lengths that do not fit ``size`` are reported.
+        ``crowds`` takes crowds, too.
         """
         for index, annotation in enumerate(entry["annotations"]):
             if annotation.get("iscrowd", 0) and not crowds:
                 continue
+            id_ = annotation.get("id", index)
             try:
-                # Run lengths also show that a polygon can be drawn.
-                yield annotation, run_lengths(annotation.get("segmentation"), *size)
+                # Polygons, too: run lengths show that they can be drawn.
+                yield id_, annotation, run_lengths(annotation.get("segmentation"), *size)
             except ValueError as error:
-                id_ = annotation.get("id", index)
                 detail = f"annotation {id_}: {error}"
                 report(Problem("segment-unreadable", entry["file_name"], detail, id_))
 

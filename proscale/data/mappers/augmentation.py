@@ -118,6 +118,7 @@ class CategoryLimitedCrop(T.RandomCrop_CategoryAreaConstraint):
     """
 
     def __init__(self, crop_type: str, crop_size: Size, single_category_max_area: float):
+        # Detectron2 leaves out one category of the comparison: here void.
         super().__init__(crop_type, crop_size, single_category_max_area, ignored_category=VOID)
 
     def get_transform(self, image: np.ndarray, sem_seg: np.ndarray) -> T.Transform:
@@ -128,6 +129,7 @@ def _random_flip(flip: str) -> list[T.Augmentation]:
     _accept("INPUT.RANDOM_FLIP", flip, ("none", "horizontal", "vertical"))
     if flip == "none":
         return []
+    # One flip with probability one half, which moves images and masks alike.
     is_horizontal = flip == "horizontal"
     return [T.RandomFlip(horizontal=is_horizontal, vertical=not is_horizontal)]
 

@@ -62,6 +62,7 @@ def _prepare_coco(root: Path, kind: str, workers: int) -> list[Tally]:
         for id_, (area, bbox, code) in describe_segments(ids).items():
             if id_ == VOID:
                 continue
+            # Categories count from 0, labels from 1.
             category = id_ // _INSTANCES_PER_CLASS - 1
             segment = {"category_id": category, "iscrowd": 0, "area": area, "bbox": bbox}
             keys = {"id": id_} if is_panoptic else {"image_id": source.stem, "segmentation": code}
@@ -101,6 +102,7 @@ def _sources(root: Path) -> dict[str, list[Path]]:
 
 def _shift(source: Path, target: Path) -> None:
     # 0 becomes 255, which is ignored.
+    # Signed in between: 0 - 1 has no place in 8 bits.
     labels = (_read_labels(source).astype(np.int16) - 1).astype(np.uint8)
     write_png(target, labels)
 

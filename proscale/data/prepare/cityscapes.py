@@ -58,6 +58,7 @@ def prepare_semantic(root: Path, workers: int) -> list[Tally]:
 
 def prepare_panoptic(root: Path, workers: int) -> list[Tally]:
     """``gtFine/cityscapes_panoptic_{train,val}`` and the JSON files of the same names."""
+    # As in createPanopticImgs: evaluated labels by their ids, not by train ids.
     labels = {label.id: label for label in _labels()}
     categories = [
         {

@@ -31,6 +31,7 @@ def prepare_semantic(root: Path, workers: int) -> list[Tally]:
 def prepare_stuff(root: Path, workers: int) -> list[Tally]:
     """``panoptic_stuff_{train,val}2017``: the 53 stuff classes as 1 to 53, and things as 0."""
     metadata = detectron2_metadata("coco_2017_val_panoptic_separated")
+    # All things are one class, 0; stuff begins at 1.
     things = dict.fromkeys(metadata["thing_dataset_id_to_contiguous_id"], 0)
     labels = metadata["stuff_dataset_id_to_contiguous_id"] | things
     return _prepare(root / "coco", "stuff", labels, workers)
@@ -62,6 +63,7 @@ def _prepare_split(
         annotation["file_name"]: {s["id"]: s["category_id"] for s in annotation["segments_info"]}
         for annotation in content["annotations"]
     }
+    # All categories are checked before the first file is written.
     unknown = {c for segments in categories.values() for c in segments.values()} - set(labels)
     if unknown:
         raise DataError(f"{path}: segments of the categories {sorted(unknown)}, not COCO's")
@@ -77,6 +79,7 @@ def _prepare_split(
             raise DataError(f"{source}: {error} in {path}") from error
         write_png(target, image)
 
+    # Names come from the file: none may lead out of its folder.
     targets, masks, where = DataFolder(folder), DataFolder(sources), f"{path}: file_name"
     files = {Path(targets.file(name, where)): Path(masks.file(name, where)) for name in categories}
     return convert_images(files, convert, folder=folder, workers=workers)
