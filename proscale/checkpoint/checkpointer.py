@@ -18,20 +18,8 @@ from detectron2.utils import comm
 from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import Tensor, nn
 
-from proscale.checkpoint.convert import (
-    CONTAINERS,
-    convert,
-    is_timm_model,
-    recognise,
-    tensors_of,
-)
-from proscale.checkpoint.files import (
-    PICKLE,
-    find_damage,
-    read_checkpoint,
-    replacing,
-    save_archive,
-)
+from proscale.checkpoint.convert import CONTAINERS, convert, is_timm_model, recognise, tensors_of
+from proscale.checkpoint.files import PICKLE, find_damage, read_checkpoint, replacing, save_archive
 from proscale.engine.sharding import whole
 from proscale.errors import CheckpointError, ConfigError
 
@@ -106,11 +94,7 @@ class Checkpointer(DetectionCheckpointer):
         return self.load(path, [], new_classes=self._fine_tune)
 
     def load(
-        self,
-        path: str,
-        checkpointables: Iterable[str] | None = None,
-        *,
-        new_classes: bool = False,
+        self, path: str, checkpointables: Iterable[str] | None = None, *, new_classes: bool = False
     ) -> dict[str, Any]:
         """Load ``path`` into the model and the checkpointables.
 
@@ -160,7 +144,13 @@ class Checkpointer(DetectionCheckpointer):
 
         # Not strict: a backbone alone may be loaded, and the rest is reported.
         missing, unexpected = self.model.load_state_dict(state, strict=False)
-        self._report(missing, unexpected, mismatches, path)
+        if mismatches:
+            self.logger.warning("%s: %s", path, describe_class_layer(mismatches))
+        # That line covers the class layer's tensors; frozen norms do not count batches.
+        new = {mismatch.key for mismatch in mismatches}
+        missing = [name for name in missing if name not in new]
+        unexpected = [name for name in unexpected if not name.endswith(".num_batches_tracked")]
+        self._log_incompatible_keys(_IncompatibleKeys(missing, unexpected, incorrect_shapes=[]))
 
         # The training's own state, such as the optimiser's, lies beside the container of the
         # tensors; a file without one has nothing but tensors.
@@ -278,26 +268,6 @@ class Checkpointer(DetectionCheckpointer):
             state = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
         ours = self.model.state_dict()
         return align_and_update_state_dicts(ours, state, c2_conversion=is_caffe2)
-
-    def _report(
-        self,
-        missing: Sequence[str],
-        unexpected: Sequence[str],
-        mismatches: Sequence[Mismatch],
-        path: str,
-    ) -> None:
-        if mismatches:
-            self.logger.warning("%s: %s", path, describe_class_layer(mismatches))
-        # The one line on the class layer covers its tensors, which were not loaded.
-        new = {mismatch.key for mismatch in mismatches}
-        self._log_incompatible_keys(
-            _IncompatibleKeys(
-                missing_keys=[name for name in missing if name not in new],
-                # Frozen norms do not count batches, those of classifiers do.
-                unexpected_keys=[n for n in unexpected if not n.endswith(".num_batches_tracked")],
-                incorrect_shapes=[],
-            )
-        )
 
 
 def has_other_classes(mismatches: Sequence[Mismatch]) -> bool:

@@ -32,9 +32,7 @@ def _swin_rules(
     block = stage + "blocks.{block}."
     return (
         *rename_modules(
-            "backbone.patch_embed.",
-            prefix + "embeddings.",
-            "proj=patch_embeddings.projection norm",
+            "backbone.patch_embed.", prefix + "embeddings.", "proj=patch_embeddings.projection norm"
         ),
         rename(
             SWIN_BLOCK + "attn.relative_position_bias_table",
@@ -96,8 +94,7 @@ _DECODER_RULES = (
     ),
     *rename_modules(_SELF_ATTENTION, _LAYER, "self_attn.out_proj norm=self_attn_layer_norm"),
     rename(
-        _CROSS_ATTENTION + "multihead_attn.in_proj_{tensor}",
-        _LAYER + "cross_attn.in_proj_{tensor}",
+        _CROSS_ATTENTION + "multihead_attn.in_proj_{tensor}", _LAYER + "cross_attn.in_proj_{tensor}"
     ),
     *rename_modules(
         _CROSS_ATTENTION,

@@ -121,9 +121,7 @@ def check_file(
     image = batches[0][:1]
     with torch.no_grad():
         times = measure(
-            {"model": lambda: network(image), "file": lambda: run(image)},
-            repeats=repeats,
-            warmup=1,
+            {"model": lambda: network(image), "file": lambda: run(image)}, repeats=repeats, warmup=1
         )
     quality = evaluate(run) if evaluate is not None else {}
     return CheckedFile(file.stat().st_size, deviations, times, quality)

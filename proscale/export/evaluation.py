@@ -53,6 +53,7 @@ def evaluate(
 ) -> dict[str, float]:
     """:data:`METRICS` of a file on the first data set of ``DATASETS.TEST``, percent; for the
     arguments see :class:`ExportedModel`."""
+    # As ``Trainer.test`` does, with the file in place of the model's network.
     name = cfg.DATASETS.TEST[0]
     results = inference_on_dataset(
         with_sliding_window(cfg, ExportedModel(model, network, run).eval()),

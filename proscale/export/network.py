@@ -94,6 +94,7 @@ def exportable(model: nn.Module) -> ExportableNetwork:
         ExportError: models of this kind cannot be exported; the configuration's key is named.
     """
     backbone, head = model.get_submodule("backbone"), model.get_submodule("sem_seg_head")
+    # Before the kind of model, because every kind may have this backbone.
     if isinstance(backbone, MixVisionTransformer):
         _check_token_merging(backbone)
     # Numbers in half precision would be compared with those of a file in single precision.

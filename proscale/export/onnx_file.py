@@ -44,6 +44,7 @@ def write_onnx(program: ExportedProgram, outputs: Sequence[str], file: Path, met
             output_names=list(outputs),
             verbose=False,
         )
+    # The metadata travels in the file itself.
     assert converted is not None  # as it is with ``dynamo=False`` alone
     converted.model.metadata_props[METADATA] = metadata
     converted.save(file)
@@ -121,5 +122,6 @@ class OnnxRunner:
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """``(B, 3, H, W)`` uint8 to the network's outputs."""
+        # Images are on the CPU, and share their memory with NumPy.
         outputs = self._session.run(None, {INPUT: images.numpy()})
         return tuple(torch.from_numpy(output) for output in outputs)

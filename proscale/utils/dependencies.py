@@ -31,6 +31,7 @@ def require() -> None:
     """
     wrong = {module: problem for module in MINIMUM if (problem := _problem(module))}
     if not wrong:
+        # A pair that does not fit fails when torchvision registers its operators.
         try:
             import_module("torchvision")
         except (ImportError, RuntimeError) as error:
@@ -49,6 +50,7 @@ def _problem(module: str) -> str | None:
     if find_spec(module) is None:
         return f"{module} is not installed"
     minimum = MINIMUM[module]
+    # A source tree on the path has no metadata.
     try:
         found = version(module) if minimum else ""
     except PackageNotFoundError:
@@ -59,5 +61,6 @@ def _problem(module: str) -> str | None:
 
 
 def _release(text: str) -> tuple[int, ...]:
+    # Suffixes such as rc1 and +cu121 make no difference.
     numbers = re.match(r"\d+(\.\d+)*", text)
     return tuple(int(number) for number in numbers[0].split(".")) if numbers else ()

@@ -24,6 +24,7 @@ def disable_malloc_trim() -> bool:
     Returns:
         whether the C library accepted it, see :func:`can_disable_malloc_trim`.
     """
+    # Never trim the heap, and take nothing past it.
     return _set_options((_TRIM_THRESHOLD, -1), (_MMAP_MAX, 0))
 
 

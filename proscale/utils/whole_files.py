@@ -24,6 +24,7 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
         durable: wait until the disk has the content, so that it survives a power failure. This
             takes milliseconds, which is much where thousands of small files are written.
     """
+    # In the same folder, because only there a file can be renamed in one step.
     partial = partial_path(path)
     try:
         yield partial
