@@ -32,8 +32,9 @@ def main(args: argparse.Namespace, cfg: CfgNode) -> None:
     """Train or evaluate; runs once in every process."""
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="proscale")
-    # `launch` starts processes that have not seen `setup_cfg`.
-    register_own_data(cfg.DATASETS.OWN)
+    if cfg.DATASETS.OWN:
+        # `launch` starts processes in which `setup_cfg` has not registered them.
+        register_own_data(cfg.DATASETS.OWN)
     if torch.device(cfg.MODEL.DEVICE).type == "cpu":
         disable_malloc_trim()
     if args.eval_only:

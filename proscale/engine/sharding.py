@@ -46,11 +46,6 @@ def divide_loaded_state(optimizer: torch.optim.Optimizer) -> None:
     optimizer.register_load_state_dict_pre_hook(_divide_optimizer_state)
 
 
-def is_sharded(model: nn.Module) -> bool:
-    """Whether :func:`shard` has divided it."""
-    return isinstance(model, FSDPModule)
-
-
 def whole(state: Any, *, kept: bool) -> Any:
     """A ``state_dict`` with whole tensors on the CPU in place of parts; all ranks have to call it.
 

@@ -21,11 +21,12 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from proscale.engine.distributed import all_reduce_max
-from proscale.engine.sharding import is_sharded, whole
+from proscale.engine.sharding import whole
 from proscale.errors import ConfigError, TrainingFault
 from proscale.utils.random_state import Purpose, seed_generators
 
@@ -104,8 +105,7 @@ class TrainLoop(SimpleTrainer):
         self._inner = model.module if isinstance(model, DistributedDataParallel) else model
         signature = inspect.signature(self._inner.forward)
         self._takes_target_counts = "target_counts" in signature.parameters
-        # A single rank has nobody to share a fault with.
-        if self._inner is not model or is_sharded(model):
+        if isinstance(model, (DistributedDataParallel, FSDPModule)):
             self._inner.register_forward_hook(_raise_on_all_ranks, always_call=True)
         if accumulation_steps > 1 and not self._takes_target_counts:
             logging.getLogger(__name__).warning(

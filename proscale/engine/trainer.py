@@ -31,7 +31,7 @@ from proscale.data.training_loader import TrainingLoader, build_training_loader
 from proscale.engine.hooks import MetricHistory, StopHook, StopRequest
 from proscale.engine.optimizer import build_lr_scheduler, build_optimizer, full_model_clip_norm
 from proscale.engine.recorded_step import record_fault
-from proscale.engine.sharding import divide_loaded_state, gathered, is_sharded, shard
+from proscale.engine.sharding import divide_loaded_state, gathered, shard
 from proscale.engine.train_loop import TrainLoop, resolve_amp_dtype
 from proscale.errors import CheckpointError, ConfigError
 from proscale.evaluation import build_evaluator
@@ -91,10 +91,11 @@ class Trainer(DefaultTrainer):
 
         # 3. Model and optimiser, distributed: sharded, or with a copy on every rank (DDP).
         model = self.build_model(cfg)
-        if cfg.DISTRIBUTED.SHARDED and comm.get_world_size() > 1:
+        is_sharded = cfg.DISTRIBUTED.SHARDED and comm.get_world_size() > 1
+        if is_sharded:
             shard(model)
         optimizer = self.build_optimizer(cfg, model)
-        if is_sharded(model):
+        if is_sharded:
             divide_loaded_state(optimizer)
         else:
             model = create_ddp_model(model, **_ddp_arguments(cfg))
