@@ -131,6 +131,7 @@ class PanopticMap:
         # Queries that predict “no object”, or nothing with confidence, take no part.
         scores, labels = class_logits.float().softmax(-1).max(-1)
         keep = (labels != class_logits.shape[1] - 1) & (scores > score_threshold)
+        # N of the Q queries are left.
         self.queries = keep.nonzero()[:, 0]
         self.scores = scores[self.queries]
         self.labels = labels[self.queries]
@@ -251,6 +252,7 @@ class InstanceSet:
         boxes = boxes_around(self.row_peaks > 0.5, self.column_peaks > 0.5)
         # Score: class probability · mean mask probability inside the mask.
         quality = self.inside / (self.areas + 1e-6)
+        # By pair: several may have one query's mask and box.
         result.pred_masks = self.masks
         result.pred_boxes = Boxes(boxes[self.pairs])
         result.scores = self.scores * quality[self.pairs]

@@ -85,6 +85,7 @@ class SegFormerHead(nn.Module):
         self.predictor = Conv2d(conv_dims, num_classes, kernel_size=1)
         for conv in (*self.projections, self.fuse):
             weight_init.c2_msra_fill(conv)
+        # Small weights: classes start out equally likely.
         nn.init.normal_(self.predictor.weight, std=0.01)
         nn.init.zeros_(self.predictor.bias)
 

@@ -194,6 +194,7 @@ class MaskFormer(nn.Module):
             group = ImageList.from_tensors([images[i] for i in indices], self.size_divisibility)
             # Class logits (B, Q, K + 1) and mask logits (B, Q, H/4, W/4).
             outputs = self.infer(group.tensor)
+            # Results image by image, in the order of the batch.
             for index, class_logits, mask_logits in zip(
                 indices, outputs["pred_logits"], outputs["pred_masks"], strict=True
             ):
@@ -217,6 +218,7 @@ class MaskFormer(nn.Module):
     def infer(self, batch: Tensor) -> dict:
         """The head's outputs for ``(B, 3, H, W)``, normalised and padded, in the number format of
         inference."""
+        # The number format of TEST.DTYPE; parameters keep theirs.
         if self.inference_dtype is None:  # whatever autocast the caller may have chosen
             return self._predict(batch)
         with torch.autocast(self.device.type, self.inference_dtype):

@@ -94,6 +94,7 @@ def _windows(length: int, size: int, stride: int) -> list[Span]:
 
 def _counts(windows: list[Span], length: int) -> Tensor:
     """``(length,)``: how many windows cover each place."""
+    # Divisor of the summed scores along one side.
     counts = torch.zeros(length)
     for begin, end in windows:
         counts[begin:end] += 1

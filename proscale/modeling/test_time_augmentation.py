@@ -186,6 +186,7 @@ class QueryFusion:
         # IoU of every pair of binary masks, (M, N).
         old = (self.masks > 0.5 * self.counts[:, None, None]).flatten(1).float()
         new = (masks > 0.5).flatten(1).float()
+        # |A ∩ B|; |A ∪ B| = |A| + |B| - |A ∩ B|.
         common = old @ new.T
         iou = common / (old.sum(1)[:, None] + new.sum(1) - common).clamp_min(1)
         # Σ over classes of the product of their probabilities: equal masks go by equal classes.

@@ -11,6 +11,7 @@ from proscale.ops.tracing import cached_table
 
 def to_map(tokens: Tensor, size: Sequence[int]) -> Tensor:
     """``(B, H·W, C)`` as ``(B, C, H, W)`` in channels-last layout, without a copy."""
+    # Channels stay innermost in memory: a view.
     return tokens.unflatten(1, size).permute(0, 3, 1, 2)
 
 
@@ -54,6 +55,7 @@ def sine_position_encoding(
         return torch.stack((angles[:, 0::2].sin(), angles[:, 1::2].cos()), dim=2).flatten(1)
 
     # y in the first half of the channels, x in the second.
+    # (H, W, C / 2) each.
     rows = encode(height)[:, None].expand(height, width, per_axis)
     columns = encode(width)[None].expand(height, width, per_axis)
     return torch.cat((rows, columns), dim=2).reshape(height * width, channels)

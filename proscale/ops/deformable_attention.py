@@ -204,6 +204,7 @@ def _(grad_output, value, sizes, sampling_locations, attention_weights, backend)
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     value, sizes, sampling_locations, attention_weights, backend = inputs
     ctx.save_for_backward(value, sampling_locations, attention_weights)
+    # Tensors through the context, so that autograd frees them; the rest as attributes.
     ctx.sizes, ctx.backend = sizes, backend
 
 

@@ -274,7 +274,8 @@ def _scatter_part(
 ) -> np.ndarray:
     bags, length = rows.shape
     pointers = np.arange(0, bags * length + 1, length, dtype=np.int32)
-    # Bags are the columns of the transposed product.
+    # Compressed columns, with the weights as entries: bags are the columns of the transposed
+    # product.
     product = csc_array(
         (row_weights.numpy().ravel(), rows.numpy().ravel(), pointers), shape=(num_rows, bags)
     )

@@ -115,6 +115,7 @@ def resize_weights(source: int, *steps: tuple[int, int]) -> Tensor:
         ``(kept by the last step, source)`` float32, on the CPU.
     """
     # The columns of a linear map's matrix are its values on the unit vectors.
+    # (1, source, source): a batch of unit vectors.
     values = torch.eye(source)[None]
     for length, kept in steps:
         values = F.interpolate(values, size=length, mode="linear", align_corners=False)[..., :kept]
@@ -142,6 +143,7 @@ class Band:
 
     def inputs(self, outputs: slice) -> slice:
         """The inputs that these outputs are made from."""
+        # Bands move to the right: the first output's first entry, the last output's last one.
         return slice(self.first[outputs.start], self.last[outputs.stop - 1])
 
 

@@ -45,6 +45,7 @@ def feed_forward(
     if not should_tile(tokens):
         # Autograd copies a linear layer's output, a view, when that is changed in place.
         return linear2(dropout(linear1(tokens).relu()))
+    # Tokens are independent: any blocks will do.
     blocks = tokens.flatten(0, -2).split(BLOCK_TOKENS)
     updates = [linear2(dropout(linear1(block).relu_())) for block in blocks]
     return torch.cat(updates).view_as(tokens)
@@ -75,6 +76,7 @@ def map_rows(
     if not should_tile(tokens):
         return function(tokens, size, slice(0, height))
     step = max(1, ROWS_BYTES // (width * len(tokens) * hidden * tokens.element_size()))
+    # Strips of whole rows, with as many rows as keep the hidden activations in the cache.
     outputs = torch.empty_like(tokens)
     for top in range(0, height, step):
         bottom = min(top + step, height)

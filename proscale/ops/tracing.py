@@ -29,6 +29,7 @@ _reference: ContextVar[bool] = ContextVar("proscale_reference_operators", defaul
 def is_tracing() -> bool:
     """Whether operators are being compiled, exported or traced, or run on fake tensors."""
     return (
+        # torch.compile and torch.export; torch.jit.trace; shapes without data.
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined]
         or detect_fake_mode() is not None
@@ -48,6 +49,7 @@ def reference_operators() -> Iterator[None]:
     Deformable attention has several backends instead, see
     :func:`~proscale.ops.deformable_attention.using_backend`.
     """
+    # Reset, not set to False: contexts may be nested.
     token = _reference.set(True)
     try:
         yield

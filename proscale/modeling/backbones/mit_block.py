@@ -23,6 +23,7 @@ class EfficientAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, sr_ratio: int, *, norm_eps: float):
         super().__init__()
         self.num_heads, self.sr_ratio = num_heads, sr_ratio
+        # Keys and values share a layer, as in NVIDIA's weights.
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
@@ -45,6 +46,7 @@ class EfficientAttention(nn.Module):
         """Results for the queries ``tokens``, ``(B, N, dim)``, in the same shape."""
         # (B, N, dim) to (B, num_heads, N, dim / num_heads)
         query = self.q(tokens).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        # softmax(Q Kᵀ / √d) V without the matrix of N·M products in memory.
         attended = F.scaled_dot_product_attention(query, key, value)
         return self.proj(attended.transpose(1, 2).flatten(2))
 

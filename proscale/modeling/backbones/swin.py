@@ -316,6 +316,7 @@ class D2SwinTransformer(Backbone):
             ]
             merging = PatchMerging(dim) if stage + 1 < len(depths) else None
             self.layers.append(SwinStage(blocks, merging, ckpt=use_checkpoint))
+        # A norm for each feature that is given out, numbered as in the published weights.
         for stage, name in enumerate(names):
             if name in self._out_features:
                 self.add_module(f"norm{stage}", nn.LayerNorm(widths[stage]))
@@ -342,6 +343,7 @@ class D2SwinTransformer(Backbone):
                 self.absolute_pos_embed, size=x.shape[1:3], mode="bicubic", align_corners=False
             )
             x = x + position.permute(0, 2, 3, 1)
+        # Dropout of the embeddings.
         x = self.pos_drop(x)
         features = {}
         for stage, layer in enumerate(self.layers):
@@ -361,6 +363,7 @@ def relative_position_index(window: int) -> Tensor:
     cells = torch.arange(window)
     coordinates = torch.stack(torch.meshgrid(cells, cells, indexing="ij")).flatten(1)
     rows, columns = coordinates[:, :, None] - coordinates[:, None] + window - 1
+    # One number for each pair of differences.
     return rows * (2 * window - 1) + columns
 
 
@@ -385,6 +388,7 @@ def shifted_window_mask(height: int, width: int, window: int, like: Tensor) -> T
     # Tokens of one window belong together if they come from the same of 3x3 regions.
     region = regions(height)[:, None] * 3 + regions(width)
     region = to_windows(region[None, :, :, None], window).squeeze(-1)
+    # (W, T, T): whether two tokens of a window come from different regions.
     apart = region[:, None] != region[:, :, None]
     return torch.zeros_like(apart, dtype=like.dtype).masked_fill_(apart, -100.0)
 

@@ -64,7 +64,7 @@ class BipartiteSoftMatching:
     @torch.no_grad()
     def match(self, tokens: Tensor, size: Size) -> Matching:
         # Tokens are split into two sets: destinations, one for each whole cell, and sources.
-        count = tokens.shape[1]
+        count = tokens.shape[1]  # N
         rows, columns = (side // step for side, step in zip(size, self.cell, strict=True))
         destinations = rows * columns
         merged_away = min(int(self.ratio * count), count - destinations)
@@ -149,7 +149,7 @@ class PooledMap:
 
     def __init__(self, size: Size, window: Size):
         self._size, self._window = size, window
-        # Of positive numbers only, because ONNX divides towards zero.
+        # ⌈side / step⌉. Of positive numbers only, because ONNX divides towards zero.
         self._pooled = tuple((s + step - 1) // step for s, step in zip(size, window, strict=True))
 
     def merge(self, tokens: Tensor) -> Tensor:

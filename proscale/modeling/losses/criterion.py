@@ -207,7 +207,8 @@ def matched_masks(predictions: Sequence[dict], matches: Sequence[Matches]) -> li
             ).float()
             for masks, found in zip((p["pred_masks"] for p in predictions), matches, strict=True)
         ]
-    # One product an image for all predictions: the gradient of the features is as large as they.
+    # Masks of the matched queries alone, made anew. One product an image for all predictions: the
+    # gradient of the features is as large as they.
     by_image = []
     for image, feature in enumerate(features.float()):
         embeddings = [
@@ -252,6 +253,7 @@ def uncertain_points(
     """
     # k·N random candidates for N points; a logit near zero is uncertain.
     count = len(logits)
+    # (N, k·P, 2), in [0, 1), where a place covers the whole map.
     candidates = torch.rand(count, int(num_points * oversample_ratio), 2, device=logits.device)
     certainty = point_sample(logits, candidates, align_corners=False)[:, 0].abs()
     num_uncertain = int(num_points * importance_sample_ratio)

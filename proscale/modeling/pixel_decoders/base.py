@@ -91,6 +91,7 @@ class LevelTransformer(nn.Module):
 
     def __init__(self, encoder: nn.Module, n_levels: int, d_model: int):
         super().__init__()
+        # Added to the positions, one for each level.
         self.level_embed = nn.Parameter(torch.randn(n_levels, d_model))
         self.encoder = encoder
 
@@ -221,6 +222,7 @@ def coarse_to_fine(input_shape: Mapping[str, ShapeSpec], names: Sequence[str]) -
             f"transformer_in_features is {list(names)}: expected one or more of "
             f"{sorted(input_shape)}"
         )
+    # The coarsest level has the largest stride.
     return sorted(names, key=lambda name: -input_shape[name].stride)
 
 
@@ -273,6 +275,7 @@ def _convolution(
     norm: str,
     activation: Callable[[Tensor], Tensor] | None = None,
 ) -> Conv2d:
+    # A norm makes the bias superfluous.
     convolution = Conv2d(
         channels,
         conv_dim,

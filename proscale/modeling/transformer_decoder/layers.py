@@ -26,6 +26,7 @@ class Attention(nn.Module):
         if d_model % n_heads:
             raise ValueError(f"d_model is {d_model}: expected multiples of n_heads, {n_heads}")
         self.n_heads = n_heads
+        # Projections of queries, keys and values, one below the other: (3·C, C).
         self.in_proj_weight = nn.Parameter(torch.empty(3 * d_model, d_model))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * d_model))
         self.out_proj = nn.Linear(d_model, d_model)
@@ -147,6 +148,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(…, widths[0])`` to ``(…, widths[-1])``."""
+        # No activation after the last layer.
         for layer in self.layers[:-1]:
             x = layer(x).relu()
         return self.layers[-1](x)
