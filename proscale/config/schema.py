@@ -182,6 +182,7 @@ def _require(fits: bool, cfg: CfgNode, key: str, expected: str) -> None:
 
 def _check_image_norm(cfg: CfgNode) -> None:
     mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    # One number per channel of the images that the mappers read.
     channels = 1 if cfg.INPUT.FORMAT == "L" else 3
     if not len(mean) == len(std) == channels:
         raise ConfigError(
@@ -192,6 +193,7 @@ def _check_image_norm(cfg: CfgNode) -> None:
 
 def _check_precision(cfg: CfgNode) -> None:
     amp = cfg.SOLVER.AMP
+    # CUDA trains in float16 as published; CPUs compute in bfloat16.
     is_slow = amp.DTYPE == "float16" and torch.device(cfg.MODEL.DEVICE).type == "cpu"
     expected = "auto or bfloat16 with MODEL.DEVICE cpu, where float16 is slow"
     _require(not (amp.ENABLED and is_slow), cfg, "SOLVER.AMP.DTYPE", expected)
@@ -272,6 +274,7 @@ def _check_swin(cfg: CfgNode) -> None:
         f"MODEL.SWIN.DEPTHS {swin.DEPTHS}, dividing their widths {widths}"
     )
     _require(fits, cfg, "MODEL.SWIN.NUM_HEADS", expected)
+    # res2 has stride 4 with patches of 4 pixels, and every stage doubles it.
     names = [f"res{stage + 2}" for stage in range(len(widths))]
     fits = bool(swin.OUT_FEATURES) and set(swin.OUT_FEATURES) <= set(names)
     _require(fits, cfg, "MODEL.SWIN.OUT_FEATURES", f"one or more of {names}")

@@ -179,6 +179,7 @@ def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
 
 
 def _choose_device(wanted: str) -> str:
+    # Detectron2's default is cuda, which fails late on a machine without it.
     has_cuda = torch.cuda.is_available()
     if not wanted:
         if not has_cuda:
