@@ -1,15 +1,15 @@
 """Models and their parts, registered with Detectron2 on import."""
 
-from proscale.modeling import backbones, pixel_decoders
-from proscale.modeling.head import MaskFormerHead
+from proscale.modeling import backbones, pixel_decoders, transformer_decoder
+from proscale.modeling.head import (
+    TRANSFORMER_DECODER_REGISTRY,
+    MaskFormerHead,
+    build_transformer_decoder,
+)
 from proscale.modeling.losses import HungarianMatcher, SetCriterion
 from proscale.modeling.segformer_head import SegFormerHead
 from proscale.modeling.segmenter import MaskFormer
 from proscale.modeling.sliding_window import SlidingWindow, with_sliding_window
-from proscale.modeling.transformer_decoder import (
-    TRANSFORMER_DECODER_REGISTRY,
-    build_transformer_decoder,
-)
 
 __all__ = [
     "TRANSFORMER_DECODER_REGISTRY",
@@ -22,5 +22,6 @@ __all__ = [
     "backbones",
     "build_transformer_decoder",
     "pixel_decoders",
+    "transformer_decoder",
     "with_sliding_window",
 ]

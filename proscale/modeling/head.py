@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from proscale.errors import ConfigError
 from proscale.modeling.pixel_decoders.base import PixelDecoder
-from proscale.modeling.transformer_decoder import build_transformer_decoder
+
+# Transformer decoders by name, as Detectron2 has its heads.
+TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -65,3 +68,22 @@ MultiScaleMaskedTransformerDecoder`.
         if auxiliary is None:
             auxiliary = self.training
         return self.predictor(levels, mask_features, auxiliary=auxiliary)
+
+
+def build_transformer_decoder(cfg: CfgNode, in_channels: int) -> nn.Module:
+    """Build ``MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME``.
+
+    Args:
+        cfg: the configuration.
+        in_channels: width of the pixel decoder's levels.
+
+    Raises:
+        ConfigError: if no decoder has this name.
+    """
+    name = cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
+    if name not in TRANSFORMER_DECODER_REGISTRY:
+        accepted = ", ".join(key for key, _ in TRANSFORMER_DECODER_REGISTRY)
+        raise ConfigError(
+            f"MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME is {name!r}: expected {accepted}"
+        )
+    return TRANSFORMER_DECODER_REGISTRY.get(name)(cfg, in_channels)

@@ -1,15 +1,7 @@
 """Transformer decoders: from the pixel decoder's features to a class and a mask for each query."""
 
-from proscale.modeling.transformer_decoder.build import (
-    TRANSFORMER_DECODER_REGISTRY,
-    build_transformer_decoder,
-)
 from proscale.modeling.transformer_decoder.masked_attention import (
     MultiScaleMaskedTransformerDecoder,
 )
 
-__all__ = [
-    "TRANSFORMER_DECODER_REGISTRY",
-    "MultiScaleMaskedTransformerDecoder",
-    "build_transformer_decoder",
-]
+__all__ = ["MultiScaleMaskedTransformerDecoder"]

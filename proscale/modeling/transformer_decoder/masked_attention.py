@@ -7,9 +7,9 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
+from proscale.modeling.head import TRANSFORMER_DECODER_REGISTRY
 from proscale.modeling.pixel_decoders.base import NUM_DECODER_LEVELS
 from proscale.modeling.tokens import sine_position_encoding, to_tokens
-from proscale.modeling.transformer_decoder.build import TRANSFORMER_DECODER_REGISTRY
 from proscale.modeling.transformer_decoder.layers import (
     MLP,
     CrossAttentionLayer,
