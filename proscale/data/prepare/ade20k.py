@@ -31,11 +31,16 @@ _INSTANCES_PER_CLASS = 1000
 
 def prepare_semantic(root: Path, workers: int) -> list[Tally]:
     """``annotations_detectron2/{training,validation}``: classes 0 to 149, and 255 for none."""
+
+    def shift(source: Path, target: Path) -> None:
+        # 0 becomes 255, which is ignored. Signed in between: 0 - 1 has no place in 8 bits.
+        write_png(target, (_read_labels(source).astype(np.int16) - 1).astype(np.uint8))
+
     tallies = []
     for split, sources in _sources(root).items():
         folder = root / FOLDER / "annotations_detectron2" / SPLITS[split]
         files = {folder / source.name: source for source in sources}
-        tallies.append(convert_images(files, _shift, folder=folder, workers=workers))
+        tallies.append(convert_images(files, shift, folder=folder, workers=workers))
     return tallies
 
 
@@ -56,7 +61,7 @@ def prepare_instance(root: Path, workers: int) -> list[Tally]:
 def _prepare_coco(root: Path, kind: str, workers: int) -> list[Tally]:
     is_panoptic = kind == "panoptic"
 
-    def convert(source: Path, png: Path) -> CocoPart:
+    def convert(image_id: str, source: Path, png: Path) -> CocoPart:
         ids = _panoptic_ids(source) if is_panoptic else _instance_ids(source)
         annotations: list[dict[str, Any]] = []
         for id_, (area, bbox, code) in describe_segments(ids).items():
@@ -65,46 +70,33 @@ def _prepare_coco(root: Path, kind: str, workers: int) -> list[Tally]:
             # Categories count from 0, labels from 1.
             category = id_ // _INSTANCES_PER_CLASS - 1
             segment = {"category_id": category, "iscrowd": 0, "area": area, "bbox": bbox}
-            keys = {"id": id_} if is_panoptic else {"image_id": source.stem, "segmentation": code}
+            keys = {"id": id_} if is_panoptic else {"image_id": image_id, "segmentation": code}
             annotations.append(segment | keys)
         if is_panoptic:
             # One annotation with all segments, where instances are an annotation each.
             write_png(png, id_to_rgb(ids))
-            names = {"image_id": source.stem, "file_name": png.name}
+            names = {"image_id": image_id, "file_name": png.name}
             annotations = [names | {"segments_info": annotations}]
-        image = {"id": source.stem, "file_name": f"{source.stem}.jpg"}
+        image = {"id": image_id, "file_name": f"{image_id}.jpg"}
         return CocoPart(image | {"height": ids.shape[0], "width": ids.shape[1]}, annotations)
 
-    def prepare_split(split: str, sources: list[Path]) -> Tally:
-        folder = root / FOLDER / f"ade20k_{kind}_{split}"
-        by_id = {source.stem: source for source in sources}
-
-        def png(image_id: str) -> Path:
-            return folder / f"{image_id}.png"
-
-        return convert_to_coco(
-            list(by_id),
-            lambda image_id: convert(by_id[image_id], png(image_id)),
-            target=folder.with_suffix(".json"),
+    return [
+        convert_to_coco(
+            {source.stem: source for source in sources},
+            convert,
+            target=root / FOLDER / f"ade20k_{kind}_{split}.json",
             categories=[c for c in categories() if is_panoptic or c["isthing"]],
-            output=png if is_panoptic else None,
+            png_suffix=".png" if is_panoptic else "",
             workers=workers,
         )
-
-    return [prepare_split(split, sources) for split, sources in _sources(root).items()]
+        for split, sources in _sources(root).items()
+    ]
 
 
 def _sources(root: Path) -> dict[str, list[Path]]:
     """The label images of every split that is there."""
     labels = root / FOLDER / "annotations"
     return find_sources({split: labels / name for split, name in SPLITS.items()}, "*.png")
-
-
-def _shift(source: Path, target: Path) -> None:
-    # 0 becomes 255, which is ignored.
-    # Signed in between: 0 - 1 has no place in 8 bits.
-    labels = (_read_labels(source).astype(np.int16) - 1).astype(np.uint8)
-    write_png(target, labels)
 
 
 def _read_labels(source: Path) -> np.ndarray:

@@ -51,7 +51,8 @@ def prepare_semantic(root: Path, workers: int) -> list[Tally]:
 
     tallies = []
     for folder, sources in _sources(root, _LABEL_IDS_SUFFIX).items():
-        files = {_renamed(source, _LABEL_IDS_SUFFIX, LABELS_SUFFIX): source for source in sources}
+        names = {source: source.name.removesuffix(_LABEL_IDS_SUFFIX) for source in sources}
+        files = {source.with_name(name + LABELS_SUFFIX): source for source, name in names.items()}
         tallies.append(convert_images(files, convert, folder=folder, workers=workers))
     return tallies
 
@@ -72,49 +73,42 @@ def prepare_panoptic(root: Path, workers: int) -> list[Tally]:
         if not label.ignoreInEval
     ]
 
-    def prepare_split(folder: Path, sources: list[Path]) -> Tally:
-        panoptic = folder.with_name(f"cityscapes_panoptic_{folder.name}")
-        by_id = {_renamed(source, INSTANCES_SUFFIX, "").name: source for source in sources}
-
-        def output(image_id: str) -> Path:
-            return panoptic / f"{image_id}_gtFine_panoptic.png"
-
-        return convert_to_coco(
-            list(by_id),
-            lambda image_id: _panoptic(image_id, by_id[image_id], output(image_id), labels),
-            target=panoptic.with_suffix(".json"),
-            categories=categories,
-            output=output,
-            workers=workers,
+    def convert(image_id: str, source: Path, png: Path) -> CocoPart:
+        ids = read_label_image(source).astype(np.int32)
+        segments = []
+        for id_, (area, bbox, _) in describe_segments(ids).items():
+            if id_ == VOID:
+                continue
+            # Stuff, and groups of objects that could not be separated, have their label as id.
+            is_group = id_ < INSTANCES_PER_CLASS
+            label = labels.get(id_ if is_group else id_ // INSTANCES_PER_CLASS)
+            if label is None:
+                raise DataError(f"{source}: id {id_} is of no label that Cityscapes knows")
+            if not label.ignoreInEval:
+                segment = {"id": id_, "category_id": label.id, "area": area, "bbox": bbox}
+                segments.append(segment | {"iscrowd": int(is_group and label.hasInstances)})
+        # Pixels that are not evaluated become void.
+        ids[~np.isin(ids, [segment["id"] for segment in segments])] = VOID
+        write_png(png, id_to_rgb(ids))
+        height, width = ids.shape
+        # The name that cityscapesscripts writes, of a file that does not exist.
+        name = f"{image_id}_gtFine_leftImg8bit.png"
+        return CocoPart(
+            {"id": image_id, "width": width, "height": height, "file_name": name},
+            [{"image_id": image_id, "file_name": png.name, "segments_info": segments}],
         )
 
-    return [prepare_split(*split) for split in _sources(root, INSTANCES_SUFFIX).items()]
-
-
-def _panoptic(image_id: str, source: Path, target: Path, labels: dict[int, Any]) -> CocoPart:
-    ids = read_label_image(source).astype(np.int32)
-    segments = []
-    for id_, (area, bbox, _) in describe_segments(ids).items():
-        if id_ == VOID:
-            continue
-        # Stuff, and groups of objects that could not be separated, have their label as id.
-        is_group = id_ < INSTANCES_PER_CLASS
-        label = labels.get(id_ if is_group else id_ // INSTANCES_PER_CLASS)
-        if label is None:
-            raise DataError(f"{source}: id {id_} is of no label that Cityscapes knows")
-        if not label.ignoreInEval:
-            segment = {"id": id_, "category_id": label.id, "area": area, "bbox": bbox}
-            segments.append(segment | {"iscrowd": int(is_group and label.hasInstances)})
-    # Pixels that are not evaluated become void.
-    ids[~np.isin(ids, [segment["id"] for segment in segments])] = VOID
-    write_png(target, id_to_rgb(ids))
-    height, width = ids.shape
-    # The name that cityscapesscripts writes, of a file that does not exist.
-    name = f"{image_id}_gtFine_leftImg8bit.png"
-    return CocoPart(
-        {"id": image_id, "width": width, "height": height, "file_name": name},
-        [{"image_id": image_id, "file_name": target.name, "segments_info": segments}],
-    )
+    return [
+        convert_to_coco(
+            {source.name.removesuffix(INSTANCES_SUFFIX): source for source in sources},
+            convert,
+            target=folder.with_name(f"cityscapes_panoptic_{folder.name}.json"),
+            categories=categories,
+            png_suffix="_gtFine_panoptic.png",
+            workers=workers,
+        )
+        for folder, sources in _sources(root, INSTANCES_SUFFIX).items()
+    ]
 
 
 def _labels() -> list[Any]:
@@ -130,7 +124,3 @@ def _sources(root: Path, suffix: str) -> dict[Path, list[Path]]:
     """Every split's folder that is there, and its files of that ending."""
     folders = [root / "cityscapes" / "gtFine" / split for split in SPLITS]
     return find_sources({folder: folder for folder in folders}, f"*/*{suffix}")
-
-
-def _renamed(path: Path, suffix: str, other: str) -> Path:
-    return path.with_name(path.name.removesuffix(suffix) + other)

@@ -17,7 +17,7 @@ from proscale.data.formats.semantic_folders import IGNORE_LABEL
 from proscale.data.prepare.conversion import Tally, convert_images, write_png
 from proscale.errors import DataError, MissingFileError
 
-SPLITS = ("train", "val")
+SPLITS = ("train2017", "val2017")
 
 
 def prepare_semantic(root: Path, workers: int) -> list[Tally]:
@@ -38,19 +38,13 @@ def prepare_stuff(root: Path, workers: int) -> list[Tally]:
 
 
 def _prepare(root: Path, kind: str, labels: Mapping[int, int], workers: int) -> list[Tally]:
-    jsons = {split: root / "annotations" / f"panoptic_{split}2017.json" for split in SPLITS}
+    jsons = {split: root / "annotations" / f"panoptic_{split}.json" for split in SPLITS}
     there = {split: path for split, path in jsons.items() if path.is_file()}
     if not there:
         raise MissingFileError(f"there is none of {', '.join(map(str, jsons.values()))}")
     return [
-        _prepare_split(
-            path,
-            root / f"panoptic_{split}2017",
-            root / f"panoptic_{kind}_{split}2017",
-            labels,
-            workers,
-        )
-        for split, path in there.items()
+        _prepare_split(path, root / f"panoptic_{s}", root / f"panoptic_{kind}_{s}", labels, workers)
+        for s, path in there.items()
     ]
 
 

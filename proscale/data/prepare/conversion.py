@@ -5,7 +5,6 @@ file are noted in a journal, a line for every image, until that file is written.
 """
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -17,7 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from proscale.data.formats.json_file import check_lists, read_json
+from proscale.data.formats.json_file import Keys, check_lists, read_json
 from proscale.errors import MissingFileError
 from proscale.utils.whole_files import remove_partial, whole_file
 
@@ -70,94 +69,75 @@ def convert_images(
 
 
 def convert_to_coco(
-    keys: Sequence[str],
-    convert: Callable[[str], CocoPart],
+    sources: Mapping[str, Path],
+    convert: Callable[[str, Path, Path], CocoPart],
     *,
     target: Path,
     categories: Sequence[Mapping[str, Any]],
-    output: Callable[[str], Path] | None = None,
+    png_suffix: str = "",
     workers: int,
 ) -> Tally:
-    """Make a COCO file, panoptic or of instances, that covers ``keys``.
+    """Make a COCO file, panoptic or of instances.
 
     Args:
-        keys: ids of the images.
-        convert: makes an image's part; writes ``output(key)`` before it returns.
-        target: the JSON file.
+        sources: of the images, by id.
+        convert: makes an image's part of its id, source and PNG file, which it writes first.
+        target: the JSON file. PNG files are in the folder of the same name.
         categories: its ``categories``.
-        output: the file that an image has besides; one that is missing is made again.
+        png_suffix: of the PNG files, after the id; empty: there are none. Missing ones are made
+            again.
         workers: threads.
     """
+    folder = target.with_suffix("")
     target.parent.mkdir(parents=True, exist_ok=True)
-    if output is not None and keys:
-        folder = output(keys[0]).parent
-        folder.mkdir(parents=True, exist_ok=True)
+    if png_suffix:
+        folder.mkdir(exist_ok=True)
         remove_partial(folder)
-    journal = target.with_name(target.name + ".partial")
+    pngs = {id_: folder / f"{id_}{png_suffix}" for id_ in sources}
+    known: dict[str, CocoPart] = {}
     # Of an earlier run: the finished file, and the journal of an interrupted one.
-    known = {**_read_parts(target), **_read_journal(journal)}
-    # A part counts if its image file is there, too.
-    parts = {
-        key: known[key]
-        for key in keys
-        if key in known and (output is None or output(key).is_file())
-    }
-    missing = [key for key in keys if key not in parts]
+    if target.is_file():
+        content = read_json(target)
+        needed: dict[str, Keys] = {"images": {"id": (str,)}, "annotations": {"image_id": (str,)}}
+        check_lists(content, needed, target)
+        known = {image["id"]: CocoPart(image, []) for image in content["images"]}
+        for annotation in content["annotations"]:
+            if annotation["image_id"] in known:
+                known[annotation["image_id"]].annotations.append(annotation)
+    journal = target.with_name(target.name + ".partial")
+    for line in journal.read_text().splitlines() if journal.is_file() else ():
+        with suppress(json.JSONDecodeError):  # a line that was cut off
+            id_, *part = json.loads(line)
+            known[id_] = CocoPart(*part)
+    # A part counts if its PNG file is there, too.
+    parts = {i: known[i] for i in sources if i in known and (not png_suffix or pngs[i].is_file())}
+    missing = [id_ for id_ in sources if id_ not in parts]
     if missing or not target.is_file():
         with journal.open("a", buffering=1) as file:
             file.write("\n")  # ends a line that was cut off
 
-            def make(key: str) -> None:
-                parts[key] = convert(key)
-                file.write(json.dumps([key, *parts[key]]) + "\n")
+            def make(id_: str) -> None:
+                parts[id_] = convert(id_, sources[id_], pngs[id_])
+                file.write(json.dumps([id_, *parts[id_]]) + "\n")
 
             _run(make, missing, target.name, workers)
-        _write_coco(target, [parts[key] for key in keys], categories)
+        annotations = [a for id_ in sources for a in parts[id_].annotations]
+        # Instances are numbered through; panoptic annotations have no number of their own.
+        for number, annotation in enumerate(annotations, start=1):
+            if "segments_info" not in annotation:
+                annotation["id"] = number
+        images = [parts[id_].image for id_ in sources]
+        content = {"images": images, "annotations": annotations, "categories": list(categories)}
+        with whole_file(target) as partial:
+            partial.write_text(json.dumps(content))
         journal.unlink()
-    return Tally(target, made=len(missing), kept=len(keys) - len(missing))
+    return Tally(target, made=len(missing), kept=len(sources) - len(missing))
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
     """Write (H, W) or (H, W, 3) uint8 so that the file is there completely or not at all."""
     with whole_file(path) as part, part.open("wb") as file:
         Image.fromarray(pixels).save(file, "PNG")
-
-
-def _read_journal(path: Path) -> dict[str, CocoPart]:
-    """Parts of a COCO file that is not complete yet; a line that was cut off is skipped."""
-    parts = {}
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            with suppress(json.JSONDecodeError):
-                key, image, annotations = json.loads(line)
-                parts[key] = CocoPart(image, annotations)
-    return parts
-
-
-def _read_parts(target: Path) -> dict[str, CocoPart]:
-    if not target.is_file():
-        return {}
-    content = read_json(target)
-    check_lists(content, {"images": {"id": (str,)}, "annotations": {"image_id": (str,)}}, target)
-    annotations = defaultdict(list)
-    for annotation in content["annotations"]:
-        annotations[annotation["image_id"]].append(annotation)
-    return {i["id"]: CocoPart(i, annotations[i["id"]]) for i in content["images"]}
-
-
-def _write_coco(
-    target: Path, parts: Sequence[CocoPart], categories: Sequence[Mapping[str, Any]]
-) -> None:
-    annotations = [annotation for part in parts for annotation in part.annotations]
-    # Instances are numbered through; panoptic annotations have no number of their own.
-    numbered = [
-        annotation if "segments_info" in annotation else {**annotation, "id": number}
-        for number, annotation in enumerate(annotations, start=1)
-    ]
-    images = [part.image for part in parts]
-    content = {"images": images, "annotations": numbered, "categories": list(categories)}
-    with whole_file(target) as part:
-        part.write_text(json.dumps(content))
 
 
 def _run(

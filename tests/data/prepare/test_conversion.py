@@ -77,21 +77,20 @@ def coco(tmp_path):
     def run(stop_at: str = "", with_files: bool = True, keys=KEYS) -> list[str]:
         made: list[str] = []
 
-        def convert(key: str) -> CocoPart:
+        def convert(key: str, source: Path, png: Path) -> CocoPart:
             if key == stop_at:
                 raise Interrupted
             made.append(key)
             if with_files:
-                write_png(tmp_path / "png" / f"{key}.png", PIXELS)
+                write_png(png, PIXELS)
             return CocoPart({"id": key}, [{"image_id": key, "number": n} for n in range(2)])
 
-        output = (lambda key: tmp_path / "png" / f"{key}.png") if with_files else None
         convert_to_coco(
-            keys,
+            {key: tmp_path for key in keys},
             convert,
             target=tmp_path / "all.json",
             categories=CATEGORIES,
-            output=output,
+            png_suffix=".png" if with_files else "",
             workers=1,
         )
         return made
@@ -110,7 +109,7 @@ def test_an_interrupted_conversion_is_resumed(tmp_path, coco, with_files):
     assert [a["image_id"] for a in content["annotations"]] == sorted(KEYS * 2)
     assert [a["id"] for a in content["annotations"]] == list(range(1, 9))
     assert content["categories"] == CATEGORIES
-    assert names(tmp_path) == {"all.json"} | ({"png"} if with_files else set())
+    assert names(tmp_path) == {"all.json"} | ({"all"} if with_files else set())
     assert coco("", with_files) == []
 
 
@@ -125,7 +124,7 @@ def test_a_line_cut_off_in_the_journal_is_made_again(tmp_path, coco):
 def test_missing_files_and_new_images_are_added(tmp_path, coco):
     coco(keys=KEYS[:3])
     before = json.loads((tmp_path / "all.json").read_text())
-    (tmp_path / "png" / "b.png").unlink()
+    (tmp_path / "all" / "b.png").unlink()
     assert coco() == ["b", "d"]
     after = json.loads((tmp_path / "all.json").read_text())
     assert after["annotations"][:6] == before["annotations"]
