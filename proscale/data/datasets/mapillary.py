@@ -26,8 +26,6 @@ CONFIG_FILES = ("config_v1.2.json", "config.json")
 SPLITS = {"train": "training", "val": "validation"}
 
 _Classes = list[dict[str, Any]]
-_Describe = Callable[[Path, str, _Classes], dict[str, Any]]
-
 
 # Keys of the metadata that follow without the configuration file.
 _KNOWN = ("evaluator_type", "image_root", "label_divisor")
@@ -42,23 +40,20 @@ def register_mapillary(root: Path | None = None) -> None:
     """
     root = (root or data_root()) / "mapillary_vistas"
     for split, folder in SPLITS.items():
-        for task, describe, load in (
-            ("sem_seg", _semantic, load_semantic_folders),
-            ("panoptic", _panoptic, load_coco_panoptic),
-        ):
+        for task, load in (("sem_seg", load_semantic_folders), ("panoptic", load_coco_panoptic)):
             name = f"mapillary_vistas_{task}_{split}"
             # Without classes, for its keys alone.
-            without_classes = describe(root, folder, [])
+            without_classes = _metadata(task, root, folder, lambda root: [])
             metadata = LazyMetadata(
                 name,
                 known={key: without_classes[key] for key in _KNOWN if key in without_classes},
                 lazy_keys=without_classes.keys() - set(_KNOWN),
-                read=partial(_read, describe, root, folder),
+                read=partial(_metadata, task, root, folder, read_classes),
             )
             register_builtin(name, load, metadata)
 
 
-def read_classes(root: Path) -> list[dict[str, Any]]:
+def read_classes(root: Path) -> _Classes:
     """The evaluated labels of the configuration file, as COCO's ``categories``.
 
     Returns:
@@ -79,12 +74,12 @@ def read_classes(root: Path) -> list[dict[str, Any]]:
         evaluated = [bool(label["evaluate"]) for label in labels]
         classes = [
             {
-                "id": index + 1,
+                "id": id_,
                 "name": label["readable"],
                 "isthing": int(label["instances"]),
                 "color": label["color"],
             }
-            for index, label in enumerate(labels[: sum(evaluated)])
+            for id_, label in enumerate(labels[: sum(evaluated)], start=1)
         ]
     except (KeyError, TypeError) as error:
         raise DataError(f"{found[0]}: not a configuration file of v1.2 ({error!r})") from error
@@ -96,32 +91,28 @@ def read_classes(root: Path) -> list[dict[str, Any]]:
     return classes
 
 
-def _read(describe: _Describe, root: Path, folder: str) -> dict[str, Any]:
-    return describe(root, folder, read_classes(root))
-
-
-def _semantic(root: Path, folder: str, classes: _Classes) -> dict[str, Any]:
-    return semantic_metadata(
-        [class_["name"] for class_ in classes],
-        image_root=root / folder / "images",
-        mask_root=_annotations(root, folder) / "labels",
-        image_suffix=".jpg",
-        colors=[class_["color"] for class_ in classes],
-    ) | {"ignore_label": len(classes)}
-
-
-def _panoptic(root: Path, folder: str, classes: _Classes) -> dict[str, Any]:
-    panoptic_root = _annotations(root, folder) / "panoptic"
-    return panoptic_metadata(
-        classes,
-        image_root=root / folder / "images",
-        panoptic_root=panoptic_root,
-        panoptic_json=panoptic_root / "panoptic_2018.json",
-        things_first=False,  # published weights keep the benchmark's order
-    ) | {"ignore_label": len(classes), "evaluator_type": "mapillary_vistas_panoptic_seg"}
-
-
-def _annotations(root: Path, folder: str) -> Path:
+def _metadata(
+    task: str, root: Path, folder: str, read: Callable[[Path], _Classes]
+) -> dict[str, Any]:
+    classes = read(root)
+    images, annotations = root / folder / "images", root / folder
     # Release 2.0 has the annotations of version 1.2 in a folder of their own.
-    versioned = root / folder / "v1.2"
-    return versioned if versioned.is_dir() else root / folder
+    if (annotations / "v1.2").is_dir():
+        annotations /= "v1.2"
+    if task == "sem_seg":
+        metadata = semantic_metadata(
+            [class_["name"] for class_ in classes],
+            image_root=images,
+            mask_root=annotations / "labels",
+            image_suffix=".jpg",
+            colors=[class_["color"] for class_ in classes],
+        )
+    else:
+        metadata = panoptic_metadata(
+            classes,
+            image_root=images,
+            panoptic_root=annotations / "panoptic",
+            panoptic_json=annotations / "panoptic" / "panoptic_2018.json",
+            things_first=False,  # published weights keep the benchmark's order
+        ) | {"evaluator_type": "mapillary_vistas_panoptic_seg"}
+    return metadata | {"ignore_label": len(classes)}

@@ -1,14 +1,12 @@
 """Registers the data sets that a configuration brings along in ``DATASETS.OWN``.
 
-Classes, their number and colours come from the files of a data set. Both
-splits of a data set have the same contiguous class ids.
+Classes, their number and colours come from the files of a data set.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from proscale.config.own_data import OwnDataset, OwnSplit, parse_blocks
@@ -46,20 +44,36 @@ def register_own_data(blocks: Sequence[Any]) -> list[OwnDataset]:
         DataError: a file has no usable categories; the splits of a data set differ in their
             classes; or a name is taken by another data set.
     """
-    return [_register(dataset) for dataset in parse_blocks(blocks)]
+    return [
+        _register_semantic(dataset) if dataset.task == "semantic" else _register_coco(dataset)
+        for dataset in parse_blocks(blocks)
+    ]
 
 
-def _register(dataset: OwnDataset) -> OwnDataset:
-    if dataset.task == "semantic":
-        return _register_semantic(dataset)
-    categories = _common_categories(dataset)
+def _register_coco(dataset: OwnDataset) -> OwnDataset:
+    is_panoptic = dataset.task == "panoptic"
+    keys = PANOPTIC_CATEGORIES if is_panoptic else INSTANCE_CATEGORIES
+    files = [split.annotations for split in dataset.splits.values() if split.annotations]
+    categories = [read_categories(file, keys) for file in files]
+    classes = [
+        {(c["id"], c["name"], bool(c.get("isthing", True))) for c in of_split}
+        for of_split in categories
+    ]
+    # Splits must agree: a contiguous id means one class in both.
+    differing = set.union(*classes) - set.intersection(*classes)
+    if differing:
+        raise DataError(
+            f"{files[0]} and {files[-1]} differ in the categories with ids "
+            f"{sorted({id_ for id_, *_ in differing})}: expected the same id, name and isthing "
+            "in both"
+        )
     for split in dataset.splits.values():
         # The schema of the blocks requires the paths of a task.
         assert split.annotations is not None
-        if dataset.task == "panoptic":
+        if is_panoptic:
             assert split.masks is not None
             metadata = panoptic_metadata(
-                categories,
+                categories[0],
                 image_root=split.images,
                 panoptic_root=split.masks,
                 panoptic_json=split.annotations,
@@ -68,13 +82,12 @@ def _register(dataset: OwnDataset) -> OwnDataset:
             register(split.name, load_coco_panoptic, metadata)
         else:
             metadata = instance_metadata(
-                categories, image_root=split.images, json_file=split.annotations
+                categories[0], image_root=split.images, json_file=split.annotations
             )
             register(split.name, load_coco_instances, metadata)
-    things = sum(_isthing(category) for category in categories)
     _logger.info(
         "Own data %s: %s, %d classes, %d of them things",
-        *(dataset.name, dataset.task, len(categories), things),
+        *(dataset.name, dataset.task, len(categories[0]), sum(thing for *_, thing in classes[0])),
     )
     return dataset
 
@@ -100,42 +113,13 @@ def _register_semantic(dataset: OwnDataset) -> OwnDataset:
             names = tuple(f"class_{label}" for label in range(count_labels(masks)))
         except DataError as error:
             raise DataError(f"{dataset.where}.CLASSES is not given, and {error}") from error
-    # Colours are looked up once for both splits.
-    colors = _palette_colors(masks)
+    colors: list[list[int]] = []
+    # The palette of the first readable label image; the mapper names the unreadable ones.
+    for mask in masks:
+        with suppress(DataError):
+            colors = read_palette(mask)
+            break
     for split in dataset.splits.values():
         register(split.name, load_semantic_folders, metadata(split, names, colors))
     _logger.info("Own data %s: semantic, %d classes", dataset.name, len(names))
     return replace(dataset, classes=names)
-
-
-def _palette_colors(masks: Sequence[Path]) -> list[list[int]]:
-    """Those of the first readable label image; the mapper names the unreadable ones."""
-    for mask in masks:
-        with suppress(DataError):
-            return read_palette(mask)
-    return []
-
-
-def _common_categories(dataset: OwnDataset) -> list[dict[str, Any]]:
-    """The categories of the data set, in the order of its first split."""
-    keys = PANOPTIC_CATEGORIES if dataset.task == "panoptic" else INSTANCE_CATEGORIES
-    # Splits must agree: a contiguous id means one class in both.
-    files = [split.annotations for split in dataset.splits.values() if split.annotations]
-    categories = read_categories(files[0], keys)
-    for other in files[1:]:
-        differing = _classes(categories) ^ _classes(read_categories(other, keys))
-        if differing:
-            raise DataError(
-                f"{files[0]} and {other} differ in the categories with ids "
-                f"{sorted({id_ for id_, *_ in differing})}: expected the same id, name and isthing "
-                "in both"
-            )
-    return categories
-
-
-def _classes(categories: Sequence[Mapping[str, Any]]) -> set[tuple[int, str, bool]]:
-    return {(c["id"], c["name"], _isthing(c)) for c in categories}
-
-
-def _isthing(category: Mapping[str, Any]) -> bool:
-    return bool(category.get("isthing", True))

@@ -75,7 +75,6 @@ def register_builtin(
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog:
             catalog.remove(name)
-    # The message of a missing file says how to get it.
     command = f"; `proscale prepare {preparation} --root {data_root()}` writes it"
     hint = f"{command if preparation else ''}; the layout is in datasets/README.md"
     register(name, load, metadata, missing_hint=hint)
@@ -227,25 +226,19 @@ class LazyMetadata(Metadata):
         read: Callable[[], Mapping[str, Any]],
     ) -> None:
         # Not by attribute: setting one asks for the old value.
-        self.__dict__.update(known, name=name)
-        self.__dict__["_unread"] = (frozenset(lazy_keys), read)
+        self.__dict__.update(known, name=name, _unread=(frozenset(lazy_keys), read))
 
     def __getattr__(self, key: str) -> Any:
-        lazy_keys, _ = self.__dict__.get("_unread", ((), None))
-        if key not in lazy_keys:
-            return super().__getattr__(key)
-        self._read()
-        return self.__dict__[key]
+        if key in self.__dict__.get("_unread", ((), None))[0]:
+            return self.as_dict()[key]
+        return super().__getattr__(key)
 
     def as_dict(self) -> dict[str, Any]:
-        self._read()
-        return super().as_dict()
-
-    def _read(self) -> None:
         if "_unread" in self.__dict__:
             lazy_keys, read = self.__dict__["_unread"]
             self.__dict__.update({key: value for key, value in read().items() if key in lazy_keys})
             del self.__dict__["_unread"]
+        return super().as_dict()
 
 
 def data_root() -> Path:

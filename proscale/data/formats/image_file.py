@@ -79,11 +79,7 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
 
 
 def check_size(height: int, width: int, where: str) -> None:
-    """Make sure that an image of this size may be decoded; the message begins with ``where``.
-
-    Raises:
-        DataError: it has no pixels or too many.
-    """
+    """Raise a DataError that begins with ``where`` if an image has no pixels or too many."""
     # Pillow's own limit only warns below twice its value.
     limit = Image.MAX_IMAGE_PIXELS
     if min(height, width) < 1 or (limit is not None and height * width > limit):
@@ -127,10 +123,19 @@ def check_stated_size(
 
 def to_array(image: Image.Image, format: str, path: str | os.PathLike[str]) -> np.ndarray:
     """An open image as :func:`read_image` gives it; ``path`` is for messages."""
-    # Without an orientation exif_transpose would copy the image.
-    # Viewers turn images as their EXIF data say, and so do annotators.
+    # Viewers turn images as their EXIF data say, and so do annotators. Without an orientation
+    # exif_transpose would copy the image.
     upright = image if exif_orientation(image) == 1 else ImageOps.exif_transpose(image)
-    return convert_PIL_to_numpy(to_eight_bits(upright, path), format)
+    if upright.mode.startswith("I;16"):
+        # 65535 is 255 · 257; 128 rounds.
+        values = np.asarray(upright).astype(np.uint32)
+        upright = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    elif upright.mode.startswith(("I", "F")):
+        # Integers of 32 bits or floats have no known range.
+        raise DataError(
+            f"{path}: its pixels have mode {upright.mode}: expected values of 8 or 16 bits"
+        )
+    return convert_PIL_to_numpy(upright, format)
 
 
 def exif_orientation(image: Image.Image) -> int:
@@ -144,20 +149,3 @@ def stored_size(path: str | os.PathLike[str]) -> Size:
         # Orientations 5 to 8 exchange height and width.
         turned = exif_orientation(image) >= 5
         return image.size if turned else image.size[::-1]
-
-
-def to_eight_bits(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
-    """``image`` with its grey values of 16 bits divided by 257; others are left as they are.
-
-    Raises:
-        DataError: its values are integers of 32 bits or floats, whose range is not known.
-    """
-    # 65535 is 255 · 257; 128 rounds.
-    if image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
-    if image.mode.startswith(("I", "F")):
-        raise DataError(
-            f"{path}: its pixels have mode {image.mode}: expected values of 8 or 16 bits"
-        )
-    return image

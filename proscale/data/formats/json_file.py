@@ -38,6 +38,10 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         DataError: it is larger than ``MAX_BYTES``, no JSON (NaN and Infinity are none), nested too
             deeply to be read, or no object.
     """
+
+    def refuse_constant(name: str) -> NoReturn:
+        raise ValueError(f"{name} is no JSON number")
+
     local = Path(PathManager.get_local_path(os.fspath(path)))
     if not local.exists():
         raise MissingFileError(f"{path}: there is no such file")
@@ -46,7 +50,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     if size > MAX_BYTES:
         raise DataError(f"{path}: it has {size} bytes: expected {MAX_BYTES}")
     try:
-        content = json.loads(local.read_bytes(), parse_constant=_refuse_constant)
+        content = json.loads(local.read_bytes(), parse_constant=refuse_constant)
     # json recurses into each [ and {.
     except RecursionError as error:
         raise DataError(f"{path}: not a JSON file (its values are nested too deeply)") from error
@@ -61,7 +65,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 def check_lists(
     content: Mapping[str, Any], needed: Mapping[str, Keys], path: str | os.PathLike[str]
 ) -> None:
-    """Make sure that lists of objects are there.
+    """Make sure that lists of objects are there, so that readers may take them for granted.
 
     Args:
         content: see :func:`read_json`.
@@ -80,11 +84,7 @@ def check_lists(
 
 
 def check_records(records: Sequence[Any], keys: Keys, where: str) -> None:
-    """Make sure that every element is an object with these keys and types.
-
-    Raises:
-        DataError: one is not; the message begins with ``where`` and its place.
-    """
+    """Raise a DataError that begins with ``where`` if an element lacks keys or types."""
     for place, record in enumerate(records):
         if not isinstance(record, dict):
             raise DataError(f"{where}[{place}] is {shown(record)}: expected an object {{…}}")
@@ -127,7 +127,3 @@ class DataFolder:
                 "in that folder, without '..'"
             )
         return os.path.join(self._root, name)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")

@@ -38,12 +38,7 @@ def read_palette(path: str | os.PathLike[str]) -> list[list[int]]:
 
 
 def relabel(ids: np.ndarray, values: Mapping[int, int], dtype: type) -> np.ndarray:
-    """The map (H, W) in which every id is replaced by its value, as ``dtype``.
-
-    Args:
-        ids: (H, W) integers.
-        values: by id.
-        dtype: of the result.
+    """The map (H, W) of ``dtype`` in which every id of a map of integers is replaced by its value.
 
     Raises:
         ValueError: ids have no value; the message lists them.

@@ -30,31 +30,44 @@ def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
                 f"its run lengths have (height, width) {size}, its image {(height, width)}"
             )
         if isinstance(counts, (str, bytes)):
-            return _checked_code(counts, height, width)
-        # Uncompressed: runs that fill the image.
-        if (
+            code = counts.encode() if isinstance(counts, str) else counts
+            if _compressed_sum(code) == height * width:
+                return {"size": [height, width], "counts": code}
+        elif (
             isinstance(counts, list)
             and all(type(count) is int and count >= 0 for count in counts)
             and sum(counts) == height * width
         ):
             return pycocotools.mask.frPyObjects(dict(segmentation), height, width)
-        raise ValueError(_incomplete(height, width))
+        # Runs that do not fill the image would be decoded all the same.
+        raise ValueError(f"its run lengths do not add up to {height * width} pixels")
     # Polygons: the union of all of them is one mask.
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError("its segmentation is neither polygons nor run lengths")
+    # Drawing takes memory for every pixel along an edge, inside or outside: a corner may be
+    # outside, as far as the image is long.
+    margin = max(height, width)
     for polygon in segmentation:
-        _check_polygon(polygon, height, width)
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError("its polygons must be lists of an even number, at least six, numbers")
+        if not all(type(value) in (int, float) for value in polygon):
+            raise ValueError("its polygons must be lists of numbers")
+        xs, ys = polygon[::2], polygon[1::2]
+        if min(*xs, *ys) < -margin or max(xs) > width + margin or max(ys) > height + margin:
+            raise ValueError(
+                f"its polygons reach from (x, y) {(min(xs), min(ys))} to {(max(xs), max(ys))}: "
+                f"expected {margin} pixels beyond its image of {(width, height)}"
+            )
     return pycocotools.mask.merge(pycocotools.mask.frPyObjects(segmentation, height, width))
 
 
-def _checked_code(counts: str | bytes, height: int, width: int) -> dict[str, Any]:
-    """Compressed ``counts`` as a code, if the runs fill the image; decoding does not look at it.
+def _compressed_sum(code: bytes) -> int | None:
+    """The sum of compressed run lengths; None if they are no run lengths.
 
     A number is written with 5 bits a character, the lowest first: a character is 48 plus the bits,
     plus 32 if another follows; 16 in the last is the sign. From the fourth on numbers are what the
     run is longer than the one two before it.
     """
-    code = counts.encode() if isinstance(counts, str) else counts
     characters = np.frombuffer(code, np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(characters < 32)
     starts = np.concatenate([[0], ends[:-1] + 1])
@@ -71,41 +84,16 @@ def _checked_code(counts: str | bytes, height: int, width: int) -> dict[str, Any
         # Differences to the run two before become run lengths.
         for first in (1, 2):
             runs[first::2] = np.cumsum(runs[first::2])
-        if runs.min() >= 0 and runs.sum() == height * width:
-            return {"size": [height, width], "counts": code}
-    raise ValueError(_incomplete(height, width))
-
-
-def _incomplete(height: int, width: int) -> str:
-    return f"its run lengths do not add up to {height * width} pixels"
-
-
-def _check_polygon(polygon: Any, height: int, width: int) -> None:
-    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-        raise ValueError("its polygons must be lists of an even number, at least six, numbers")
-    if not all(type(value) in (int, float) for value in polygon):
-        raise ValueError("its polygons must be lists of numbers")
-    # Drawing takes memory for every pixel along an edge, inside or outside.
-    # A corner may be outside, as far as the image is long.
-    margin = max(height, width)
-    xs, ys = polygon[::2], polygon[1::2]
-    if min(*xs, *ys) < -margin or max(xs) > width + margin or max(ys) > height + margin:
-        raise ValueError(
-            f"its polygons reach from (x, y) {(min(xs), min(ys))} to {(max(xs), max(ys))}: "
-            f"expected {margin} pixels beyond its image of {(width, height)}"
-        )
+        if runs.min() >= 0:
+            return int(runs.sum())
+    return None
 
 
 def encode_segments(ids: np.ndarray) -> dict[int, dict[str, Any]]:
-    """The code of every id in a map, in one pass however many there are.
+    """The code of every id in a map (H, W) of integers, by id, ascending.
 
-    Args:
-        ids: (H, W) integers.
-
-    Returns:
-        codes by id, ascending.
+    One pass over the map finds its runs, which all codes share.
     """
-    # One pass over the map: its runs, which all codes share.
     height, width = ids.shape
     flat = ids.ravel(order="F")  # runs go down the columns
     starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
@@ -127,14 +115,7 @@ def encode_segments(ids: np.ndarray) -> dict[int, dict[str, Any]]:
 
 
 def describe_segments(ids: np.ndarray) -> dict[int, tuple[int, list[int], dict[str, Any]]]:
-    """Area, box [x, y, width, height] and run lengths, all as JSON has them, of every id in a map.
-
-    Args:
-        ids: (H, W) integers.
-
-    Returns:
-        by id, ascending.
-    """
+    """Area, box [x, y, width, height] and run lengths, as JSON has them, see encode_segments."""
     return {
         id_: (
             int(pycocotools.mask.area(code)),
