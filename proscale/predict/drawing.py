@@ -5,6 +5,7 @@ A drawing has an index map: an integer image in which the pixels of the n-th seg
 """
 
 import colorsys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,6 @@ OPACITY = 0.5
 """Of a segment's colour over the image."""
 
 _FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
-_Box = tuple[float, float, float, float]  # (x0, y0, x1, y1)
 # Segments smaller than this fraction of the image get no label.
 _LABELLED_AREA = 0.001
 # Side in pixels to which maps are reduced to find places for labels.
@@ -72,20 +72,22 @@ class Drawing:
         # Letters grow with the image, so that they are legible at any size.
         size = max(10, round(0.022 * (canvas.width * canvas.height) ** 0.5))
         font = ImageFont.truetype(str(_FONT), size)
-        taken: list[_Box] = []
+        taken: list[tuple[float, float, float, float]] = []
         for index, (x, y) in label_places(self.index_map).items():
             # The label is centred on its place, and moved inside where it would leave the image.
             caption, color = self.captions[index - 1], self.colors[index - 1]
             width, height = draw.textlength(caption, font) + size / 2, 1.3 * size
-            left = min(max(x - width / 2, 0), max(canvas.width - width, 0))
+            x0 = min(max(x - width / 2, 0), max(canvas.width - width, 0))
+            x1 = x0 + width
             # A label that finds no free line is left out: larger segments have theirs already.
             for shift in _SHIFTS:
-                top = min(max(y + (shift - 0.5) * height, 0), max(canvas.height - height, 0))
-                box = (left, top, left + width, top + height)
-                if not any(_overlap(box, other) for other in taken):
-                    taken.append(box)
-                    draw.rounded_rectangle(box, radius=size / 4, fill=color)
-                    place = (left + width / 2, top + height / 2)
+                y0 = min(max(y + (shift - 0.5) * height, 0), max(canvas.height - height, 0))
+                y1 = y0 + height
+                # Boxes overlap if along both axes each begins before the other ends.
+                if not any(x0 < b[2] and b[0] < x1 and y0 < b[3] and b[1] < y1 for b in taken):
+                    taken.append((x0, y0, x1, y1))
+                    draw.rounded_rectangle(taken[-1], radius=size / 4, fill=color)
+                    place = (x0 + width / 2, y0 + height / 2)
                     draw.text(place, caption, text_color(color), font, anchor="mm")
                     break
         return np.asarray(canvas)
@@ -151,29 +153,32 @@ def indices_of(id_map: np.ndarray, ids: Sequence[int]) -> np.ndarray:
 
 def segment_colors(classes: ClassMetadata, labels: Sequence[int]) -> list[Color]:
     """A colour for each segment, from its class id: objects of one class get different shades."""
-    # The n-th object of a class has its n-th shade; stuff has the class's own colour.
-    seen: dict[int, int] = {}
+    seen: Counter[int] = Counter()
     colors = []
     for label in labels:
-        number = seen.get(label, 0)
-        seen[label] = number + 1
         color = classes.colors[label]
-        colors.append(_shade(color, number) if classes.isthing[label] else color)
+        # The n-th object of a class has its n-th shade; stuff has the class's own colour.
+        if classes.isthing[label]:
+            hue, lightness, saturation = colorsys.rgb_to_hls(*(channel / 255 for channel in color))
+            # The colour itself, then darker, lighter and slightly different ones; five shades can
+            # be distinguished, and further objects begin anew.
+            number = seen[label]
+            lightness *= (1, 0.7, 1.3, 0.85, 1.15)[number % 5]
+            hue += 0.025 * ((number + 2) % 5 - 2)
+            red, green, blue = colorsys.hls_to_rgb(hue % 1, min(lightness, 0.9), saturation)
+            color = (round(255 * red), round(255 * green), round(255 * blue))
+            seen[label] += 1
+        colors.append(color)
     return colors
 
 
 def outlines(index_map: np.ndarray) -> np.ndarray:
     """``(H, W)`` bool: pixels of segments along their borders, a line of some 1/300 of the size."""
-    border = np.zeros(index_map.shape, bool)
-    across = index_map[:, 1:] != index_map[:, :-1]
-    down = index_map[1:] != index_map[:-1]
-    # Both pixels beside an edge belong to it.
-    border[:, 1:] |= across
-    border[:, :-1] |= across
-    border[1:] |= down
-    border[:-1] |= down
+    # Pixels whose four neighbours do not all have their index: where the gradient is not 0.
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    gradient = cv2.morphologyEx(index_map.astype(np.uint16), cv2.MORPH_GRADIENT, cross)
     width = max(2, round(min(index_map.shape) / 300))
-    thick = cv2.dilate(border.astype(np.uint8), np.ones((width, width), np.uint8))
+    thick = cv2.dilate((gradient > 0).astype(np.uint8), np.ones((width, width), np.uint8))
     return (thick > 0) & (index_map > 0)
 
 
@@ -205,18 +210,3 @@ def text_color(background: Color) -> Color:
     red, green, blue = background
     # The luma of ITU-R BT.601.
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
-
-
-def _overlap(box: _Box, other: _Box) -> bool:
-    # Intervals overlap if each begins before the other ends; boxes if they do along both axes.
-    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
-
-
-def _shade(color: Color, number: int) -> Color:
-    """The colour itself for the first object, then darker, lighter and slightly different ones."""
-    hue, lightness, saturation = colorsys.rgb_to_hls(*(channel / 255 for channel in color))
-    # Five shades can be distinguished; further objects begin anew.
-    lightness *= (1, 0.7, 1.3, 0.85, 1.15)[number % 5]
-    hue += 0.025 * ((number + 2) % 5 - 2)
-    red, green, blue = colorsys.hls_to_rgb(hue % 1, min(lightness, 0.9), saturation)
-    return round(255 * red), round(255 * green), round(255 * blue)

@@ -1,4 +1,4 @@
-"""Predicts files into a folder: finds them, reads ahead, keeps the model busy, writes behind it."""
+"""Predicts files into a folder: finds them, reads ahead, predicts, and writes behind the model."""
 
 import glob
 import itertools
@@ -44,9 +44,16 @@ def find_sources(inputs: Sequence[str], *, leave_out: Path) -> list[Source]:
     """
     # A file that several inputs name is predicted once, at its first place.
     paths = list(dict.fromkeys(path for text in inputs for path in _files(text, leave_out)))
+    images = [path for path in paths if path.suffix.lower() not in VIDEO_SUFFIXES]
+    # A name that is a number, as COCO's, is the id; others are numbered on from the highest.
+    first: dict[int, Path] = {}
+    for path in images:
+        if path.stem.isdecimal():
+            first.setdefault(int(path.stem), path)
+    ids = {path: number for number, path in first.items()}
+    others = [path for path in images if path not in ids]
+    ids |= zip(others, itertools.count(max(first, default=0) + 1), strict=False)
     taken: set[str] = set()
-    images = [path for path in paths if not _is_video(path)]
-    ids = dict(zip(images, _image_ids(images), strict=True))
     return [Source(path, unique_name(path.stem, taken), ids.get(path)) for path in paths]
 
 
@@ -90,22 +97,6 @@ def _files(text: str, leave_out: Path) -> list[Path]:
     return found
 
 
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES
-
-
-def _image_ids(images: Sequence[Path]) -> list[int]:
-    # A name that is a number, as COCO's, is the id; others are numbered on from the highest.
-    numbers = [int(path.stem) if path.stem.isdecimal() else None for path in images]
-    free = itertools.count(max((n for n in numbers if n is not None), default=0) + 1)
-    seen: set[int] = set()
-    ids = []
-    for number in numbers:
-        ids.append(next(free) if number is None or number in seen else number)
-        seen.add(ids[-1])
-    return ids
-
-
 class FilePredictor:
     """Predicts images and videos and writes everything that ``output`` has.
 
@@ -120,11 +111,12 @@ class FilePredictor:
         self, predictor: Predictor, output: OutputFolder, *, batch_size: int, workers: int
     ) -> None:
         self._predictor, self._output, self._workers = predictor, output, workers
-        self._batches = _Batches(predictor, batch_size)
+        self._batch_size = batch_size
+        # Images that wait for a full batch, and what receives their predictions.
+        self._waiting: list[tuple[np.ndarray, Callable[[Prediction], None]]] = []
         self._writing = BackgroundWorkers(output.add, num_workers=workers)
         self._failures: list[Failure] = []
-        self._progress = tqdm(unit="image", disable=None)
-        self._total = 0
+        self._progress = tqdm(unit="image", disable=None, total=0)
 
     def predict(self, sources: Sequence[Source]) -> list[Failure]:
         """Predict the files, see ``find_sources``.
@@ -132,13 +124,13 @@ class FilePredictor:
         Returns:
             the files that could not be read, which are reported on the way.
         """
-        images = [source for source in sources if not _is_video(source.path)]
+        images = [source for source in sources if source.image_id is not None]
         self._predict_images(images)
         # Frames of videos have names and ids behind those of all images.
         taken = {source.name.casefold() for source in sources}
         ids = itertools.count(max((source.image_id or 0 for source in images), default=0) + 1)
         for source in sources:
-            if _is_video(source.path):
+            if source.image_id is None:
                 self._predict_video(source, taken, ids)
         self._progress.close()
         self._output.finish(self._failures)
@@ -147,24 +139,20 @@ class FilePredictor:
     def _predict_images(self, images: Sequence[Source]) -> None:
         self._expect(len(images))
 
-        def receive(read: tuple[Source, np.ndarray | Failure]) -> None:
+        def receive(read: tuple[Source, np.ndarray | Exception]) -> None:
             source, pixels = read
-            if isinstance(pixels, Failure):
-                self._skip(pixels)
+            if isinstance(pixels, Exception):
+                self._skip(source, pixels)
             else:
-                self._batches.add(pixels, partial(self._write, source, pixels))
+                self._add(pixels, partial(self._write, source, pixels))
 
         # Threads read ahead; this one predicts; others draw and write behind it.
         reading = BackgroundWorkers(receive, num_workers=self._workers)
         for source in images:
             reading.submit(partial(_read, source))
         reading.finish()
-        self._batches.finish()
+        self._predict_waiting()
         self._writing.finish()
-
-    def _write(self, source: Source, pixels: np.ndarray, prediction: Prediction) -> None:
-        self._writing.submit(partial(self._output.write, source, pixels, prediction))
-        self._progress.update()
 
     def _predict_video(self, source: Source, taken: set[str], ids: Iterator[int]) -> None:
         """Predict every frame into a video; some frames have results like images."""
@@ -172,80 +160,69 @@ class FilePredictor:
             number, rate = probe_video(source.path)
         except DataError as error:
             self._expect(1)
-            self._skip(_failure(source, error))
+            self._skip(source, error)
             return
         self._expect(number)
         # Of as many stretches of equal length the frames in the middle.
         samples = {number * (2 * i + 1) // (2 * VIDEO_SAMPLES) for i in range(VIDEO_SAMPLES)}
-        kept = {
-            frame: Source(
-                Path(f"{source.path}#{frame}"),
-                unique_name(f"{source.name}_{frame:06d}", taken),
-                next(ids),
-            )
-            for frame in sorted(samples)
-        }
+        kept = {}
+        for frame in sorted(samples):
+            name = unique_name(f"{source.name}_{frame:06d}", taken)
+            kept[frame] = Source(Path(f"{source.path}#{frame}"), name, next(ids))
+
+        def draw(pixels: np.ndarray, prediction: Prediction) -> np.ndarray:
+            return Drawing.of(prediction, self._predictor.classes).over(pixels)
+
         with whole_file(self._output.video_path(source.name)) as path:
             # Frames are drawn in parallel, and come to the video in their order.
             video = VideoWriter(path, rate)
             drawing = BackgroundWorkers(video.add, num_workers=self._workers)
 
             def receive(frame: int, pixels: np.ndarray, prediction: Prediction) -> None:
-                drawing.submit(partial(self._draw, pixels, prediction))
+                drawing.submit(partial(draw, pixels, prediction))
                 if frame in kept:
                     self._write(kept[frame], pixels, prediction)
                 else:
                     self._progress.update()
 
             for frame, pixels in enumerate(read_frames(source.path)):
-                self._batches.add(pixels, partial(receive, frame, pixels))
-            self._batches.finish()
+                self._add(pixels, partial(receive, frame, pixels))
+            self._predict_waiting()
             drawing.finish()
             self._writing.finish()
             video.close()
 
-    def _draw(self, pixels: np.ndarray, prediction: Prediction) -> np.ndarray:
-        return Drawing.of(prediction, self._predictor.classes).over(pixels)
-
-    def _expect(self, number: int) -> None:
-        """Count this many images as work to do."""
-        self._total += number
-        self._progress.total = self._total
-        self._progress.refresh()
-
-    def _skip(self, failure: Failure) -> None:
-        self._failures.append(failure)
-        tqdm.write(f"skipped {failure.file_name}: {failure.reason}", file=sys.stderr)
-        self._progress.update()
-
-
-class _Batches:
-    """Predicts images as soon as there are enough of them, and hands each prediction on."""
-
-    def __init__(self, predictor: Predictor, size: int) -> None:
-        self._predictor, self._size = predictor, size
-        self._waiting: list[tuple[np.ndarray, Callable[[Prediction], None]]] = []
-
-    def add(self, pixels: np.ndarray, receive: Callable[[Prediction], None]) -> None:
+    def _add(self, pixels: np.ndarray, receive: Callable[[Prediction], None]) -> None:
+        """Predict the image as soon as there are enough of them, and hand the prediction on."""
         self._waiting.append((pixels, receive))
-        if len(self._waiting) == self._size:
-            self.finish()
+        if len(self._waiting) == self._batch_size:
+            self._predict_waiting()
 
-    def finish(self) -> None:
-        """Predict those that are waiting, however few."""
+    def _predict_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
         predictions = self._predictor([pixels for pixels, _ in waiting])
         for (_, receive), prediction in zip(waiting, predictions, strict=True):
             receive(prediction)
 
+    def _write(self, source: Source, pixels: np.ndarray, prediction: Prediction) -> None:
+        self._writing.submit(partial(self._output.write, source, pixels, prediction))
+        self._progress.update()
 
-def _read(source: Source) -> tuple[Source, np.ndarray | Failure]:
+    def _expect(self, number: int) -> None:
+        """Count this many images as work to do."""
+        self._progress.total += number
+        self._progress.refresh()
+
+    def _skip(self, source: Source, error: Exception) -> None:
+        # The reason stands beside the file's name wherever it is shown.
+        failure = Failure(str(source.path), str(error).removeprefix(f"{source.path}: "))
+        self._failures.append(failure)
+        tqdm.write(f"skipped {failure.file_name}: {failure.reason}", file=sys.stderr)
+        self._progress.update()
+
+
+def _read(source: Source) -> tuple[Source, np.ndarray | Exception]:
     try:
         return source, read_rgb(source.path)
     except (OSError, DataError) as error:
-        return source, _failure(source, error)
-
-
-def _failure(source: Source, error: Exception) -> Failure:
-    # The reason stands beside the file's name wherever it is shown.
-    return Failure(str(source.path), str(error).removeprefix(f"{source.path}: "))
+        return source, error

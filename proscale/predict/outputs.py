@@ -12,16 +12,8 @@ from PIL import Image
 from proscale.data.formats.panoptic_png import write_panoptic_png
 from proscale.predict.drawing import Drawing
 from proscale.predict.page import Gallery, gallery_item
-from proscale.predict.result import ClassMetadata, Prediction, Segment
+from proscale.predict.result import ClassMetadata, Prediction
 from proscale.utils.whole_files import whole_file
-
-OVERLAYS, VIDEOS = "overlays", "videos"
-"""Folders of the results; maps are in one named by the task, panoptic or semantic."""
-
-PREDICTIONS_FILE, PANOPTIC_FILE = "predictions.json", "panoptic.json"
-INSTANCES_FILE, PAGE = "instances.json", "index.html"
-
-_OVERLAY_QUALITY = 90
 
 
 @dataclass(frozen=True)
@@ -68,40 +60,49 @@ class OutputFolder:
         classes: the model's.
         dataset: name of the data set whose classes they are.
         title: of the page.
+
+    Attributes:
+        page: the file that shows everything.
     """
 
     def __init__(
         self, folder: Path, *, task: str, classes: ClassMetadata, dataset: str, title: str
     ) -> None:
         self._folder, self._task, self._classes = folder, task, classes
-        self._dataset = dataset
-        # Instances may overlap: they have no map.
-        for name in (OVERLAYS, *([] if task == "instance" else [task])):
+        self._dataset, self.page = dataset, folder / "index.html"
+        # Maps are in a folder named by the task; instances may overlap and have none.
+        for name in ("overlays", *([] if task == "instance" else [task])):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self._records: list[dict[str, Any]] = []
         self._coco: list[dict[str, Any]] = []
-        self._gallery = Gallery(folder / PAGE, title=title, subtitle=f"{task} · {dataset}")
-
-    @property
-    def page(self) -> Path:
-        """The page that shows everything."""
-        return self._folder / PAGE
+        self._gallery = Gallery(self.page, title=title, subtitle=f"{task} · {dataset}")
 
     def video_path(self, name: str) -> Path:
         """The file of the video of this name."""
-        (self._folder / VIDEOS).mkdir(exist_ok=True)
-        return self._folder / VIDEOS / f"{name}.mp4"
+        folder = self._folder / "videos"
+        folder.mkdir(exist_ok=True)
+        return folder / f"{name}.mp4"
 
     def write(self, source: Source, pixels: np.ndarray, prediction: Prediction) -> Written:
         """Write the files of an image, ``(H, W, 3)`` uint8 RGB; several threads may."""
         # The drawing is made once, for the picture and for the page.
         drawing = Drawing.of(prediction, self._classes)
         overlay = Image.fromarray(drawing.over(pixels))
-        with whole_file(self._folder / OVERLAYS / f"{source.name}.jpg") as path:
-            overlay.save(path, quality=_OVERLAY_QUALITY)
-        if prediction.id_map is not None:
+        with whole_file(self._folder / "overlays" / f"{source.name}.jpg") as path:
+            overlay.save(path, quality=90)
+        id_map = prediction.id_map
+        if id_map is not None:
             with whole_file(self._folder / self._task / f"{source.name}.png") as path:
-                self._write_map(path, prediction.id_map)
+                if self._task == "panoptic":
+                    write_panoptic_png(path, id_map)
+                elif len(self._classes) <= 256:
+                    # Viewers show the palette's colours, readers get class ids.
+                    labels = Image.fromarray(id_map.astype(np.uint8))
+                    labels.putpalette([channel for c in self._classes.colors for channel in c])
+                    labels.save(path)
+                else:
+                    # A palette has 256 colours; more classes are grey values of 16 bits.
+                    Image.fromarray(id_map.astype(np.uint16)).save(path)
         record = {
             "id": source.image_id,
             "file_name": str(source.path),
@@ -134,29 +135,17 @@ class OutputFolder:
             "images": self._records,
             "skipped": [asdict(failure) for failure in failures],
         }
-        self._write_json(PREDICTIONS_FILE, predictions)
+        self._write_json("predictions.json", predictions)
         # Other tools evaluate these files, or train on them.
         if self._task == "panoptic":
             keys = ("id", "file_name", "height", "width")
             images = [{key: record[key] for key in keys} for record in self._records]
             panoptic = {"images": images, "annotations": self._coco, "categories": categories}
-            self._write_json(PANOPTIC_FILE, panoptic)
+            self._write_json("panoptic.json", panoptic)
         elif self._task == "instance":
-            self._write_json(INSTANCES_FILE, self._coco)
+            self._write_json("instances.json", self._coco)
         # Names of files without their folders: a page may be sent to others.
         self._gallery.finish([f"{Path(one.file_name).name}: {one.reason}" for one in failures])
-
-    def _write_map(self, path: Path, id_map: np.ndarray) -> None:
-        if self._task == "panoptic":
-            write_panoptic_png(path, id_map)
-        elif len(self._classes) <= 256:
-            # Viewers show the palette's colours, readers get class ids.
-            labels = Image.fromarray(id_map.astype(np.uint8))
-            labels.putpalette([channel for color in self._classes.colors for channel in color])
-            labels.save(path)
-        else:
-            # A palette has 256 colours; more classes are grey values of 16 bits.
-            Image.fromarray(id_map.astype(np.uint16)).save(path)
 
     def _write_json(self, name: str, content: Any) -> None:
         with whole_file(self._folder / name) as path:
@@ -166,24 +155,20 @@ class OutputFolder:
 def _coco_entries(source: Source, prediction: Prediction) -> list[dict[str, Any]]:
     """The image's annotation in COCO's panoptic format, or its instances in COCO's results format;
     COCO has none for semantic results."""
+    # COCO's boxes are (x, y, width, height).
+    boxes = ([x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in (s.box for s in prediction.segments))
+    id_ = source.image_id
     if prediction.task == "panoptic":
         segments = [
-            {"id": s.id, "category_id": s.category_id, "area": s.area, "bbox": _coco_box(s)}
+            {"id": s.id, "category_id": s.category_id, "area": s.area, "bbox": box}
             | {"iscrowd": 0, "score": s.score}
-            for s in prediction.segments
+            for s, box in zip(prediction.segments, boxes, strict=True)
         ]
-        file_name = f"{source.name}.png"
-        return [{"image_id": source.image_id, "file_name": file_name, "segments_info": segments}]
+        return [{"image_id": id_, "file_name": f"{source.name}.png", "segments_info": segments}]
     if prediction.task == "instance":
         return [
-            {"image_id": source.image_id, "category_id": s.category_id, "bbox": _coco_box(s)}
-            | {"score": s.score, "segmentation": {**code, "counts": code["counts"].decode()}}
-            for s, code in zip(prediction.segments, prediction.codes, strict=True)
+            {"image_id": id_, "category_id": s.category_id, "bbox": box, "score": s.score}
+            | {"segmentation": {**code, "counts": code["counts"].decode()}}
+            for s, box, code in zip(prediction.segments, boxes, prediction.codes, strict=True)
         ]
     return []
-
-
-def _coco_box(segment: Segment) -> list[int]:
-    # COCO's boxes are (x, y, width, height).
-    left, top, right, bottom = segment.box
-    return [left, top, right - left, bottom - top]

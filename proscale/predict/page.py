@@ -1,9 +1,8 @@
 """Pages that show images with their segments: one HTML file each, without server and network.
 
-Pictures are in a page as JPEG data of a bounded size, and drawings over them as transparent PNG
-data, so that the viewer can show either or both. The data of an image are in a script that the page
-reads when the image is opened: hundreds of images are no burden before. The viewer, colours and
-type are shared with reports.
+Pictures are JPEG data of a bounded size, and drawings over them transparent PNG data, so that the
+viewer can show either or both. The data of an image are in a script that the page reads when the
+image is opened: hundreds of images are no burden before. Reports share the viewer and the style.
 """
 
 import base64
@@ -23,14 +22,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from proscale.predict.drawing import (
-    OPACITY,
-    Drawing,
-    label_places,
-    outlines,
-    text_color,
-    tinted,
-)
+from proscale.predict.drawing import OPACITY, Drawing, label_places, outlines, text_color, tinted
 from proscale.predict.result import Prediction
 from proscale.utils.types import Size
 from proscale.utils.whole_files import whole_file
@@ -42,12 +34,8 @@ IMAGE_SIDE = 1024
 """The longer side of images on the page, in pixels, at most."""
 
 _THUMBNAIL_SIDE = 360
-_IMAGE_QUALITY, _THUMBNAIL_QUALITY = 82, 75
-
 _WEB = files("proscale.predict") / "web"
 _SHARED = ("head.html", "page.css", "viewer.css", "viewer.html", "viewer.js")
-# Where the template is divided.
-_ITEMS = "<!-- items -->"
 _ITEM = Template(
     '<article class="card" data-search="$search"><button type="button">'
     '<img alt="" src="$thumbnail"><span class="file">$file</span>'
@@ -78,20 +66,21 @@ class Gallery:
             self._items.write(item)
 
     def finish(self, skipped: Sequence[str]) -> None:
-        """Write the page.
-
-        Args:
-            skipped: a line for each file that was skipped, plain text.
-        """
+        """Write the page, with a line of plain text for each file that was skipped."""
         count = f"{self._number} image" + "s" * (self._number != 1)
         if self._number > MAX_IMAGES:
             count = f"the first {MAX_IMAGES} of {count}; all have their files beside this page"
         words = {**self._words, "count": count, "date": now()}
         words = {key: html.escape(word) for key, word in words.items()}
-        words |= shared_parts() | {"faults": _details(skipped)}
+        faults = ""
+        if skipped:
+            lines = "".join(f"<li>{html.escape(line)}</li>" for line in skipped)
+            summary = f"<summary>{len(skipped)} skipped</summary>"
+            faults = f'<details class="faults">{summary}<ul>{lines}</ul></details>'
+        words |= shared_parts() | {"faults": faults}
         # The items lie between the two halves of the template.
         template = (_WEB / "gallery.html").read_text("utf-8")
-        head, tail = (Template(part).substitute(words) for part in template.split(_ITEMS))
+        head, tail = (Template(part).substitute(words) for part in template.split("<!-- items -->"))
         with (
             self._items as items,
             whole_file(self._path) as part,
@@ -109,8 +98,7 @@ def gallery_item(name: str, pixels: np.ndarray, prediction: Prediction, drawing:
     Args:
         name: shown, and found by the page's filter.
         pixels: ``(H, W, 3)`` uint8 RGB.
-        prediction: for the image.
-        drawing: of it.
+        prediction, drawing: for the image.
     """
     height, width = pixels.shape[:2]
     # Everything is drawn anew at the page's size, so that outlines are as wide as on any image.
@@ -126,21 +114,18 @@ def gallery_item(name: str, pixels: np.ndarray, prediction: Prediction, drawing:
         "file": name,
         "width": prediction.width,
         "height": prediction.height,
-        "image": _data_url(image, "JPEG", quality=_IMAGE_QUALITY),
+        "image": _data_url(image, "JPEG", quality=82),
         "fill": _png(paint, (index_map > 0) * round(255 * OPACITY)),
         "edges": _png(paint, outlines(index_map) * 255),
         "segments": _legend(prediction, drawing),
     }
-    thumbnail = cv2.resize(
-        tinted(image, paint, index_map),
-        _bounded(size, _THUMBNAIL_SIDE)[::-1],
-        interpolation=cv2.INTER_AREA,
-    )
+    small = _bounded(size, _THUMBNAIL_SIDE)[::-1]
+    thumbnail = cv2.resize(tinted(image, paint, index_map), small, interpolation=cv2.INTER_AREA)
     # The card names every class once.
     names = list(dict.fromkeys(segment.name for segment in prediction.segments))
     return _ITEM.substitute(
         file=html.escape(name),
-        thumbnail=_data_url(thumbnail, "JPEG", quality=_THUMBNAIL_QUALITY),
+        thumbnail=_data_url(thumbnail, "JPEG", quality=75),
         names=html.escape(", ".join(names) or "nothing found"),
         search=html.escape(" ".join((name, *names)).lower()),
         content=script_data(content),
@@ -165,30 +150,26 @@ def script_data(content: Any) -> str:
 
 def _legend(prediction: Prediction, drawing: Drawing) -> list[dict[str, Any]]:
     """The legend's entry of each segment; lengths and areas in percent of the image's."""
-    height, width = drawing.index_map.shape
+    height, width = prediction.height, prediction.width
+    rows, columns = drawing.index_map.shape
     places = label_places(drawing.index_map)
     entries = []
     pairs = zip(prediction.segments, drawing.colors, strict=True)
     for number, (segment, color) in enumerate(pairs, 1):
         # Percentages: the viewer shows the image at any size.
-        left, top, right, bottom = segment.box
+        x0, y0, x1, y1 = (100 * side for side in segment.box)
         entry = {
             "name": segment.name,
             "color": "rgb({}, {}, {})".format(*color),
             "text": "rgb({}, {}, {})".format(*text_color(color)),
             "score": segment.score,
-            "area": 100 * segment.area / (prediction.height * prediction.width),
+            "area": 100 * segment.area / (height * width),
             "pixels": segment.area,
-            "box": [
-                100 * left / prediction.width,
-                100 * top / prediction.height,
-                100 * (right - left) / prediction.width,
-                100 * (bottom - top) / prediction.height,
-            ],
+            "box": [x0 / width, y0 / height, (x1 - x0) / width, (y1 - y0) / height],
         }
         if number in places:
             x, y = places[number]
-            entry["label"] = [100 * x / width, 100 * y / height]
+            entry["label"] = [100 * x / columns, 100 * y / rows]
         entries.append(entry)
     return entries
 
@@ -212,11 +193,3 @@ def _data_url(pixels: np.ndarray, format: str, **options: int) -> str:
     Image.fromarray(pixels).save(file, format, optimize=True, **options)
     data = base64.b64encode(file.getvalue()).decode("ascii")
     return f"data:image/{format.lower()};base64,{data}"
-
-
-def _details(skipped: Sequence[str]) -> str:
-    if not skipped:
-        return ""
-    lines = "".join(f"<li>{html.escape(line)}</li>" for line in skipped)
-    summary = f"<summary>{len(skipped)} skipped</summary>"
-    return f'<details class="faults">{summary}<ul>{lines}</ul></details>'

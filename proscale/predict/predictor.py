@@ -85,7 +85,18 @@ class Predictor:
         check_weights(cfg, resume=False, required=True)
         self.task = choose_task(cfg, task)
         self.score_threshold = score_threshold
-        self.classes = _find_classes(cfg, self.task)
+        if not cfg.DATASETS.TEST:
+            raise ConfigError(
+                "DATASETS.TEST is empty: expected a data set, which gives names and colours of "
+                "classes"
+            )
+        name, number = cfg.DATASETS.TEST[0], cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        self.classes = ClassMetadata.of_dataset(name, self.task)
+        if len(self.classes) != number:
+            raise ConfigError(
+                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {number}: expected {len(self.classes)}, the "
+                f"classes for {self.task} results of {name} in DATASETS.TEST"
+            )
         _leave_out_other_results(cfg, self.task)
         if cfg.TEST.AUG.ENABLED:
             # The views are made from the image as it is.
@@ -117,8 +128,8 @@ class Predictor:
         other images.
 
         Args:
-            images: a path, colours ``(H, W, 3)`` uint8 in the order **RGB** (for any
-                ``INPUT.FORMAT`` of the model), a Pillow image, or a list or tuple.
+            images: ``ImageInput``, arrays in the order **RGB** for any ``INPUT.FORMAT`` of the
+                model, or a list or tuple of them.
 
         Raises:
             FileNotFoundError, ValueError, TypeError: an image cannot be read, see ``read_rgb``.
@@ -126,21 +137,19 @@ class Predictor:
         if not isinstance(images, (list, tuple)):
             return self([images])[0]
         # Images of one size make a batch without padding, which would change their predictions.
-        samples = [self._sample(read_rgb(image)) for image in images]
+        samples = []
         groups = defaultdict(list)
-        for index, sample in enumerate(samples):
-            groups[sample["image"].shape].append(index)
+        for index, rgb in enumerate(map(read_rgb, images)):
+            # As the evaluation mapper makes it of a file.
+            image = convert_PIL_to_numpy(Image.fromarray(rgb), self.cfg.INPUT.FORMAT)
+            resized, (height, width) = self._mapper.resized(image), rgb.shape[:2]
+            samples.append({"image": resized, "height": height, "width": width})
+            groups[resized.shape].append(index)
         predictions: dict[int, Prediction] = {}
         for indices in groups.values():
             outputs = self._model([samples[index] for index in indices])
             predictions.update(zip(indices, map(self._prediction, outputs), strict=True))
         return [predictions[index] for index in range(len(samples))]
-
-    def _sample(self, rgb: np.ndarray) -> dict[str, Any]:
-        # As the evaluation mapper makes it of a file.
-        image = convert_PIL_to_numpy(Image.fromarray(rgb), self.cfg.INPUT.FORMAT)
-        height, width = rgb.shape[:2]
-        return {"image": self._mapper.resized(image), "height": height, "width": width}
 
     def _prediction(self, output: dict[str, Any]) -> Prediction:
         if self.task == "panoptic":
@@ -151,11 +160,8 @@ class Predictor:
 
 
 def read_rgb(image: ImageInput) -> np.ndarray:
-    """RGB colours ``(H, W, 3)`` uint8 of an image, read as evaluation reads it.
-
-    Files and Pillow images are turned as their EXIF data say; greyscale (of 8 or 16 bits), palette
-    and CMYK images are converted, transparency is left out; see
-    ``proscale.data.formats.image_file``.
+    """RGB colours ``(H, W, 3)`` uint8 of an image, read as evaluation reads it: turned as EXIF data
+    say, and converted from other modes; see ``proscale.data.formats.image_file``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -188,8 +194,7 @@ def choose_task(cfg: CfgNode, task: str | None) -> str:
     """
     architecture, test = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.MASK_FORMER.TEST
     if architecture == "MaskFormer":
-        switches = (test.PANOPTIC_ON, test.INSTANCE_ON, test.SEMANTIC_ON)
-        given = [name for name, is_on in zip(TASKS, switches, strict=True) if is_on]
+        given = [name for name in TASKS if test[f"{name.upper()}_ON"]]
     elif architecture == "SemanticSegmentor":
         given = ["semantic"]
     else:
@@ -210,21 +215,6 @@ def choose_task(cfg: CfgNode, task: str | None) -> str:
             f"the task is {task}: expected {', '.join(given)} with this configuration{reason}"
         )
     return task
-
-
-def _find_classes(cfg: CfgNode, task: str) -> ClassMetadata:
-    if not cfg.DATASETS.TEST:
-        raise ConfigError(
-            "DATASETS.TEST is empty: expected a data set, which gives names and colours of classes"
-        )
-    name, number = cfg.DATASETS.TEST[0], cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    classes = ClassMetadata.of_dataset(name, task)
-    if len(classes) != number:
-        raise ConfigError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {number}: expected {len(classes)}, the classes "
-            f"for {task} results of {name} in DATASETS.TEST"
-        )
-    return classes
 
 
 def _leave_out_other_results(cfg: CfgNode, task: str) -> None:

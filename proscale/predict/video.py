@@ -57,12 +57,7 @@ def read_frames(path: Path) -> Iterator[np.ndarray]:
 
 
 class VideoWriter:
-    """Writes an MP4 file frame by frame; its size is that of the first one.
-
-    Args:
-        path: of the file.
-        rate: frames per second.
-    """
+    """Writes an MP4 file frame by frame, ``rate`` a second; its size is that of the first one."""
 
     def __init__(self, path: Path, rate: float) -> None:
         self._path, self._rate = path, rate

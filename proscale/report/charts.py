@@ -56,14 +56,10 @@ def curve_charts(curves: Mapping[str, Points]) -> str:
 
 
 def evaluated(curves: Mapping[str, Points]) -> dict[str, Points]:
-    """The main metrics over the iterations at which they were evaluated, by their names in
-    ``curves``, such as ``panoptic_seg/PQ``."""
-
-    def is_headline(name: str) -> bool:
-        *_, task, metric = ["", *name.split("/")]
-        return metric == HEADLINES.get(task, ("", None))[1]
-
-    return {name: points for name, points in curves.items() if is_headline(name)}
+    """Those of ``curves`` that are main metrics, such as ``panoptic_seg/PQ``."""
+    # The name of a data set may stand before task and metric.
+    names = {f"{task}/{metric}" for task, (_, metric) in HEADLINES.items()}
+    return {key: points for key, points in curves.items() if "/".join(key.split("/")[-2:]) in names}
 
 
 def _grouped(curves: Mapping[str, Points]) -> Iterator[tuple[str, list[Line]]]:
@@ -131,8 +127,7 @@ def chart(title: str, lines: Sequence[Line]) -> str:
 
 
 def thinned(points: Points) -> Points:
-    """At most ``MAX_POINTS`` of them: the extremes of equal stretches, in their order, and the last
-    one."""
+    """At most ``MAX_POINTS`` of them: the extremes of equal stretches, and the last one."""
     if len(points) <= MAX_POINTS:
         return points
     stretches = MAX_POINTS // 2 - 1
@@ -191,11 +186,13 @@ class _Plot:
         """Lines and numbers behind the curves."""
         parts = []
         for value in ticks(self._low, self._high, 4):
-            y = f"{self._y(value):.1f}"
+            y, label = f"{self._y(value):.1f}", f"{value:g}"
+            if 0 < abs(value) < 1e-3:
+                power = math.floor(math.log10(abs(value)))
+                label = f"{value / 10.0**power:g}e{power}"
             parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
-            parts.append(
-                f'<text x="{_LEFT - 6}" y="{y}" dy=".33em" text-anchor="end">{_short(value)}</text>'
-            )
+            position = f'x="{_LEFT - 6}" y="{y}" dy=".33em" text-anchor="end"'
+            parts.append(f"<text {position}>{label}</text>")
         # Iterations are whole.
         for value in ticks(self.left, self.right, 5):
             if value == round(value):
@@ -216,13 +213,6 @@ class _Plot:
 
 def _is_drawn(value: float) -> bool:
     return abs(value) < _TOO_LARGE  # nan is not
-
-
-def _short(value: float) -> str:
-    if 0 < abs(value) < 1e-3:
-        power = math.floor(math.log10(abs(value)))
-        return f"{value / 10.0**power:g}e{power}"
-    return f"{value:g}"
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:

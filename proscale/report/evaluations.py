@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,11 @@ HEADLINES = {
 }
 """By task its title and its main metric."""
 
-# By task the file with classes and the key of their list, the file with images and their metric.
-_FILES = {
-    "panoptic_seg": (
-        (panoptic_evaluator.RESULTS_FILE, "per_category"),
-        (panoptic_evaluator.IMAGES_FILE, "PQ"),
-    ),
-    "sem_seg": (
-        (semantic_evaluator.RESULTS_FILE, "per_class"),
-        (semantic_evaluator.IMAGES_FILE, "mIoU"),
-    ),
+# By task the evaluator, which names its files, the key of their list of classes, and the metric of
+# images.
+_DETAILS = {
+    "panoptic_seg": (panoptic_evaluator, "per_category", "PQ"),
+    "sem_seg": (semantic_evaluator, "per_class", "mIoU"),
 }
 _PER_CLASS = "AP-"
 
@@ -45,7 +40,7 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class ImageMetric:
-    """The metric of an image by itself, in percent; see the evaluators."""
+    """The metric of an image by itself, in percent; nan where nothing is annotated."""
 
     file_name: str
     value: float
@@ -71,7 +66,7 @@ class Evaluation:
     classes: list[ClassMetrics]
     image_metric: str
     images: list[ImageMetric]
-    has_views: bool = False
+    has_views: bool
 
     @property
     def title(self) -> str:
@@ -91,34 +86,34 @@ def read_evaluations(run: Path) -> tuple[list[Evaluation], list[str]]:
     problems: list[str] = []
     for name, folder in ((RESULTS_FILE, "inference"), (RESULTS_TTA_FILE, "inference_TTA")):
         content = _read(run / name, problems)
-        # With and without test-time augmentation, every data set, every task.
-        for dataset, tasks in _by_dataset(content, run / folder):
+        # Results are by data set and task.
+        named = {
+            key: value
+            for key, value in content.items()
+            if isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in value.values())
+        }
+        unnamed = {key: value for key, value in content.items() if key not in named}
+        by_dataset = [(key.removesuffix("_TTA"), tasks) for key, tasks in named.items()]
+        # Those with views of a single data set are without its name, which is that of its folder.
+        if any(isinstance(metrics, Mapping) for metrics in unnamed.values()):
+            folders = [path.name for path in (run / folder).glob("*/")]
+            by_dataset.append((folders[0] if len(folders) == 1 else "", unnamed))
+        for dataset, tasks in by_dataset:
             for task, metrics in tasks.items():
                 if isinstance(metrics, Mapping) and metrics:
                     files, task = run / folder / dataset, task.removesuffix("_TTA")
-                    evaluation = _evaluation(files, dataset, task, metrics, problems)
-                    found.append(replace(evaluation, has_views=name == RESULTS_TTA_FILE))
+                    has_views = name == RESULTS_TTA_FILE
+                    found.append(_evaluation(files, dataset, task, metrics, has_views, problems))
     return found, problems
 
 
-def _by_dataset(content: Mapping[str, Any], folder: Path) -> list[tuple[str, Mapping[str, Any]]]:
-    """The tasks in a file of results by data set."""
-    named = {key: value for key, value in content.items() if _is_nested(value)}
-    unnamed = {key: value for key, value in content.items() if key not in named}
-    pairs = [(name.removesuffix("_TTA"), tasks) for name, tasks in named.items()]
-    # Results with views of a single data set are without its name, which is that of its folder.
-    if any(isinstance(tasks, Mapping) for tasks in unnamed.values()):
-        folders = [path.name for path in folder.glob("*/")]
-        pairs.append((folders[0] if len(folders) == 1 else "", unnamed))
-    return pairs
-
-
-def _is_nested(value: Any) -> bool:
-    return isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in value.values())
-
-
 def _evaluation(
-    folder: Path, dataset: str, task: str, metrics: Mapping[str, Any], problems: list[str]
+    folder: Path,
+    dataset: str,
+    task: str,
+    metrics: Mapping[str, Any],
+    has_views: bool,
+    problems: list[str],
 ) -> Evaluation:
     # COCO's AP of classes is among the metrics of the data set.
     whole = {k: _number(v) for k, v in metrics.items() if not k.startswith(_PER_CLASS)}
@@ -129,27 +124,24 @@ def _evaluation(
     ]
     image_metric, images = "", []
     # Files of other tasks are not read; without a data set's name its folder is unknown.
-    if task in _FILES and dataset:
-        (class_file, key), (image_file, image_metric) = _FILES[task]
-        records = _records(folder / class_file, key, problems)
-        classes = [_class_metrics(record) for record in records]
+    if task in _DETAILS and dataset:
+        evaluator, key, image_metric = _DETAILS[task]
+        classes = []
+        for record in _records(folder / evaluator.RESULTS_FILE, key, problems):
+            isthing = record.get("isthing")
+            kind = ("thing" if isthing else "stuff") if isinstance(isthing, bool) else ""
+            # Panoptic files have lower-case keys: pq, sq, rq, tp.
+            values = {
+                key.upper() if key.islower() else key: _number(value)
+                for key, value in record.items()
+                if key not in ("id", "name", "isthing")
+            }
+            classes.append(ClassMetrics(str(record.get("name")), kind, values))
         images = [
             ImageMetric(str(record.get("file_name")), _number(record.get(image_metric)))
-            for record in _records(folder / image_file, "images", problems)
+            for record in _records(folder / evaluator.IMAGES_FILE, "images", problems)
         ]
-    return Evaluation(dataset, task, whole, classes, image_metric, images)
-
-
-def _class_metrics(record: Mapping[str, Any]) -> ClassMetrics:
-    isthing = record.get("isthing")
-    kind = ("thing" if isthing else "stuff") if isinstance(isthing, bool) else ""
-    metrics = {
-        # Panoptic files have lower-case keys: pq, sq, rq, tp.
-        key.upper() if key.islower() else key: _number(value)
-        for key, value in record.items()
-        if key not in ("id", "name", "isthing")
-    }
-    return ClassMetrics(str(record.get("name")), kind, metrics)
+    return Evaluation(dataset, task, whole, classes, image_metric, images, has_views)
 
 
 def _records(path: Path, key: str, problems: list[str]) -> list[Mapping[str, Any]]:

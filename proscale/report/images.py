@@ -20,9 +20,57 @@ from proscale.predict.predictor import read_rgb
 from proscale.predict.result import from_annotation
 from proscale.report.evaluations import Evaluation, ImageMetric
 from proscale.report.run_folder import RunFolder
+from proscale.report.tables import Cell, heading, table
 
-TASKS = {"panoptic_seg": "panoptic", "sem_seg": "semantic"}
-"""Evaluated tasks that have metrics of images, and their names for a predictor."""
+# Evaluated tasks that have metrics of images, and their names for a predictor.
+_TASKS = {"panoptic_seg": "panoptic", "sem_seg": "semantic"}
+
+
+def images_html(run: RunFolder, count: int, missing: list[str]) -> str:
+    """The ``count`` best and worst images of every data set, and names of those that are not drawn.
+
+    Args:
+        run: its configuration and latest weights predict.
+        count: 1 or more.
+        missing: gets a sentence for everything that is not drawn.
+    """
+    parts = []
+    # Views change predictions, and single images have no AP.
+    scored = [e for e in run.evaluations if e.task in _TASKS and not e.has_views]
+    if run.evaluations and not scored:
+        missing.append("Best and worst images: AP is not defined for single images.")
+    for evaluation in scored:
+        subject = f"Best and worst images of {evaluation.dataset}, {evaluation.title.lower()}"
+        if not evaluation.images:
+            missing.append(f"{subject}: the evaluation wrote no metrics of images.")
+            continue
+        # Without model or data set the page names the images.
+        pairs = None
+        try:
+            pairs = _ImagePairs(run, evaluation)
+        except RenderError as error:
+            missing.append(f"{subject}, are named only: {error}.")
+        parts.append(heading(evaluation))
+        for title, images in zip(
+            ("Best", "Worst"), extremes(evaluation.images, count), strict=True
+        ):
+            rows: list[list[Cell]] = []
+            drawn = []
+            for image in images:
+                # An image that cannot be read is named, and the others are drawn.
+                try:
+                    if pairs is not None:
+                        drawn.append(f'<div class="pair">{"".join(pairs.draw(image))}</div>')
+                        continue
+                except RenderError as error:
+                    missing.append(f"{Path(image.file_name).name} is not drawn: {error}.")
+                rows.append([image.file_name, image.value])
+            parts.append(f"<h4>{title}</h4>")
+            if drawn:
+                parts.append(f'<div class="pairs">{"".join(drawn)}</div>')
+            if rows:
+                parts.append(table(["image", evaluation.image_metric], rows))
+    return "".join(parts)
 
 
 def extremes(
@@ -42,12 +90,8 @@ def extremes(
     return best, worst
 
 
-class ImagePairs:
+class _ImagePairs:
     """Draws images of a data set, prediction and annotation.
-
-    Args:
-        run: its configuration and latest weights predict.
-        evaluation: of the images.
 
     Raises:
         RenderError: the model or the data set is not there, or they do not fit.
@@ -58,7 +102,7 @@ class ImagePairs:
             raise RenderError("there is no configuration of the model")
         if run.weights is None:
             raise RenderError("there are no weights in the folder")
-        self._evaluation, self._task = evaluation, TASKS[evaluation.task]
+        self._evaluation, self._task = evaluation, _TASKS[evaluation.task]
         # Classes have the names and colours of the data set that was evaluated.
         cfg = run.cfg.clone()
         cfg.defrost()

@@ -115,7 +115,14 @@ def read_run(path: Path) -> RunFolder:
     try:
         if METRICS_FILE in there:
             curves, damaged = read_metrics(path / METRICS_FILE)
-            missing += _describe_curves(curves, damaged)
+            if damaged:
+                numbers = ", ".join(map(str, damaged[:_NUMBERED]))
+                numbers += ", …" * (len(damaged) > _NUMBERED)
+                missing.append(
+                    f"{len(damaged)} damaged lines of {METRICS_FILE} are left out: {numbers}."
+                )
+            if not curves:
+                missing.append(f"{METRICS_FILE} has no curves yet.")
     except OSError as error:
         missing.append(f"{METRICS_FILE} cannot be read: {error.strerror}.")
     if not evaluations:
@@ -125,7 +132,16 @@ def read_run(path: Path) -> RunFolder:
             log = read_log(path / LOG_FILE)
     except OSError as error:
         missing.append(f"{LOG_FILE} cannot be read: {error.strerror}.")
-    weights = _find_weights(path, cfg, has_trained=bool(curves.get("total_loss")))
+    # The latest checkpoint in the folder; for an evaluation alone the evaluated one.
+    weights = None
+    pointer = path / LAST_CHECKPOINT
+    if pointer.is_file() and (name := pointer.read_text("utf-8", "replace").strip()):
+        # The folder may have been moved or copied: only the file's name counts.
+        weights = path / Path(name).name
+    elif cfg is not None and not curves.get("total_loss") and cfg.MODEL.WEIGHTS:
+        weights = Path(cfg.MODEL.WEIGHTS)
+    if weights is not None and not weights.is_file():
+        weights = None
     return RunFolder(path, cfg, curves, evaluations, log, weights, missing)
 
 
@@ -163,14 +179,6 @@ def _parse(line: str) -> tuple[int, dict[str, float]]:
     return iteration, {k: float(v) for k, v in record.items() if type(v) in (int, float)}
 
 
-def _describe_curves(curves: dict[str, Points], damaged: list[int]) -> list[str]:
-    sentences = []
-    if damaged:
-        numbers = ", ".join(map(str, damaged[:_NUMBERED])) + ", …" * (len(damaged) > _NUMBERED)
-        sentences = [f"{len(damaged)} damaged lines of {METRICS_FILE} are left out: {numbers}."]
-    return sentences if curves else [*sentences, f"{METRICS_FILE} has no curves yet."]
-
-
 def read_log(path: Path) -> LogFacts:
     """Read a log line by line, however long it is.
 
@@ -199,17 +207,3 @@ def read_log(path: Path) -> LogFacts:
             if memory := _MEMORY.search(line):
                 facts.peak_memory = max(facts.peak_memory or 0, int(memory[1]))
     return facts
-
-
-def _find_weights(path: Path, cfg: CfgNode | None, *, has_trained: bool) -> Path | None:
-    """The latest checkpoint in the folder; for an evaluation alone the evaluated one."""
-    pointer = path / LAST_CHECKPOINT
-    name = pointer.read_text("utf-8", "replace").strip() if pointer.is_file() else ""
-    # The folder may have been moved or copied: only the file's name counts.
-    if name:
-        found = path / Path(name).name
-    elif cfg is not None and not has_trained and cfg.MODEL.WEIGHTS:
-        found = Path(cfg.MODEL.WEIGHTS)
-    else:
-        return None
-    return found if found.is_file() else None

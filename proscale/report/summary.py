@@ -5,24 +5,20 @@ import math
 import statistics
 
 from proscale.report.charts import evaluated, format_number
-from proscale.report.run_folder import Points, RunFolder
+from proscale.report.run_folder import RunFolder
 
-Tile = tuple[str, str, str]
-"""Name, number and explanation; plain texts."""
+# Name, number and explanation; plain texts.
+_Tile = tuple[str, str, str]
 
 
 def summary_html(run: RunFolder) -> str:
     """The tiles at the top of the page."""
+    tile = '<div class="tile"><span>{}</span><b>{}</b><small>{}</small></div>'
     tiles = [*_results(run), *_training(run)]
-    return "".join(
-        '<div class="tile"><span>{}</span><b>{}</b><small>{}</small></div>'.format(
-            *map(html.escape, tile)
-        )
-        for tile in tiles
-    )
+    return "".join(tile.format(*map(html.escape, texts)) for texts in tiles)
 
 
-def _results(run: RunFolder) -> list[Tile]:
+def _results(run: RunFolder) -> list[_Tile]:
     histories = evaluated(run.curves)
     tiles = []
     for evaluation in run.evaluations:
@@ -33,23 +29,18 @@ def _results(run: RunFolder) -> list[Tile]:
         key = f"{evaluation.task}/{name}"
         history = histories.get(f"{evaluation.dataset}/{key}", histories.get(key, []))
         # Only evaluations without views are repeated during training.
-        if not evaluation.has_views:
-            note += _best(history, run.steps)
+        finite = [point for point in history if math.isfinite(point[1])]
+        if len(finite) > 1 and not evaluation.has_views:
+            # Of equal values the earliest iteration is shown.
+            iteration, best = max(finite, key=lambda point: point[1])
+            # The evaluation at the end is logged behind the last iteration.
+            after = min(iteration + 1, run.steps)
+            note += f"; best of {len(finite)}: {best:.1f} after {after:,} iterations"
         tiles.append((name, f"{value:.1f}", note))
     return tiles
 
 
-def _best(history: Points, steps: int) -> str:
-    # Of equal values the earliest iteration is shown.
-    finite = [(value, iteration) for iteration, value in history if math.isfinite(value)]
-    if len(finite) < 2:
-        return ""
-    value, iteration = max(finite, key=lambda point: point[0])
-    # The evaluation at the end is logged behind the last iteration.
-    return f"; best of {len(finite)}: {value:.1f} after {min(iteration + 1, steps):,} iterations"
-
-
-def _training(run: RunFolder) -> list[Tile]:
+def _training(run: RunFolder) -> list[_Tile]:
     if not run.steps:
         return []
     tiles = []
@@ -59,17 +50,18 @@ def _training(run: RunFolder) -> list[Tile]:
         tiles.append(("Iterations", f"{run.steps:,} of {whole:,}", state))
     else:
         tiles.append(("Iterations", f"{run.steps:,}", "logged"))
-    if "total_loss" in run.curves:
-        loss = run.curves["total_loss"]
-        tiles.append(
-            ("Total loss", format_number(loss[-1][1]), f"{format_number(loss[0][1])} at first")
-        )
+    # Steps are counted by the logged losses: there are some.
+    first, last = (format_number(run.curves["total_loss"][place][1]) for place in (0, -1))
+    tiles.append(("Total loss", last, f"{first} at first"))
     times = [(i, value) for i, value in run.curves.get("time", []) if math.isfinite(value)]
     if times:
         # The median: the first steps, and those after an evaluation, take longer.
         each = statistics.median(value for _, value in times)
         starts = f", started {run.log.starts} times" if run.log.starts > 1 else ""
-        tiles.append(("Training time", _duration(_total(times)), f"{each:.3g} s a step{starts}"))
+        # Every logged time stands for the steps since the one before; iterations count from 0.
+        before = [-1, *(iteration for iteration, _ in times)]
+        total = sum((now - last) * v for (now, v), last in zip(times, before, strict=False))
+        tiles.append(("Training time", _duration(total), f"{each:.3g} s a step{starts}"))
         # Of all ranks together: IMS_PER_BATCH is the size of the whole batch.
         if run.cfg is not None and each > 0:
             images = run.cfg.SOLVER.IMS_PER_BATCH
@@ -78,13 +70,6 @@ def _training(run: RunFolder) -> list[Tile]:
     if run.log.peak_memory is not None:
         tiles.append(("Peak memory", f"{run.log.peak_memory / 1024:.1f} GiB", "of the device"))
     return tiles
-
-
-def _total(times: Points) -> float:
-    """Seconds of all steps: every logged time stands for the steps since the one before."""
-    # Iterations count from 0: the first logged time stands for those up to it.
-    before = [-1, *(iteration for iteration, _ in times)]
-    return sum((now - last) * value for (now, value), last in zip(times, before, strict=False))
 
 
 def _duration(seconds: float) -> str:

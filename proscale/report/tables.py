@@ -1,11 +1,12 @@
-"""Tables as HTML: metrics, cost, and keys that differ from the defaults.
+"""Sections of tables as HTML: metrics, cost, and keys that differ from the defaults.
 
 Tables of classes can be sorted, and have bars behind percentages.
 """
 
 import html
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from proscale.cost.parts import EVERYTHING, NETWORK
 from proscale.cost.tables import CONVENTION, parts_rows
 from proscale.errors import ConfigError
 from proscale.report.evaluations import Evaluation
-from proscale.utils.types import Size
 
 Cell = str | float
 """A text, a percentage, or a count as ``int``."""
@@ -30,134 +30,28 @@ _SAMPLED = 100  # images of the test set
 _KINDS = {"": "all", "_th": "things", "_st": "stuff"}
 
 
-def sortable(
-    headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, bars: Collection[str] = ()
+def table(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    is_sortable: bool = False,
+    bars: Collection[str] = (),
 ) -> str:
-    """A table whose headers sort it.
+    """A table; all texts are plain.
 
     Args:
-        headers: plain text.
-        rows: cells; texts are plain.
+        headers: of the columns.
+        rows: cells.
+        is_sortable: a click on a header sorts by its column.
         bars: headers of the columns of percentages that are drawn, too.
     """
-    buttons = (f'<button type="button">{html.escape(header)}</button>' for header in headers)
-    return _table(buttons, rows, [header in bars for header in headers])
-
-
-def plain(headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """A table as it is."""
-    return _table(map(html.escape, headers), rows, [False] * len(headers))
-
-
-def evaluation_html(evaluation: Evaluation) -> str:
-    """The metrics of a data set, and those of its classes."""
-    metrics = evaluation.metrics
-    # A row of all classes and, of panoptic metrics, of things and of stuff.
-    names = [name for name in metrics if not name.endswith(("_th", "_st"))]
-    summary: list[list[Cell]] = [
-        [kind, *(metrics[name + suffix] for name in names)]
-        for suffix, kind in _KINDS.items()
-        if all(name + suffix in metrics for name in names)
-    ]
-    parts = [plain(["classes", *names], summary)]
-    # A class that does not occur has no first metric, the one that its row is about.
-    occurring = [
-        c for c in evaluation.classes if not math.isnan(next(iter(c.metrics.values()), math.nan))
-    ]
-    if occurring:
-        columns = list(occurring[0].metrics)
-        with_kind = any(c.kind for c in occurring)
-        rows: list[list[Cell]] = [
-            [c.name, *[c.kind] * with_kind, *(c.metrics.get(k, math.nan) for k in columns)]
-            for c in occurring
-        ]
-        absent = len(evaluation.classes) - len(occurring)
-        note = f" <small>{absent} did not occur</small>" if absent else ""
-        parts.append(f"<h4>{len(occurring)} classes{note}</h4>")
-        headers = ["class", *["kind"] * with_kind, *columns]
-        parts.append(sortable(headers, rows, bars=columns[:1]))
-    return "".join(parts)
-
-
-def cost_html(cfg: CfgNode) -> str:
-    """The cost of a model for an image of its test set: a bar of its parts, and a table.
-
-    Raises:
-        ValueError, KeyError, AttributeError: the model cannot be built, or is of another
-            architecture than those that are counted.
-    """
-    size, origin = _typical_size(cfg)
-    cost = cost_at_size(cfg, size)
-    costs = {part.name: part.multiply_adds.mean for part in cost.parts if not part.within}
-    whole = costs[EVERYTHING]
-    # The bar's pieces are as long as the parts' fractions of all multiply-adds.
-    bar, key = [], []
-    parts = ((name, value) for name, value in costs.items() if name not in (NETWORK, EVERYTHING))
-    for number, (name, value) in enumerate(parts):
-        bar.append(f'<span class="c{number}" style="flex-grow:{value / whole:.4f}"></span>')
-        key.append(
-            f'<li class="c{number}"><i></i>{html.escape(name)} <b>{value / 1e9:.2f}</b></li>'
-        )
-    return (
-        f"<p>For an image of {size[0]}×{size[1]} pixels (height×width), {html.escape(origin)}: "
-        f"<b>{whole / 1e9:.2f} GFLOPs</b>.</p>"
-        f'<div class="shares" aria-hidden="true">{"".join(bar)}</div>'
-        f'<ul class="key">{"".join(key)}</ul>'
-        f"{plain(*parts_rows(cost))}<p><small>{html.escape(CONVENTION)}</small></p>"
+    head = "".join(
+        f'<th scope="col"><button type="button">{html.escape(header)}</button></th>'
+        if is_sortable
+        else f'<th scope="col">{html.escape(header)}</th>'
+        for header in headers
     )
-
-
-def _typical_size(cfg: CfgNode) -> tuple[Size, str]:
-    for name in cfg.DATASETS.TEST[:1]:
-        # From the headers of some images: their pixels do not matter.
-        try:
-            sizes = [resize_for_test(size, cfg) for size in dataset_sizes(name, _SAMPLED)]
-        except ValueError:
-            break
-        if not sizes:
-            break
-        median = sorted(sizes, key=lambda size: size[0] * size[1])[len(sizes) // 2]
-        return median, f"the median of {name}, resized as for evaluation"
-    return USUAL_SIZE, "as the images of the test set are not there"
-
-
-def changed_keys(config_file: Path) -> list[tuple[str, str, str]]:
-    """(key, value, default) of all keys whose value is not the default, in the file's order; keys
-    that this version does not have come with a dash. Nothing if the file cannot be read."""
-    try:
-        content, _ = read_config_file(str(config_file))
-    except ConfigError:
-        return []
-    cfg = get_cfg()
-    add_proscale_config(cfg)
-    # Both are flattened to names such as MODEL.SWIN.EMBED_DIM.
-    defaults = dict(_leaves(cfg))
-    return [
-        (key, _shown(value), _shown(defaults[key]) if key in defaults else "–")
-        for key, value in _leaves(content)
-        if key not in defaults or _listed(value) != _listed(defaults[key])
-    ]
-
-
-def _leaves(block: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in block.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _listed(value: Any) -> Any:
-    # YAML makes lists of tuples.
-    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if isinstance(value, str) else str(_listed(value))
-
-
-def _table(headers: Iterable[str], rows: Sequence[Sequence[Cell]], with_bar: Sequence[bool]) -> str:
-    head = "".join(f'<th scope="col">{header}</th>' for header in headers)
+    with_bar = [header in bars for header in headers]
     body = "".join("<tr>" + "".join(map(_cell, row, with_bar)) + "</tr>" for row in rows)
     content = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
     return f'<div class="wide"><table>{content}</table></div>'
@@ -177,3 +71,117 @@ def _cell(value: Cell, with_bar: bool) -> str:
         f'<td class="number drawn" data-value="{value!r}"><span class="track">'
         f'<i style="width:{min(max(value, 0), 100):.1f}%"></i></span>{shown}</td>'
     )
+
+
+def heading(evaluation: Evaluation) -> str:
+    """Task and data set."""
+    dataset = f" <small>{html.escape(evaluation.dataset)}</small>" if evaluation.dataset else ""
+    return f"<h3>{html.escape(evaluation.title)}{dataset}</h3>"
+
+
+def evaluation_html(evaluation: Evaluation) -> str:
+    """The metrics of a data set, and those of its classes."""
+    metrics = evaluation.metrics
+    # A row of all classes and, of panoptic metrics, of things and of stuff.
+    names = [name for name in metrics if not name.endswith(("_th", "_st"))]
+    summary: list[list[Cell]] = [
+        [kind, *(metrics[name + suffix] for name in names)]
+        for suffix, kind in _KINDS.items()
+        if all(name + suffix in metrics for name in names)
+    ]
+    parts = [heading(evaluation), table(["classes", *names], summary)]
+    # A class that does not occur has no first metric, the one that its row is about.
+    occurring = [
+        c for c in evaluation.classes if not math.isnan(next(iter(c.metrics.values()), math.nan))
+    ]
+    if occurring:
+        columns = list(occurring[0].metrics)
+        with_kind = any(c.kind for c in occurring)
+        rows: list[list[Cell]] = [
+            [c.name, *[c.kind] * with_kind, *(c.metrics.get(k, math.nan) for k in columns)]
+            for c in occurring
+        ]
+        absent = len(evaluation.classes) - len(occurring)
+        note = f" <small>{absent} did not occur</small>" if absent else ""
+        parts.append(f"<h4>{len(occurring)} classes{note}</h4>")
+        headers = ["class", *["kind"] * with_kind, *columns]
+        parts.append(table(headers, rows, is_sortable=True, bars=columns[:1]))
+    return f'<div class="panel">{"".join(parts)}</div>'
+
+
+def cost_html(cfg: CfgNode) -> str:
+    """The cost of a model for an image of its test set: a bar of its parts, and a table.
+
+    Raises:
+        ValueError, KeyError, AttributeError: the model cannot be built, or is of another
+            architecture than those that are counted.
+    """
+    size, origin = USUAL_SIZE, "as the images of the test set are not there"
+    for name in cfg.DATASETS.TEST[:1]:
+        # From the headers of some images: their pixels do not matter.
+        with suppress(ValueError):
+            sizes = [resize_for_test(size, cfg) for size in dataset_sizes(name, _SAMPLED)]
+            if sizes:
+                size = sorted(sizes, key=lambda size: size[0] * size[1])[len(sizes) // 2]
+                origin = f"the median of {name}, resized as for evaluation"
+    cost = cost_at_size(cfg, size)
+    costs = {part.name: part.multiply_adds.mean for part in cost.parts if not part.within}
+    whole = costs[EVERYTHING]
+    # The bar's pieces are as long as the parts' fractions of all multiply-adds.
+    bar, key = [], []
+    parts = ((name, value) for name, value in costs.items() if name not in (NETWORK, EVERYTHING))
+    for number, (name, value) in enumerate(parts):
+        bar.append(f'<span class="c{number}" style="flex-grow:{value / whole:.4f}"></span>')
+        key.append(
+            f'<li class="c{number}"><i></i>{html.escape(name)} <b>{value / 1e9:.2f}</b></li>'
+        )
+    return (
+        f'<div class="panel"><p>For an image of {size[0]}×{size[1]} pixels (height×width), '
+        f"{html.escape(origin)}: "
+        f"<b>{whole / 1e9:.2f} GFLOPs</b>.</p>"
+        f'<div class="shares" aria-hidden="true">{"".join(bar)}</div>'
+        f'<ul class="key">{"".join(key)}</ul>'
+        f"{table(*parts_rows(cost))}<p><small>{html.escape(CONVENTION)}</small></p></div>"
+    )
+
+
+def configuration_html(config_file: Path) -> str:
+    """All keys whose value is not the default, in the file's order, and the text of the file."""
+    cfg = get_cfg()
+    add_proscale_config(cfg)
+    # Both are flattened to names such as MODEL.SWIN.EMBED_DIM.
+    defaults = dict(_leaves(cfg))
+    content: dict[str, Any] = {}
+    # A file that cannot be read has its text only.
+    with suppress(ConfigError):
+        content, _ = read_config_file(str(config_file))
+    # Keys that this version does not have come with a dash.
+    changed = [
+        (key, _shown(value), _shown(defaults[key]) if key in defaults else "–")
+        for key, value in _leaves(content)
+        if key not in defaults or _listed(value) != _listed(defaults[key])
+    ]
+    keys = table(["key", "value", "default"], changed) if changed else ""
+    text = html.escape(config_file.read_text("utf-8", "replace"))
+    return (
+        f'<div class="panel"><h3>{len(changed)} keys that differ from the defaults</h3>'
+        f'<div class="settings">{keys}</div>'
+        f"<details><summary>All of {config_file.name}</summary><pre>{text}</pre></details></div>"
+    )
+
+
+def _leaves(block: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in block.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _listed(value: Any) -> Any:
+    # YAML makes lists of tuples.
+    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else str(_listed(value))
