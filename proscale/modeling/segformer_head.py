@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.errors import ConfigError
-from proscale.ops.frozen_norm import convolve
-from proscale.ops.tiled import fuse_and_classify
+from proscale.ops.fused import convolve, fuse_and_classify
 
 FORMS = ("openmmlab", "nvidia")
 NORMS = ("BN", "SyncBN")

@@ -27,7 +27,7 @@ from proscale.modeling.postprocessing import (
     SemanticScores,
     collect_results,
 )
-from proscale.ops.frozen_norm import fold_frozen_norms
+from proscale.ops.fused import fold_frozen_norms
 from proscale.ops.mask_resize import Sizes
 from proscale.utils.types import Size
 

@@ -6,9 +6,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch.nn import functional as F
 
-from proscale.ops import tiled
+from proscale.ops import fused
 
-sum_of_maps = tiled._sum_of_maps
+sum_of_maps = fused._sum_of_maps
 
 CHANNELS = {"res2": 8, "res3": 12, "res4": 20, "res5": 24}
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
@@ -94,11 +94,11 @@ def test_gradients_equal_plain_form(make_head, form, training):
 @pytest.mark.parametrize("form", FORMS)
 def test_chunks_of_channels(make_head, form, monkeypatch):
     """16 of 40 channels at a time."""
-    monkeypatch.setattr(tiled, "CHANNELS_BYTES", 1)
+    monkeypatch.setattr(fused, "CHANNELS_BYTES", 1)
     head, features = make_head(form).eval(), make_features((64, 96))
     calls = []
     monkeypatch.setattr(
-        tiled,
+        fused,
         "_sum_of_maps",
         lambda maps, weights, bias: calls.append(len(bias)) or sum_of_maps(maps, weights, bias),
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from proscale.ops.tiled import should_tile
+from proscale.ops.fused import should_tile
 from proscale.ops.tracing import cached_table, is_tracing, reference_operators, use_reference
 
 

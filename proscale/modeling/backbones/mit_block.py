@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from proscale.modeling.backbones.swin import DropPath
 from proscale.modeling.backbones.token_merging import MergePlanner
 from proscale.modeling.tokens import to_map, to_tokens
-from proscale.ops.tiled import map_rows
+from proscale.ops.fused import map_rows
 from proscale.utils.types import Size
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from proscale.errors import ConfigError
 from proscale.modeling.pixel_decoders.deformable_encoder import plan_tokens
 from proscale.modeling.tokens import to_map, to_tokens
-from proscale.ops.tiled import max_pool_3x3
+from proscale.ops.fused import max_pool_3x3
 
 GROUPS = 32  # of the group norm behind the encoder's input projections
 NUM_DECODER_LEVELS = 3  # levels that the transformer decoder attends in turn

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from proscale.modeling.tokens import sine_position_encoding
 from proscale.ops import deformable_attention
-from proscale.ops.tiled import feed_forward, softmax_small_dim
+from proscale.ops.fused import feed_forward, softmax_small_dim
 from proscale.ops.tracing import cached_table
 
 

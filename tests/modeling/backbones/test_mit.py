@@ -7,7 +7,7 @@ from torch import Tensor
 
 from proscale.modeling.backbones import mit_block
 from proscale.modeling.backbones.token_merging import BipartiteSoftMatching
-from proscale.ops import tiled
+from proscale.ops import fused
 
 CASES = (
     "none",
@@ -166,7 +166,7 @@ def test_strips_and_layout_change_nothing(merging, build, monkeypatch):
     backbone = build("TOKEN_MERGING", merging).eval()
     whole = {name: feature.detach() for name, feature in backbone(images).items()}
     strips = []
-    monkeypatch.setattr(tiled, "ROWS_BYTES", 2**16)
+    monkeypatch.setattr(fused, "ROWS_BYTES", 2**16)
     original = mit_block.MixFeedForward._rows
 
     def rows_of(self, tokens, size, rows):
