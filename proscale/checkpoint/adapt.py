@@ -49,9 +49,20 @@ def adapt_weights(state: Mapping[str, Tensor], model: nn.Module) -> WeightTransf
         model: may be on the meta device; it is not changed.
     """
     expected = model.state_dict()
-    sources = _encoder_sources(state, expected)
-    result = WeightTransfer(layers={ours: old for ours, old in sources.items() if ours != old})
-    other_embedding = _has_convolution(state) != _has_convolution(expected)
+    # For each layer of the model's encoder the one that it starts as.
+    theirs, ours = (
+        sorted({layer for layer, _ in map(_encoder_layer, names) if layer is not None})
+        for names in (state, expected)
+    )
+    # The nearest at the same relative depth, place / steps of last; halves go up.
+    last, steps = len(theirs) - 1, max(len(ours) - 1, 1)
+    sources = {
+        layer: (2 * place * last + steps) // (2 * steps)
+        for place, layer in enumerate(ours if theirs else [])
+    }
+    result = WeightTransfer(layers={layer: old for layer, old in sources.items() if layer != old})
+    convolution = _PIXEL_EMBEDDING + "weight"
+    other_embedding = (convolution in state) != (convolution in expected)
     used = set()
     for name, tensor in expected.items():
         # Layers of the encoder may start as others; every other tensor as the one of its name.
@@ -81,26 +92,9 @@ def adapt_weights(state: Mapping[str, Tensor], model: nn.Module) -> WeightTransf
     return result
 
 
-def _has_convolution(names: Mapping[str, Tensor]) -> bool:
-    return _PIXEL_EMBEDDING + "weight" in names
-
-
 def _encoder_layer(name: str) -> tuple[int | None, str]:
     """The number of the encoder's layer that has a tensor, and its name in there."""
     if not name.startswith(ENCODER_LAYERS):
         return None, ""
     number, _, inner = name.removeprefix(ENCODER_LAYERS).partition(".")
     return int(number), inner
-
-
-def _encoder_sources(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[int, int]:
-    """For each layer of the model's encoder the one that it starts as."""
-    theirs, ours = (
-        sorted({layer for layer, _ in map(_encoder_layer, names) if layer is not None})
-        for names in (state, expected)
-    )
-    if not theirs:
-        return {}
-    last, steps = len(theirs) - 1, max(len(ours) - 1, 1)
-    # The nearest layer at the same relative depth, place / steps of last; halves go up.
-    return {layer: (2 * place * last + steps) // (2 * steps) for place, layer in enumerate(ours)}

@@ -7,7 +7,7 @@ is passed over for the one before.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,11 +84,7 @@ class Checkpointer(DetectionCheckpointer):
         self._trust = trust
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Load the last checkpoint if ``resume`` and there is one, else weights from ``path``.
-
-        Raises:
-            CheckpointError: see :meth:`load` and :meth:`get_checkpoint_file`.
-        """
+        """Load the last checkpoint if ``resume`` and there is one, else weights from ``path``."""
         if resume and self.has_checkpoint():
             return self.load(self.get_checkpoint_file())
         return self.load(path, [], new_classes=self._fine_tune)
@@ -134,9 +130,21 @@ class Checkpointer(DetectionCheckpointer):
         for mismatch in mismatches:
             del state[mismatch.key]
 
-        # Check before anything of the model changes.
-        _check_overlap(state, self.model, path)
-        _check_finite({name: state[name] for name in expected if name in state}, path)
+        # Check before anything of the model changes: that something fits, that what fits is finite,
+        # and that nothing but the class layer has another shape.
+        parameters = [name for name, _ in self.model.named_parameters()]
+        if not any(name in state for name in parameters):
+            found = ", ".join([name for name in state if name not in expected][:3]) or "nothing"
+            raise CheckpointError(
+                f"{path}: no tensor in it fits the model, whose parameters are "
+                f"{', '.join(parameters[:3])}, …; the file has {found}, …"
+            )
+        fitting = [name for name in expected if name in state]
+        if wrong := [name for name in fitting if not state[name].isfinite().all()]:
+            raise CheckpointError(
+                f"{path}: {len(wrong)} of {len(fitting)} tensors have values that are no finite "
+                f"numbers: {', '.join(wrong[:3])}{', …' * (len(wrong) > 3)}"
+            )
         if mismatches and not (new_classes and has_other_classes(mismatches)):
             raise CheckpointError(
                 f"{path}: the weights do not fit the model: {describe_mismatches(mismatches)}"
@@ -164,7 +172,6 @@ class Checkpointer(DetectionCheckpointer):
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``save_dir``/``name``.pth, make it the last checkpoint, and remove old ones.
 
-        The file, then the mark of the last checkpoint: each is written as a whole or not at all.
         The main process writes; of a sharded model, all have to call it.
 
         Args:
@@ -187,15 +194,15 @@ class Checkpointer(DetectionCheckpointer):
             save_archive(path, content | kwargs)
             # A crash from here on leaves the new file or the mark of the one before.
             self.tag_last_checkpoint(path.name)
-            self._remove_old(path)
+            # The new file stays even if the clock was set back.
+            numbered = _by_age(Path(self.save_dir).glob(_NUMBERED))
+            for old in numbered[self.keep :] if self.keep else ():
+                if old != path:
+                    old.unlink()
         self.saved_iteration = kwargs.get("iteration")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Make a file in ``save_dir`` the one to resume from.
-
-        Raises:
-            CheckpointError: the system refused.
-        """
+        """Make a file in ``save_dir`` the one to resume from."""
         with replacing(Path(self.save_dir, LAST_CHECKPOINT)) as partial:
             partial.write_text(last_filename_basename)
 
@@ -208,18 +215,13 @@ class Checkpointer(DetectionCheckpointer):
             CheckpointError: there is none.
         """
         # Also the failure is shared, or the other processes would wait for a result.
-        found, error = "", ""
-        if comm.is_main_process():
-            try:
-                found = str(self._last_intact())
-            except CheckpointError as none_left:
-                error = str(none_left)
-        found, error = comm.all_gather((found, error))[0]
-        if error:
+        found, error = comm.all_gather(self._last_intact() if comm.is_main_process() else None)[0]
+        if found is None:
             raise CheckpointError(error)
         return found
 
-    def _last_intact(self) -> Path:
+    def _last_intact(self) -> tuple[str | None, str]:
+        """The file, or None and the reason."""
         folder = Path(self.save_dir)
         last = folder / (folder / LAST_CHECKPOINT).read_text().strip()
         # By age, because the iteration in a name may be of another run in the same folder.
@@ -230,33 +232,24 @@ class Checkpointer(DetectionCheckpointer):
         for path in (*([] if last == folder else [last]), *others):
             damage = find_damage(path)
             if damage is None:
-                return path
+                return str(path), ""
             self.logger.error("Damaged checkpoint: %s: %s; taking the one before", path, damage)
             damages.append(f"{path.name}: {damage}")
-        raise CheckpointError(
+        return None, (
             f"{folder}: no checkpoint to resume from that is not damaged "
             f"({'; '.join(damages) or f'{LAST_CHECKPOINT} names none'}); to start from "
             "MODEL.WEIGHTS, leave --resume out"
         )
 
-    def _remove_old(self, saved: Path) -> None:
-        if not self.keep:
-            return
-        # The new file stays even if the clock was set back.
-        numbered = _by_age(Path(self.save_dir).glob(_NUMBERED))
-        for path in numbered[self.keep :]:
-            if path != saved:
-                path.unlink()
-
     def _under_our_names(self, content: dict[str, Any], file: str) -> dict[str, Tensor]:
         """The tensors of a file by the model's names, as far as they have any."""
-        names = self.model.state_dict().keys()
+        ours = self.model.state_dict()
         # Files with our own names need no conversion, and files of no known scheme may still share
         # some names with the model.
         state = tensors_of(content)
         _, scheme = recognise(state)
-        if scheme is not None or is_timm_model(names):
-            conversion = convert(state, model=names)
+        if scheme is not None or is_timm_model(ours):
+            conversion = convert(state, model=ours)
             self.logger.info("%s has the names of scheme %s", file, conversion.source)
             return conversion.state_dict
         if Path(file).suffix != PICKLE:
@@ -266,7 +259,6 @@ class Checkpointer(DetectionCheckpointer):
         if is_caffe2:
             blobs = tensors_of(content.get("blobs", content))
             state = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
-        ours = self.model.state_dict()
         return align_and_update_state_dicts(ours, state, c2_conversion=is_caffe2)
 
 
@@ -300,60 +292,30 @@ def check_weights(cfg: CfgNode, *, resume: bool, required: bool) -> None:
     """Make sure that there are weights to start from.
 
     Args:
-        cfg: the configuration.
+        cfg: its ``MODEL.WEIGHTS`` and ``OUTPUT_DIR``.
         resume: whether a checkpoint in ``OUTPUT_DIR`` comes before ``MODEL.WEIGHTS``.
         required: whether random weights are of no use, as for an evaluation.
 
     Raises:
         ConfigError: ``MODEL.WEIGHTS`` is no file, or empty although required.
     """
-    if resume:
-        if Path(cfg.OUTPUT_DIR, LAST_CHECKPOINT).is_file():
-            return
-        # Not an error: jobs that restart themselves pass --resume from the beginning.
-        logging.getLogger(__name__).warning(
-            "No checkpoint to resume from in OUTPUT_DIR %s: starting from MODEL.WEIGHTS %r",
-            cfg.OUTPUT_DIR,
-            cfg.MODEL.WEIGHTS,
-        )
+    if resume and Path(cfg.OUTPUT_DIR, LAST_CHECKPOINT).is_file():
+        return
     weights = cfg.MODEL.WEIGHTS
-    if not weights:
-        if required:
-            raise ConfigError("MODEL.WEIGHTS is empty: expected a checkpoint file to evaluate")
+    if resume:
+        # Not an error: jobs that restart themselves pass --resume from the beginning.
+        message = "No checkpoint to resume from in OUTPUT_DIR %s: starting from MODEL.WEIGHTS %r"
+        logging.getLogger(__name__).warning(message, cfg.OUTPUT_DIR, weights)
+    if required and not weights:
+        raise ConfigError("MODEL.WEIGHTS is empty: expected a checkpoint file to evaluate")
     # Other schemes (detectron2://, https://) are Detectron2's to resolve.
-    elif "://" not in weights and not Path(weights).expanduser().is_file():
+    if weights and "://" not in weights and not Path(weights).expanduser().is_file():
         raise ConfigError(f"MODEL.WEIGHTS: there is no file {weights}")
 
 
 def load_weights(model: nn.Module, cfg: CfgNode) -> None:
-    """Load ``MODEL.WEIGHTS`` into a model that is not going to be trained; empty leaves it.
-
-    Raises:
-        CheckpointError: the file cannot be read, or does not fit the model.
-    """
+    """:meth:`Checkpointer.load` of ``MODEL.WEIGHTS``, for a model that is not to be trained."""
     Checkpointer(model, trust=cfg.MODEL.TRUST_WEIGHTS).load(cfg.MODEL.WEIGHTS)
-
-
-def _check_overlap(state: Mapping[str, Tensor], model: nn.Module, path: str) -> None:
-    """Refuse a file in which nothing fits a parameter of the model."""
-    parameters = [name for name, _ in model.named_parameters()]
-    if any(name in state for name in parameters):
-        return
-    known = model.state_dict().keys()
-    found = ", ".join([name for name in state if name not in known][:3]) or "nothing"
-    raise CheckpointError(
-        f"{path}: no tensor in it fits the model, whose parameters are "
-        f"{', '.join(parameters[:3])}, …; the file has {found}, …"
-    )
-
-
-def _check_finite(state: Mapping[str, Tensor], path: str) -> None:
-    wrong = [name for name, tensor in state.items() if not tensor.isfinite().all()]
-    if wrong:
-        raise CheckpointError(
-            f"{path}: {len(wrong)} of {len(state)} tensors have values that are no finite numbers: "
-            f"{', '.join(wrong[:3])}{', …' * (len(wrong) > 3)}"
-        )
 
 
 def _by_age(paths: Iterable[Path]) -> list[Path]:

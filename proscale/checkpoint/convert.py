@@ -93,9 +93,6 @@ def convert(
         model: names of the tensors of the model that it is for, where it is known. A model with a
             network of timm takes timm's names.
         file: named in errors.
-
-    Raises:
-        CheckpointError: see there.
     """
     if to != PROSCALE and to not in SCHEMES:
         raise CheckpointError(
@@ -113,10 +110,11 @@ def convert(
         )
     # To this project's names, by which all conversions go.
     unknown: list[str] = []
+    settings: Mapping[str, object] = {}
     if scheme is not None:
-        converted, unknown = scheme.to_ours(state)
+        converted, unknown = scheme.translate(state, to_ours=True)
         state = converted | {name: state[name] for name in unknown}
-    settings = scheme.settings if scheme is not None else {}
+        settings = scheme.settings
     # Names without a counterpart stay as they are, so that a loader can report them.
     if to == PROSCALE:
         return Conversion(state, unknown, source, settings)
@@ -124,7 +122,7 @@ def convert(
     # To the other scheme: that of the kind of model which leaves the least out.
     is_whole = any(name.startswith(_HEAD) for name in state)
     converted, left = min(
-        (kind.from_ours(state, with_prefix=is_whole) for kind in SCHEMES[to]),
+        (kind.translate(state, to_ours=False, with_prefix=is_whole) for kind in SCHEMES[to]),
         key=lambda result: len(result[1]),
     )
     # Strangers in the file, such as a classifier's head, may be left out; parts of a model not.
@@ -142,7 +140,7 @@ def recognise(names: Collection[str]) -> tuple[str | None, NamingScheme | None]:
     None, for others None and None."""
     for key, kinds in SCHEMES.items():
         for scheme in kinds:
-            if any(scheme.mark.fullmatch(name) for name in names):
+            if any(mark.pattern.fullmatch(name) for mark in scheme.marks for name in names):
                 return key, scheme
     return PROSCALE if any(name.startswith((_BACKBONE, _HEAD)) for name in names) else None, None
 

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from proscale.checkpoint.pickles import RefusedGlobal, load_pickle, load_tensor_pickle
+from proscale.checkpoint.pickles import RefusedGlobal, load_pickle
 from proscale.errors import CheckpointError
 from proscale.utils.whole_files import whole_file
 
@@ -50,11 +50,8 @@ _END = b"PK\x05\x06"
 _END_LENGTH = 22
 _NO_COMMENT = struct.pack("<H", 0)
 # zipfile raises these on damaged headers: OSError for an offset before the file's start,
-# RuntimeError for a claim to be encrypted, NotImplementedError for an unknown compression.
-_HEADER_ERRORS = (
-    *(zlib.error, struct.error, EOFError),
-    *(NotImplementedError, OSError, RuntimeError, ValueError),
-)
+# RuntimeError for a claim to be encrypted and for an unknown compression.
+_HEADER_ERRORS = (zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError)
 
 
 def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
@@ -77,19 +74,27 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
             return load_file(path)
         except SafetensorError as error:
             raise CheckpointError(f"{path}: it is no safetensors file: {error}") from error
+    with path.open("rb") as file:
+        is_archive = file.read(4) == b"PK\x03\x04"
     # PyTorch reads a damaged archive without a word where the damage is within a tensor.
-    is_archive = _is_archive(path)
     if is_archive and (damage := find_damage(path)):
         raise CheckpointError(f"{path}: it is damaged: {damage}")
     try:
         if suffix != PICKLE or is_archive:
             content = torch.load(path, map_location="cpu", weights_only=not trust)
         else:
-            content = load_pickle(path) if trust else load_tensor_pickle(path)
+            content = load_pickle(path, trust=trust)
     except _DAMAGED as error:
-        refused = _refused_global(error)
+        text = str(error)
+        # The name that is refused; PyTorch's message goes on with how to read the file anyway.
+        unsupported = _UNSUPPORTED.search(text)
+        refused = unsupported[1] if unsupported else None
+        if isinstance(error, RefusedGlobal):
+            refused = error.args[0]
         if refused is None:
-            raise CheckpointError(f"{path}: it is no checkpoint: {_reason(error)}") from error
+            inner = _WEIGHTS_ONLY.search(text)
+            reason = inner[1] if inner else (text.splitlines() or ["it is empty"])[0]
+            raise CheckpointError(f"{path}: it is no checkpoint: {reason}") from error
         raise CheckpointError(
             f"{path}: refused, because it has {refused} in it: reading anything but tensors and "
             "plain values from a pickle can run code that came with it. If you trust its author: "
@@ -124,11 +129,7 @@ def write_checkpoint(
 
 
 def save_archive(path: Path, content: Mapping[str, Any]) -> None:
-    """``torch.save`` of ``content``, atomically and with a digest.
-
-    Raises:
-        CheckpointError: see :func:`replacing`.
-    """
+    """``torch.save`` of ``content``, with a digest and by :func:`replacing`."""
     with replacing(path) as partial, partial.open("wb") as file:
         recorder = _Recorder(file)
         try:
@@ -137,7 +138,9 @@ def save_archive(path: Path, content: Mapping[str, Any]) -> None:
             # PyTorch's own complaint about a failed write would hide the reason.
             if recorder.error is not None:
                 raise recorder.error
-        recorder.add_digest()
+        # End the archive with its digest, in place of the empty comment.
+        file.seek(-len(_NO_COMMENT), os.SEEK_END)
+        file.write(struct.pack("<H", _DIGEST_LENGTH) + _comment(recorder.digest))
 
 
 @contextmanager
@@ -158,11 +161,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_suffix(path: Path, accepted: tuple[str, ...]) -> str:
-    """The suffix of ``path``.
-
-    Raises:
-        CheckpointError: it is not accepted.
-    """
+    """The suffix of ``path``, if it is accepted."""
     if path.suffix not in accepted:
         raise CheckpointError(f"{path}: expected files {', '.join(accepted)}")
     return path.suffix
@@ -185,40 +184,27 @@ def find_damage(path: Path) -> str | None:
                 return "it is cut short"
             # Files of other programs have no digest, but a checksum of every member.
             if not comment.startswith(_DIGEST_NAME):
-                return _find_wrong_checksum(path)
+                return _find_wrong_checksum(file)
             # The digest was taken before the archive had a comment.
-            digest = _digest_of(file, start + end - len(_NO_COMMENT))
+            file.seek(0)
+            length, digest = start + end - len(_NO_COMMENT), hashlib.sha256()
+            for place in range(0, length, 2**20):
+                digest.update(file.read(min(2**20, length - place)))
             digest.update(_NO_COMMENT)
     except FileNotFoundError:
         return "there is no such file"
     return None if comment == _comment(digest) else "its bytes are not those that were written"
 
 
-def _is_archive(path: Path) -> bool:
-    """Whether ``path`` begins as a ZIP archive does, damaged or not."""
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
-def _find_wrong_checksum(path: Path) -> str | None:
+def _find_wrong_checksum(file: IO[bytes]) -> str | None:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             member = archive.testzip()
     except zipfile.BadZipFile as error:
         return f"it is cut short or overwritten ({error})"
     except _HEADER_ERRORS as error:
         return f"its headers are wrong ({error})"
     return f"the checksum of {member} is wrong" if member else None
-
-
-def _digest_of(file: IO[bytes], length: int) -> "hashlib._Hash":
-    """SHA-256 of the first ``length`` bytes."""
-    digest = hashlib.sha256()
-    file.seek(0)
-    while length and (block := file.read(min(length, 2**20))):
-        digest.update(block)
-        length -= len(block)
-    return digest
 
 
 def _comment(digest: "hashlib._Hash") -> bytes:
@@ -234,36 +220,16 @@ class _Recorder:
     def __init__(self, file: IO[bytes]):
         self.error: OSError | None = None
         self._file = file
-        self._digest = hashlib.sha256()
+        self.digest = hashlib.sha256()
 
     def write(self, data: bytes) -> int:
         if self.error is None:
             try:
                 self._file.write(data)
-                self._digest.update(data)
+                self.digest.update(data)
             except OSError as error:
                 self.error = error
         return len(data)
 
     def flush(self) -> None:
         """Left to the end: PyTorch calls it, and ignores its errors."""
-
-    def add_digest(self) -> None:
-        """End the archive with its digest, in place of the empty comment."""
-        self._file.seek(-len(_NO_COMMENT), os.SEEK_END)
-        self._file.write(struct.pack("<H", _DIGEST_LENGTH) + _comment(self._digest))
-
-
-def _refused_global(error: Exception) -> str | None:
-    """The name that a pickle was refused for; None for other errors."""
-    if isinstance(error, RefusedGlobal):
-        return error.args[0]
-    # PyTorch's message goes on with how to read the file nevertheless.
-    unsupported = _UNSUPPORTED.search(str(error))
-    return unsupported[1] if unsupported else None
-
-
-def _reason(error: Exception) -> str:
-    text = str(error)
-    inner = _WEIGHTS_ONLY.search(text)
-    return inner[1] if inner else (text.splitlines() or ["it is empty"])[0]

@@ -6,18 +6,7 @@ counterpart.
 
 from types import MappingProxyType
 
-import torch
-from torch import Tensor
-
-from proscale.checkpoint.rules import (
-    Implied,
-    NamingScheme,
-    Rule,
-    Template,
-    matching,
-    rename,
-    rename_modules,
-)
+from proscale.checkpoint.rules import Implied, NamingScheme, Rule, Template, rename, rename_modules
 from proscale.modeling.backbones.swin import relative_position_index
 
 RGB = MappingProxyType(
@@ -29,100 +18,79 @@ RGB = MappingProxyType(
 )
 """How torchvision, Swin and Mask2Former normalise images."""
 
-_BLOCK = "layers.{stage}.blocks.{block}."
-SWIN_BLOCK = "backbone." + _BLOCK
+# Detectron2 counts stages from res2 and convolutions from 1, and puts norms below them.
+_RESNET_BLOCK = "res{stage+2}.{block}."
+RESNET_BLOCK = "backbone." + _RESNET_BLOCK
+
+TORCHVISION = NamingScheme(
+    marks=(Template("layer{stage+1}.{block}.bn{conv+1}.{tensor}"),),
+    rules=(
+        *rename_modules("backbone.", "", "stem.conv1=conv1 stem.conv1.norm=bn1"),
+        *rename_modules(
+            RESNET_BLOCK,
+            "layer{stage+1}.{block}.",
+            """conv{conv+1} conv{conv+1}.norm=bn{conv+1}
+            shortcut=downsample.0 shortcut.norm=downsample.1""",
+        ),
+    ),
+    settings={**RGB, "MODEL.RESNETS.STRIDE_IN_1X1": False},
+)
+DETECTRON2 = NamingScheme(
+    marks=(Template(_RESNET_BLOCK + "conv{conv+1}.norm.{tensor}"),),
+    rules=(
+        *rename_modules("backbone.", "", "stem.conv1 stem.conv1.norm"),
+        *rename_modules(
+            RESNET_BLOCK, _RESNET_BLOCK, "conv{conv+1} conv{conv+1}.norm shortcut shortcut.norm"
+        ),
+    ),
+    container="model",
+)
+
+_SWIN_BLOCK = "layers.{stage}.blocks.{block}."
+SWIN_BLOCK = "backbone." + _SWIN_BLOCK
 _TABLE, _INDEX = "attn.relative_position_bias_table", "attn.relative_position_index"
 
-
-def resnet_rules(
-    *, stem: str, stem_norm: str, conv: str, norm: str, shortcut: str, shortcut_norm: str
-) -> tuple[Rule, ...]:
-    """Rules of a ResNet from the templates of its modules; ``{conv}`` counts within a block."""
-    # Detectron2 counts stages from res2 and convolutions from 1, and puts norms below them.
-    block = "res{stage+2}.{block}."
-    return rename_modules(
-        "backbone.",
-        "",
-        f"""stem.conv1={stem} stem.conv1.norm={stem_norm}
-        {block}conv{{conv+1}}={conv} {block}conv{{conv+1}}.norm={norm}
-        {block}shortcut={shortcut} {block}shortcut.norm={shortcut_norm}""",
-    )
+SWIN_INDICES = Implied(
+    Template(SWIN_BLOCK + _INDEX),
+    Template(SWIN_BLOCK + _TABLE),
+    # The table has (2·window - 1)² rows, one for each offset between two tokens of a window.
+    lambda table: relative_position_index((round(len(table) ** 0.5) + 1) // 2).to(table.device),
+)
+"""The rows of a bias table that pairs of tokens look up, for schemes whose files lack them."""
 
 
 def _swin_rules(prefix: str, *, downsample: str = "{stage}") -> tuple[Rule, ...]:
-    """Rules of a Swin Transformer with Microsoft's names.
-
-    Args:
-        prefix: before every name.
-        downsample: number of the stage that has the merging behind our ``{stage}``.
-    """
+    """Rules of a Swin Transformer with Microsoft's names behind ``prefix``; ``downsample`` numbers
+    the stage that has the merging behind our ``{stage}``."""
     ours, theirs = "backbone.layers.{stage}.downsample.", f"{prefix}layers.{downsample}.downsample."
     return (
         *rename_modules("backbone.", prefix, "patch_embed.proj patch_embed.norm"),
         # Names within the blocks are Microsoft's here, too.
         *rename_modules(
-            SWIN_BLOCK, prefix + _BLOCK, "norm1 attn.qkv attn.proj norm2 mlp.fc1 mlp.fc2"
+            SWIN_BLOCK, prefix + _SWIN_BLOCK, "norm1 attn.qkv attn.proj norm2 mlp.fc1 mlp.fc2"
         ),
-        rename(SWIN_BLOCK + _TABLE, prefix + _BLOCK + _TABLE),
+        rename(SWIN_BLOCK + _TABLE, prefix + _SWIN_BLOCK + _TABLE),
         *rename_modules(ours, theirs, "norm reduction"),
     )
 
 
-def _swin_index(table: Tensor) -> Tensor:
-    """The rows of a bias table ``((2·window - 1)², heads)`` that pairs of tokens look up."""
-    # The table has a row for each offset between two tokens of a window.
-    side = round(len(table) ** 0.5)
-    with torch.device(table.device):
-        return relative_position_index((side + 1) // 2)
-
-
-SWIN_INDICES = Implied(Template(SWIN_BLOCK + _INDEX), Template(SWIN_BLOCK + _TABLE), _swin_index)
-"""For schemes whose files do not have the indices."""
-
-
-def _microsoft(prefix: str) -> NamingScheme:
-    return NamingScheme(
+# Of MoBY's two networks, the encoder is the one that is trained by gradients.
+MICROSOFT, MOBY = (
+    NamingScheme(
         # In timm's models the first stage has none.
-        mark=matching(prefix + "layers.0.downsample.reduction.{tensor}"),
-        rules=(*_swin_rules(prefix), rename(SWIN_BLOCK + _INDEX, prefix + _BLOCK + _INDEX)),
+        marks=(Template(prefix + "layers.0.downsample.reduction.{tensor}"),),
+        rules=(
+            *_swin_rules(prefix),
+            rename(SWIN_BLOCK + _INDEX, prefix + _SWIN_BLOCK + _INDEX),
+        ),
         container="model",
         settings=RGB,
     )
-
-
-TORCHVISION = NamingScheme(
-    mark=matching("layer{stage+1}.{block}.bn{conv+1}.{tensor}"),
-    rules=resnet_rules(
-        stem="conv1",
-        stem_norm="bn1",
-        conv="layer{stage+1}.{block}.conv{conv+1}",
-        norm="layer{stage+1}.{block}.bn{conv+1}",
-        shortcut="layer{stage+1}.{block}.downsample.0",
-        shortcut_norm="layer{stage+1}.{block}.downsample.1",
-    ),
-    settings={**RGB, "MODEL.RESNETS.STRIDE_IN_1X1": False},
+    for prefix in ("", "encoder.")
 )
-
-DETECTRON2 = NamingScheme(
-    mark=matching("res{stage+2}.{block}.conv{conv+1}.norm.{tensor}"),
-    rules=resnet_rules(
-        stem="stem.conv1",
-        stem_norm="stem.conv1.norm",
-        conv="res{stage+2}.{block}.conv{conv+1}",
-        norm="res{stage+2}.{block}.conv{conv+1}.norm",
-        shortcut="res{stage+2}.{block}.shortcut",
-        shortcut_norm="res{stage+2}.{block}.shortcut.norm",
-    ),
-    container="model",
-)
-
-MICROSOFT = _microsoft("")
-# Of MoBY's two networks the one that is trained by gradients.
-MOBY = _microsoft("encoder.")
-
 TIMM_SWIN = NamingScheme(
     # The merging stands before a stage, where Microsoft's names have it behind the one before.
-    mark=matching("layers.3.downsample.reduction.{tensor}"),
+    marks=(Template("layers.3.downsample.reduction.{tensor}"),),
     rules=_swin_rules("", downsample="{stage+1}"),
     settings=RGB,
     implied_ours=(SWIN_INDICES,),

@@ -11,11 +11,10 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 # Python 2 wrote arrays as strings in it.
 _ENCODING = "latin1"
@@ -35,21 +34,15 @@ class _TensorUnpickler(pickle.Unpickler):
         return _ACCEPTED[full_name]
 
 
-def load_tensor_pickle(path: Path) -> Any:
-    """Read the pickle at ``path``.
+def load_pickle(path: Path, *, trust: bool) -> Any:
+    """Read the pickle at ``path``; ``trust`` refuses nothing, and runs code from the file.
 
     Raises:
-        RefusedGlobal: it asks for something else than tensors, arrays and plain values.
-        UnpicklingError, EOFError, …: it is damaged; pickle raises most kinds of errors then.
+        RefusedGlobal: see there; damaged pickles raise most other kinds of errors.
     """
+    unpickler = pickle.Unpickler if trust else _TensorUnpickler
     with path.open("rb") as file:
-        return _TensorUnpickler(file, encoding=_ENCODING).load()
-
-
-def load_pickle(path: Path) -> Any:
-    """As :func:`load_tensor_pickle`, without refusing anything: this runs code from the file."""
-    with path.open("rb") as file:
-        return pickle.load(file, encoding=_ENCODING)
+        return unpickler(file, encoding=_ENCODING).load()
 
 
 def _encode(text: str, encoding: str = _ENCODING) -> bytes:
@@ -59,22 +52,11 @@ def _encode(text: str, encoding: str = _ENCODING) -> bytes:
     return text.encode(encoding)
 
 
-def _load_storage(content: bytes) -> Any:
-    """A tensor's storage, which is a PyTorch file within the pickle."""
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-
-
 def _rebuild_array(kind: type, shape: tuple[int, ...], code: bytes | str) -> np.ndarray:
     """An empty array, which the pickle then fills."""
     if kind is not np.ndarray:
         raise RefusedGlobal(f"an array of {kind}")
     return np.ndarray(shape, code.decode() if isinstance(code, bytes) else code)
-
-
-def _array_from_buffer(
-    buffer: bytes, dtype: np.dtype, shape: tuple[int, ...], order: Literal["C", "F"]
-) -> np.ndarray:
-    return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)
 
 
 def _rebuild_scalar(dtype: np.dtype, content: bytes) -> np.generic:
@@ -84,13 +66,6 @@ def _rebuild_scalar(dtype: np.dtype, content: bytes) -> np.generic:
     return np.frombuffer(content, dtype=dtype)[0]
 
 
-def _rebuild_tensor(
-    storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
-) -> Tensor:
-    """Without the hooks and the gradient that a tensor may have."""
-    return torch._utils._rebuild_tensor(storage, offset, size, stride)
-
-
 # Each is replaced where the original takes arguments that could be harmful.
 _ACCEPTED: dict[str, Callable] = {
     "collections.OrderedDict": OrderedDict,
@@ -98,9 +73,17 @@ _ACCEPTED: dict[str, Callable] = {
     "numpy.ndarray": np.ndarray,
     "numpy._core.multiarray._reconstruct": _rebuild_array,
     "numpy._core.multiarray.scalar": _rebuild_scalar,
-    "numpy._core.numeric._frombuffer": _array_from_buffer,
+    "numpy._core.numeric._frombuffer": lambda buffer, dtype, shape, order: np.frombuffer(
+        buffer, dtype=dtype
+    ).reshape(shape, order=order),
     "_codecs.encode": _encode,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    # Without the hooks and the gradient that a tensor may have.
+    "torch._utils._rebuild_tensor_v2": lambda storage, offset, size, stride, *_: (
+        torch._utils._rebuild_tensor(storage, offset, size, stride)
+    ),
     "torch._utils._rebuild_parameter": lambda data, *_: data,
-    "torch.storage._load_from_bytes": _load_storage,
+    # A tensor's storage is a PyTorch file within the pickle.
+    "torch.storage._load_from_bytes": lambda content: torch.load(
+        io.BytesIO(content), map_location="cpu", weights_only=True
+    ),
 }

@@ -13,7 +13,7 @@ that side, left out on the way from it.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -28,9 +28,6 @@ _GROUPS = (
     (r"\\\{tensor\\\}", "(?P<tensor>weight|bias|running_mean|running_var|num_batches_tracked)"),
     (r"\\\{(\w+)(?:\\\+\d)?\\\}", r"(?P<\1>\\d+)"),
 )
-
-Translation = tuple[dict[str, Tensor], list[str]]
-"""Tensors under their new names, and the names that no rule has."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +51,14 @@ class Template:
             escaped = re.sub(pattern, group, escaped)
         return re.compile(escaped)
 
-    @cached_property
-    def _first(self) -> dict[str, int]:
-        """The number that a placeholder's count starts from."""
-        return {name: int(first or 0) for name, first in _PLACEHOLDER.findall(self.text)}
-
     def match(self, name: str) -> dict[str, str] | None:
         """The placeholders' values in ``name``, from 0; None if it is another kind of name."""
         match = self.pattern.fullmatch(name)
         if match is None:
             return None
+        first = dict(_PLACEHOLDER.findall(self.text))
         return {
-            key: value if key == "tensor" else str(int(value) - self._first[key])
+            key: value if key == "tensor" else str(int(value) - int(first[key] or 0))
             for key, value in match.groupdict().items()
         }
 
@@ -111,43 +104,80 @@ class NamingScheme:
     """A naming scheme.
 
     Attributes:
-        mark: matches a name in every checkpoint of the scheme, and none in any other's.
+        marks: one of them matches a name in every checkpoint of the scheme, none in any other's.
         rules: in any order.
         container: the key of its ``.pth`` files below which the tensors are; None at the top.
         settings: configuration that models with such weights were trained with, by key.
         implied_ours, implied_theirs: tensors that only this project, or only the scheme, has.
     """
 
-    mark: re.Pattern[str]
+    marks: tuple[Template, ...]
     rules: tuple[Rule, ...]
     container: str | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     implied_ours: tuple[Implied, ...] = ()
     implied_theirs: tuple[Implied, ...] = ()
 
-    def to_ours(self, state: Mapping[str, Tensor]) -> Translation:
-        """``state`` under this project's names."""
-        steps = [(rule.theirs, rule.ours, rule.to_ours) for rule in self.rules]
-        translated, left = _translate(state, steps, with_prefix=True)
-        return _with_implied(translated, self.implied_ours), _without(left, self.implied_theirs)
+    def translate(
+        self, state: Mapping[str, Tensor], *, to_ours: bool, with_prefix: bool = True
+    ) -> tuple[dict[str, Tensor], list[str]]:
+        """``state`` under this project's names, or from these under the scheme's.
 
-    def from_ours(self, state: Mapping[str, Tensor], *, with_prefix: bool) -> Translation:
-        """The reverse; ``with_prefix`` writes the prefixes that may be missing."""
-        steps = [(rule.ours, rule.theirs, rule.to_theirs) for rule in self.rules]
-        translated, left = _translate(state, steps, with_prefix=with_prefix)
-        return _with_implied(translated, self.implied_theirs), _without(left, self.implied_ours)
+        ``with_prefix`` writes the prefixes that may be missing. Returns also the names that no rule
+        has.
+        """
+        translated: dict[str, Tensor] = {}
+        used: set[str] = set()
+        for rule in self.rules:
+            sources, targets, function = rule.theirs, rule.ours, rule.to_ours
+            if not to_ours:
+                sources, targets, function = rule.ours, rule.theirs, rule.to_theirs
+            # The names of every part, by the values of the placeholders, which the parts share.
+            found: dict[frozenset[tuple[str, str]], dict[int, str]] = {}
+            for name in state:
+                for i, source in enumerate(sources):
+                    values = source.match(name)
+                    if values is not None:
+                        found.setdefault(frozenset(values.items()), {})[i] = name
+            for key, names in found.items():
+                # A part alone gives nothing: its tensors stay without a counterpart.
+                if len(names) < len(sources):
+                    continue
+                used.update(names.values())
+                # Concatenate the parts of this side, and split by those of the other.
+                parts = [torch.as_tensor(state[names[i]]) for i in range(len(sources))]
+                whole = function(torch.cat(parts) if len(parts) > 1 else parts[0])
+                pieces = [whole]
+                if len(targets) > 1:
+                    # The length of queries, say, where keys and values together have two.
+                    unit = len(whole) // sum(target.units for target in targets)
+                    split = whole.split([unit * target.units for target in targets])
+                    # Copies, because files hold every tensor by itself.
+                    pieces = [piece.clone() for piece in split]
+                for target, piece in zip(targets, pieces, strict=True):
+                    translated[target.fill(dict(key), with_prefix=with_prefix)] = piece
+
+        # Make the tensors that only the other side has, and leave out those of this side.
+        made, dropped = self.implied_ours, self.implied_theirs
+        if not to_ours:
+            made, dropped = dropped, made
+        translated |= {
+            implied.template.fill(values): implied.make(tensor)
+            for implied in made
+            for name, tensor in translated.items()
+            if (values := implied.source.match(name)) is not None
+        }
+        left = [
+            name
+            for name in state
+            if name not in used and all(implied.template.match(name) is None for implied in dropped)
+        ]
+        return translated, left
 
 
-def matching(*templates: str) -> re.Pattern[str]:
-    """Matches the names of any of ``templates``."""
-    patterns = (Template(text).pattern.pattern for text in templates)
-    # Alternatives may not repeat names of groups.
-    return re.compile("|".join(re.sub(r"\?P<\w+>", "", pattern) for pattern in patterns))
-
-
-def rename(ours: str, theirs: str, **functions: Callable[[Tensor], Tensor]) -> Rule:
+def rename(ours: str, theirs: str) -> Rule:
     """A rule of one name on each side."""
-    return Rule((Template(ours),), (Template(theirs),), **functions)
+    return Rule((Template(ours),), (Template(theirs),))
 
 
 def rename_modules(
@@ -157,68 +187,19 @@ def rename_modules(
 
     Args:
         ours, theirs: prefix of all names on either side.
-        names: a word ``ours=theirs`` for each module, or its name if that is the same.
+        names: a word ``ours=theirs`` for each module, or its name if that is the same. Commas join
+            the parts of a concatenation, ``*2`` gives a part's units. A name with ``{tensor}`` in
+            it is a tensor's, others are modules'.
         functions: see :class:`Rule`.
     """
+
+    def parts(prefix: str, joined: str) -> tuple[Template, ...]:
+        found = []
+        for part in joined.split(","):
+            name, _, units = part.partition("*")
+            text = name if "{tensor}" in name else f"{name}.{{tensor}}"
+            found.append(Template(prefix + text, int(units or 1)))
+        return tuple(found)
+
     pairs = (word.split("=") for word in names.split())
-    return tuple(
-        rename(f"{ours}{pair[0]}.{{tensor}}", f"{theirs}{pair[-1]}.{{tensor}}", **functions)
-        for pair in pairs
-    )
-
-
-def concatenate(ours: str, *theirs: str) -> Rule:
-    """A rule of one name here that holds several of theirs, in order."""
-    return Rule((Template(ours),), tuple(map(Template, theirs)))
-
-
-def _translate(
-    state: Mapping[str, Tensor],
-    steps: Iterable[tuple[tuple[Template, ...], tuple[Template, ...], Callable[[Tensor], Tensor]]],
-    *,
-    with_prefix: bool,
-) -> Translation:
-    translated: dict[str, Tensor] = {}
-    used: set[str] = set()
-    for sources, targets, function in steps:
-        # The names of every part, by the values of the placeholders, which the parts share.
-        found: dict[tuple[tuple[str, str], ...], dict[int, str]] = {}
-        for name in state:
-            for i, source in enumerate(sources):
-                values = source.match(name)
-                if values is not None:
-                    found.setdefault(tuple(sorted(values.items())), {})[i] = name
-        for key, names in found.items():
-            # A part alone gives nothing: its tensors stay without a counterpart.
-            if len(names) < len(sources):
-                continue
-            used.update(names.values())
-            tensors = [torch.as_tensor(state[names[i]]) for i in range(len(sources))]
-            # Concatenate the parts of this side, and split by those of the other.
-            whole = function(torch.cat(tensors) if len(tensors) > 1 else tensors[0])
-            for target, tensor in zip(targets, _split(whole, targets), strict=True):
-                translated[target.fill(dict(key), with_prefix=with_prefix)] = tensor
-    return translated, [name for name in state if name not in used]
-
-
-def _split(tensor: Tensor, parts: tuple[Template, ...]) -> list[Tensor]:
-    if len(parts) == 1:
-        return [tensor]
-    # The length of queries, say, where keys and values together have two.
-    unit = len(tensor) // sum(part.units for part in parts)
-    # Copies, because files hold every tensor by itself.
-    return [piece.clone() for piece in tensor.split([unit * part.units for part in parts])]
-
-
-def _with_implied(state: dict[str, Tensor], implied: tuple[Implied, ...]) -> dict[str, Tensor]:
-    made = {
-        kind.template.fill(values): kind.make(tensor)
-        for kind in implied
-        for name, tensor in state.items()
-        if (values := kind.source.match(name)) is not None
-    }
-    return state | made
-
-
-def _without(names: list[str], implied: tuple[Implied, ...]) -> list[str]:
-    return [name for name in names if all(kind.template.match(name) is None for kind in implied)]
+    return tuple(Rule(parts(ours, p[0]), parts(theirs, p[-1]), **functions) for p in pairs)

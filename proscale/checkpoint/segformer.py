@@ -11,15 +11,7 @@
 import torch
 from torch import Tensor
 
-from proscale.checkpoint.rules import (
-    NamingScheme,
-    Rule,
-    Template,
-    concatenate,
-    matching,
-    rename,
-    rename_modules,
-)
+from proscale.checkpoint.rules import NamingScheme, Rule, Template, rename_modules
 
 _STAGE = "backbone.stages.{stage}."
 _BLOCK = _STAGE + "blocks.{block}."
@@ -41,22 +33,24 @@ def _reverse_stages(tensor: Tensor) -> Tensor:
     return torch.cat(tensor.chunk(4, dim=1)[::-1], dim=1)
 
 
-def _head_rules(*, projection: str, fuse: str, norm: str, classifier: str) -> tuple[Rule, ...]:
-    """Rules of NVIDIA's head, from the names of its modules in ``decode_head``."""
+def _nvidia_head(projection: str, fuse: str, names: str) -> tuple[Rule, ...]:
+    """Rules of NVIDIA's head; ``names`` are those of its other modules."""
     return (
-        rename(
-            _HEAD + "projections.{stage}.{tensor}",
-            f"decode_head.{projection}.proj.{{tensor}}",
+        *rename_modules(
+            _HEAD,
+            "decode_head.",
+            f"projections.{{stage}}={projection}.proj",
             to_ours=_as_convolution,
             to_theirs=_as_linear,
         ),
-        rename(
-            _HEAD + "fuse.{tensor}",
-            f"decode_head.{fuse}.{{tensor}}",
+        *rename_modules(
+            _HEAD,
+            "decode_head.",
+            f"fuse={fuse}",
             to_ours=_reverse_stages,
             to_theirs=_reverse_stages,
         ),
-        *rename_modules(_HEAD, "decode_head.", f"fuse.norm={norm} predictor={classifier}"),
+        *rename_modules(_HEAD, "decode_head.", names),
     )
 
 
@@ -65,21 +59,18 @@ _MMLAB_STAGE = "[backbone.]layers.{stage}."
 _MMLAB_BLOCK = _MMLAB_STAGE + "1.{block}."
 
 OPENMMLAB = NamingScheme(
-    mark=matching(_MMLAB_STAGE + "0.projection.{tensor}"),
+    marks=(Template(_MMLAB_STAGE + "0.projection.{tensor}"),),
     rules=(
         *rename_modules(
             _STAGE, _MMLAB_STAGE, "patch_embed.proj=0.projection patch_embed.norm=0.norm norm=2"
         ),
         # PyTorch's attention has queries, keys and values in one tensor; keys and values are one
         # here, because they alone are reduced.
-        Rule(
-            (Template(_BLOCK + "attn.q.{tensor}"), Template(_BLOCK + "attn.kv.{tensor}", units=2)),
-            (Template(_MMLAB_BLOCK + "attn.attn.in_proj_{tensor}"),),
-        ),
         *rename_modules(
             _BLOCK,
             _MMLAB_BLOCK,
-            "norm1 attn.proj=attn.attn.out_proj attn.sr attn.norm norm2 mlp.dwconv=ffn.layers.1",
+            """attn.q,attn.kv*2=attn.attn.in_proj_{tensor} attn.proj=attn.attn.out_proj
+            norm1 attn.sr attn.norm norm2 mlp.dwconv=ffn.layers.1""",
         ),
         # Its feed-forward layers are 1×1 convolutions around the depth-wise one.
         *rename_modules(
@@ -101,7 +92,7 @@ OPENMMLAB = NamingScheme(
 
 # NVIDIA: parts of a stage have its number, from 1, in their own names.
 NVIDIA = NamingScheme(
-    mark=matching("[backbone.]patch_embed{stage+1}.proj.{tensor}"),
+    marks=(Template("[backbone.]patch_embed{stage+1}.proj.{tensor}"),),
     rules=(
         *rename_modules(
             _STAGE,
@@ -115,67 +106,62 @@ NVIDIA = NamingScheme(
             """norm1 attn.q attn.kv attn.proj attn.sr attn.norm
             norm2 mlp.fc1 mlp.dwconv=mlp.dwconv.dwconv mlp.fc2""",
         ),
-        *_head_rules(
-            projection="linear_c{stage+1}",
-            fuse="linear_fuse.conv",
-            norm="linear_fuse.bn",
-            classifier="linear_pred",
+        *_nvidia_head(
+            "linear_c{stage+1}",
+            "linear_fuse.conv",
+            "fuse.norm=linear_fuse.bn predictor=linear_pred",
         ),
     ),
     container="state_dict",
 )
 
-
-def _huggingface(
-    *, embedding: str, block: str, norm: str, names: str, keys: str, values: str, projections: str
-) -> NamingScheme:
-    """A scheme from templates of its modules; ``names`` within a block."""
-    return NamingScheme(
-        mark=matching(embedding + ".proj.{tensor}"),
-        rules=(
-            *rename_modules(
-                _STAGE,
-                "",
-                f"""patch_embed.proj={embedding}.proj patch_embed.norm={embedding}.layer_norm
-                norm={norm}""",
-            ),
-            *rename_modules(_BLOCK, block, names),
-            # Keys and values, which are one tensor here.
-            concatenate(
-                _BLOCK + "attn.kv.{tensor}",
-                *(f"{block}attention.{name}.{{tensor}}" for name in (keys, values)),
-            ),
-            *_head_rules(
-                projection=projections + ".{stage}",
-                fuse="linear_fuse",
-                norm="batch_norm",
-                classifier="classifier",
-            ),
+# Hugging Face: keys and values, one tensor here, are two.
+HUGGINGFACE = NamingScheme(
+    marks=(Template("[segformer.]encoder.patch_embeddings.{stage}.proj.{tensor}"),),
+    rules=(
+        *rename_modules(
+            _STAGE,
+            "[segformer.]encoder.",
+            """patch_embed.proj=patch_embeddings.{stage}.proj
+            patch_embed.norm=patch_embeddings.{stage}.layer_norm norm=layer_norm.{stage}""",
         ),
-    )
-
-
-HUGGINGFACE = _huggingface(
-    embedding="[segformer.]encoder.patch_embeddings.{stage}",
-    block="[segformer.]encoder.block.{stage}.{block}.",
-    norm="[segformer.]encoder.layer_norm.{stage}",
-    names="""norm1=layer_norm_1 attn.q=attention.self.query attn.proj=attention.output.dense
-    attn.sr=attention.self.sr attn.norm=attention.self.layer_norm
-    norm2=layer_norm_2 mlp.fc1=mlp.dense1 mlp.dwconv=mlp.dwconv.dwconv mlp.fc2=mlp.dense2""",
-    keys="self.key",
-    values="self.value",
-    projections="linear_c",
+        *rename_modules(
+            _BLOCK,
+            "[segformer.]encoder.block.{stage}.{block}.",
+            """norm1=layer_norm_1 attn.q=attention.self.query attn.proj=attention.output.dense
+            attn.kv=attention.self.key,attention.self.value
+            attn.sr=attention.self.sr attn.norm=attention.self.layer_norm
+            norm2=layer_norm_2 mlp.fc1=mlp.dense1 mlp.dwconv=mlp.dwconv.dwconv
+            mlp.fc2=mlp.dense2""",
+        ),
+        *_nvidia_head(
+            "linear_c.{stage}", "linear_fuse", "fuse.norm=batch_norm predictor=classifier"
+        ),
+    ),
 )
 # As in memory since Transformers 5.
-HUGGINGFACE_IN_MEMORY = _huggingface(
-    embedding="[segformer.]stages.{stage}.patch_embeddings",
-    block="[segformer.]stages.{stage}.blocks.{block}.",
-    norm="[segformer.]stages.{stage}.layer_norm",
-    names="""norm1=layernorm_before attn.q=attention.q_proj attn.proj=attention.o_proj
-    attn.sr=attention.sequence_reduction.sequence_reduction
-    attn.norm=attention.sequence_reduction.layer_norm
-    norm2=layernorm_after mlp.fc1 mlp.dwconv=mlp.dwconv.dwconv mlp.fc2""",
-    keys="k_proj",
-    values="v_proj",
-    projections="linear_projections",
+HUGGINGFACE_IN_MEMORY = NamingScheme(
+    marks=(Template("[segformer.]stages.{stage}.patch_embeddings.proj.{tensor}"),),
+    rules=(
+        *rename_modules(
+            _STAGE,
+            "[segformer.]stages.{stage}.",
+            """patch_embed.proj=patch_embeddings.proj patch_embed.norm=patch_embeddings.layer_norm
+            norm=layer_norm""",
+        ),
+        *rename_modules(
+            _BLOCK,
+            "[segformer.]stages.{stage}.blocks.{block}.",
+            """norm1=layernorm_before attn.q=attention.q_proj attn.proj=attention.o_proj
+            attn.kv=attention.k_proj,attention.v_proj
+            attn.sr=attention.sequence_reduction.sequence_reduction
+            attn.norm=attention.sequence_reduction.layer_norm
+            norm2=layernorm_after mlp.fc1 mlp.dwconv=mlp.dwconv.dwconv mlp.fc2""",
+        ),
+        *_nvidia_head(
+            "linear_projections.{stage}",
+            "linear_fuse",
+            "fuse.norm=batch_norm predictor=classifier",
+        ),
+    ),
 )
