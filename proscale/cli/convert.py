@@ -12,17 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from proscale.checkpoint import (
-    PROSCALE,
-    SCHEMES,
-    Conversion,
-    adapt_weights,
-    convert,
-    read_checkpoint,
-    write_checkpoint,
-)
+from proscale.checkpoint import PROSCALE, SCHEMES, adapt_weights, convert
 from proscale.checkpoint.adapt import ENCODER_LAYERS
-from proscale.checkpoint.files import WRITABLE, check_suffix
+from proscale.checkpoint.files import WRITABLE, check_suffix, read_checkpoint, write_checkpoint
 from proscale.cli.arguments import split_overrides
 from proscale.config import setup_cfg
 from proscale.config.schema import value_of
@@ -60,17 +52,13 @@ def run(options: argparse.Namespace) -> None:
     content = read_checkpoint(options.input, trust=options.trust)
     if options.config_file:
         _adapt(content, options)
-    else:
-        _rename(content, options)
-
-
-def _rename(content: Mapping[str, Any], options: argparse.Namespace) -> None:
+        return
+    # Without a model the names alone change.
     conversion = convert(content, to=options.to, file=options.input)
     container = "model" if options.to == PROSCALE else SCHEMES[options.to][0].container
     write_checkpoint(options.output, conversion.state_dict, container=container)
-    _print_files(
-        options, conversion, len(conversion.state_dict), f"under the names of {options.to}"
-    )
+    print(f"{options.input}: names of scheme {conversion.source}")
+    print(f"{options.output}: {len(conversion.state_dict)} tensors under the names of {options.to}")
     kept = "kept under their names" if options.to == PROSCALE else "left out"
     _print_names(f"Without a counterpart, {kept}", conversion.unknown)
     if conversion.settings:
@@ -81,6 +69,7 @@ def _rename(content: Mapping[str, Any], options: argparse.Namespace) -> None:
 def _adapt(content: Mapping[str, Any], options: argparse.Namespace) -> None:
     (file,) = options.config_file
     cfg = setup_cfg(file, [*options.opts, "MODEL.DEVICE", "cpu"])
+    # Shapes suffice to tell which tensors fit.
     model = build_without_weights(cfg)
     conversion = convert(content, model=model.state_dict().keys(), file=options.input)
     result = adapt_weights(conversion.state_dict, model)
@@ -90,7 +79,8 @@ def _adapt(content: Mapping[str, Any], options: argparse.Namespace) -> None:
             f"{', '.join(result.left_out[:3])}, …, the model {', '.join(result.new[:3])}, …"
         )
     write_checkpoint(options.output, result.state_dict, container="model")
-    _print_files(options, conversion, len(result.state_dict), f"for the model of {file}")
+    print(f"{options.input}: names of scheme {conversion.source}")
+    print(f"{options.output}: {len(result.state_dict)} tensors for the model of {file}")
     _print_names("Taken over", result.state_dict)
     if changed := sorted({*result.layers, *result.cut}):
         print("Of these, layers of the encoder:")
@@ -105,27 +95,19 @@ def _adapt(content: Mapping[str, Any], options: argparse.Namespace) -> None:
             print(f"Mind: they were trained with {key} {expected}, {file} has {value}")
 
 
-def _print_files(
-    options: argparse.Namespace, conversion: Conversion, count: int, names: str
-) -> None:
-    print(f"{options.input}: names of scheme {conversion.source}")
-    print(f"{options.output}: {count} tensors {names}")
-
-
 def _print_names(title: str, names: Iterable[str], *, layers: bool = False) -> None:
     """The names, or, of many, how many begin alike; ``layers`` tells the encoder's apart."""
     lines = list(names)
     if not lines:
         return
     if len(lines) > _NAMED:
-        counts = Counter(_beginning(name, layers) for name in lines)
+        counts: Counter[str] = Counter()
+        for name in lines:
+            # By part of the model, and within its head by module.
+            depth = 2 if name.startswith("sem_seg_head.") else 1
+            if layers and name.startswith(ENCODER_LAYERS):
+                depth = ENCODER_LAYERS.count(".") + 1
+            counts[".".join(name.split(".")[:depth])] += 1
         lines = [f"{beginning}: {count} tensors" for beginning, count in counts.items()]
     print(f"{title}:")
     print("\n".join(f"  {line}" for line in lines))
-
-
-def _beginning(name: str, layers: bool) -> str:
-    parts = name.split(".")
-    if layers and name.startswith(ENCODER_LAYERS):
-        return ".".join(parts[: ENCODER_LAYERS.count(".") + 1])
-    return ".".join(parts[: 2 if parts[0] == "sem_seg_head" else 1])
