@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 
@@ -21,22 +20,13 @@ from proscale.cli.arguments import parse_size, positive
 from proscale.config import built_from_keys, setup_cfg
 from proscale.cost.tables import markdown_table, write_json
 from proscale.errors import ConfigError, ExportError
-from proscale.export.check import TOLERANCE, CheckedFile, Runner, check_file, check_images
-from proscale.export.evaluation import evaluate
+from proscale.export import files
+from proscale.export.check import TOLERANCE, CheckedFile, check_file, check_images, evaluate
 from proscale.export.network import describe, exportable
-from proscale.export.onnx_file import OnnxRunner, quantise, require_packages, write_onnx
-from proscale.export.torch_file import (
-    MAX_SIDE,
-    MIN_SIDE,
-    ProgramRunner,
-    export_program,
-    write_program,
-)
 from proscale.utils.whole_files import whole_file
 
-TORCH_EXPORT, ONNX = "torch-export", "onnx"
-SUFFIXES = {TORCH_EXPORT: ".pt2", ONNX: ".onnx"}
-DEFAULT_SIZES = ((480, 640), (640, 480))
+ONNX = "onnx"
+SUFFIXES = {"torch-export": ".pt2", ONNX: ".onnx"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,8 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", required=True, type=Path, metavar="FILE", help="file to write: .onnx or .pt2"
     )
     help_ = "sizes of the images it is checked on (default: 480x640 640x480)"
+    sizes = ((480, 640), (640, 480))
     parser.add_argument(
-        "--check-size", nargs=2, type=parse_size, default=DEFAULT_SIZES, metavar="HxW", help=help_
+        "--check-size", nargs=2, type=parse_size, default=sizes, metavar="HxW", help=help_
     )
     help_ = "greatest absolute difference of an output that passes (default: %(default)s)"
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, metavar="X", help=help_)
@@ -68,20 +59,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     _check_options(options)
-    cfg = setup_cfg(
-        options.config_file,
-        # Files are checked on the CPU; they run elsewhere, too.
-        [*options.opts, "MODEL.WEIGHTS", options.weights, "MODEL.DEVICE", "cpu"],
-    )
+    # Files are checked on the CPU; they run elsewhere, too.
+    overrides = [*options.opts, "MODEL.WEIGHTS", options.weights, "MODEL.DEVICE", "cpu"]
+    cfg = setup_cfg(options.config_file, overrides)
     check_weights(cfg, resume=False, required=bool(options.weights))
-    if options.evaluate:
-        _check_data(cfg)
+    data_set = next(iter(cfg.DATASETS.TEST), "")
+    try:
+        if options.evaluate:
+            DatasetCatalog.get(data_set)
+    except (KeyError, OSError) as error:
+        raise ConfigError(
+            f"--evaluate: the data set {data_set!r} of DATASETS.TEST cannot be read: {error}; "
+            "$DETECTRON2_DATASETS names the folder of the data sets"
+        ) from error
     with built_from_keys():
         model = build_model(cfg).eval()
     load_weights(model, cfg)
     network = exportable(model)
     metadata = describe(cfg, model, network, options.config_file)
-    program = export_program(network)
+    program = files.export_program(network)
     batches, source = check_images(cfg, options.check_size)
     print(f"Checked on {source}\n", flush=True)
 
@@ -95,15 +91,19 @@ def run(options: argparse.Namespace) -> None:
     found: dict[str, CheckedFile] = {}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(options.output, durable=True) as file:
+        # Write the file, run it beside the model with as many threads, and keep it if it passes.
+        runner: type[files.ProgramRunner] | partial[files.OnnxRunner] = files.ProgramRunner
         if options.format == ONNX:
-            write_onnx(program, network.outputs, file, metadata)
+            runner = partial(files.OnnxRunner, threads=torch.get_num_threads())
+            files.write_onnx(program, network.outputs, file, metadata)
         else:
-            write_program(program, file, metadata)
-        found["float32"] = check(file, _runner(file, options.format))
-        passed = found["float32"].passes(options.tolerance)
+            files.write_program(program, file, metadata)
+        found["float32"] = check(file, runner(file))
+        deviations = found["float32"].deviations
+        passed = all(deviation.worst <= options.tolerance for deviation in deviations)
         if passed and options.int8:
-            quantise(file, file)
-            found["int8"] = check(file, _runner(file, options.format))
+            files.quantise(file, file)
+            found["int8"] = check(file, runner(file))
         _report(found)
         document = {
             "machine": describe_machine(torch.device("cpu")),
@@ -114,7 +114,7 @@ def run(options: argparse.Namespace) -> None:
                 **{key: getattr(options, key) for key in ("weights", "format", "tolerance")},
             },
             "written": str(options.output) if passed else None,
-            "files": {name: file.as_dict() for name, file in found.items()},
+            "files": {name: checked.as_dict() for name, checked in found.items()},
         }
         write_json(options.json, document)
         if not passed:
@@ -137,30 +137,14 @@ def _check_options(options: argparse.Namespace) -> None:
             f"--int8 goes with --format {ONNX}, which onnxruntime quantises; PyTorch's own "
             "quantisation has moved to another package"
         )
+    least, most = files.MIN_SIDE, files.MAX_SIDE
     for height, width in options.check_size:
-        if not (MIN_SIDE <= height <= MAX_SIDE and MIN_SIDE <= width <= MAX_SIDE):
+        if not (least <= height <= most and least <= width <= most):
             raise ConfigError(
-                f"--check-size is {height}x{width}: expected sides from {MIN_SIDE} to {MAX_SIDE}"
+                f"--check-size is {height}x{width}: expected sides from {least} to {most}"
             )
     if options.format == ONNX:
-        require_packages()
-
-
-def _check_data(cfg: CfgNode) -> None:
-    name = next(iter(cfg.DATASETS.TEST), "")
-    try:
-        DatasetCatalog.get(name)
-    except (KeyError, OSError) as error:
-        raise ConfigError(
-            f"--evaluate: the data set {name!r} of DATASETS.TEST cannot be read: {error}; "
-            "$DETECTRON2_DATASETS names the folder of the data sets"
-        ) from error
-
-
-def _runner(file: Path, file_format: str) -> Runner:
-    if file_format == ONNX:
-        return OnnxRunner(file, threads=torch.get_num_threads())
-    return ProgramRunner(file)
+        files.require_packages()
 
 
 def _report(found: Mapping[str, CheckedFile]) -> None:

@@ -2,9 +2,15 @@
 
 from proscale.errors import ExportError
 from proscale.export.check import check_file, check_images, compare
+from proscale.export.files import (
+    OnnxRunner,
+    ProgramRunner,
+    export_program,
+    quantise,
+    write_onnx,
+    write_program,
+)
 from proscale.export.network import ExportableNetwork, describe, exportable
-from proscale.export.onnx_file import OnnxRunner, quantise, write_onnx
-from proscale.export.torch_file import ProgramRunner, export_program, write_program
 
 __all__ = [
     "ExportError",

@@ -1,7 +1,7 @@
 """The check of a file: its outputs, time and quality beside those of the model."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,16 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
+from detectron2.evaluation import inference_on_dataset
+from detectron2.modeling.postprocessing import sem_seg_postprocess
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from proscale.benchmark.latency import Timing, measure
+from proscale.engine.trainer import Trainer
+from proscale.evaluation import build_evaluator
 from proscale.export.network import ExportableNetwork
+from proscale.modeling import MaskFormer, with_sliding_window
 from proscale.utils.types import Size
 
 Runner = Callable[[Tensor], tuple[Tensor, ...]]
@@ -56,11 +61,7 @@ class CheckedFile:
     size: int
     deviations: Sequence[Deviation]
     times: Mapping[str, Timing]
-    quality: Mapping[str, float] = field(default_factory=dict)
-
-    def passes(self, tolerance: float) -> bool:
-        """Whether no output differs by more than ``tolerance``."""
-        return all(deviation.worst <= tolerance for deviation in self.deviations)
+    quality: Mapping[str, float]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -84,17 +85,14 @@ def check_images(cfg: CfgNode, sizes: Sequence[Size]) -> tuple[list[Tensor], str
         name, random = "random pixels", np.random.default_rng(0)
         pictures = [random.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(BATCH)]
     # The first batch has several images, the others one.
-    batches = [
-        torch.stack([_resized(picture, size) for picture in pictures[: 1 if turn else BATCH]])
-        for turn, size in enumerate(sizes)
-    ]
+    batches: list[Tensor] = []
+    for size in sizes:
+        resized = [
+            np.array(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR))
+            for picture in (pictures[:1] if batches else pictures)
+        ]
+        batches.append(torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous())
     return batches, name
-
-
-def _resized(picture: np.ndarray, size: Size) -> Tensor:
-    """``(H, W, 3)`` to ``(3, *size)``."""
-    resized = Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
 
 
 def check_file(
@@ -106,12 +104,9 @@ def check_file(
     repeats: int,
     evaluate: Callable[[Runner], Mapping[str, float]] | None = None,
 ) -> CheckedFile:
-    """Run a file beside the network that it was made from.
+    """Run ``file`` by ``run`` beside the network that it was made from.
 
     Args:
-        file: for its size.
-        run: runs the file.
-        network: of the model.
         batches: images ``(B, 3, H, W)`` uint8; the first one's first image is timed.
         repeats: calls of each that are timed, in turns.
         evaluate: the quality of ``run``.
@@ -119,10 +114,9 @@ def check_file(
     deviations = compare(network, run, batches)
     # In turns, so that other work on the machine touches both alike.
     image = batches[0][:1]
+    calls = {"model": lambda: network(image), "file": lambda: run(image)}
     with torch.no_grad():
-        times = measure(
-            {"model": lambda: network(image), "file": lambda: run(image)}, repeats=repeats, warmup=1
-        )
+        times = measure(calls, repeats=repeats, warmup=1)
     quality = evaluate(run) if evaluate is not None else {}
     return CheckedFile(file.stat().st_size, deviations, times, quality)
 
@@ -133,13 +127,53 @@ def compare(network: ExportableNetwork, run: Runner, batches: Sequence[Tensor]) 
     found = []
     for images in batches:
         pairs = zip(network.outputs, network(images), run(images), strict=True)
-        differences = {name: _difference(ours, theirs) for name, ours, theirs in pairs}
+        # Neither another shape nor nan may pass for a small difference.
+        differences = {
+            name: (ours - theirs).abs().nan_to_num(nan=float("inf")).max().item()
+            if ours.shape == theirs.shape
+            else float("inf")
+            for name, ours, theirs in pairs
+        }
         found.append(Deviation(tuple(images.shape), differences))
     return found
 
 
-def _difference(one: Tensor, other: Tensor) -> float:
-    # Neither may pass for a small difference.
-    if one.shape != other.shape:
-        return float("inf")
-    return torch.nan_to_num((one - other).abs(), nan=float("inf")).max().item()
+class ExportedModel(nn.Module):
+    """Computes logits by a file, which ``run`` runs, and makes the model's results from them."""
+
+    def __init__(self, model: nn.Module, network: ExportableNetwork, run: Runner):
+        super().__init__()
+        self.model, self.network, self.run = model, network, run
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        """As the model's own in evaluation; an image at a time."""
+        found = []
+        for sample in batched_inputs:
+            # Logits by the file, a batch of one.
+            images = sample["image"][None]
+            size = (images.shape[2], images.shape[3])
+            outputs: list[Tensor] = [output[0] for output in self.run(images)]
+            # Results by the model, at the size of the original image.
+            if isinstance(self.model, MaskFormer):
+                sizes = {"padded_size": self.network.padded(size), "image_size": size}
+                found.append(self.model.results(*outputs, **sizes, sample=sample))
+            else:
+                height, width = sample.get("height", size[0]), sample.get("width", size[1])
+                found.append({"sem_seg": sem_seg_postprocess(*outputs, size, height, width)})
+        return found
+
+
+def evaluate(
+    cfg: CfgNode, model: nn.Module, network: ExportableNetwork, run: Runner
+) -> dict[str, float]:
+    """The main metrics of a file on the first data set of ``DATASETS.TEST``, percent."""
+    # As ``Trainer.test`` does, with the file in place of the model's network.
+    name = cfg.DATASETS.TEST[0]
+    results = inference_on_dataset(
+        with_sliding_window(cfg, ExportedModel(model, network, run).eval()),
+        Trainer.build_test_loader(cfg, name),
+        build_evaluator(cfg, name),
+    )
+    metrics = {"panoptic_seg": "PQ", "segm": "AP", "sem_seg": "mIoU"}
+    return {metric: results[kind][metric] for kind, metric in metrics.items() if kind in results}

@@ -24,15 +24,14 @@ from proscale.utils.types import Size
 
 
 class ExportableNetwork(nn.Module):
-    """From a batch of images of one size to logits.
+    """From images ``(B, 3, H, W)`` uint8, channels in the order of ``INPUT.FORMAT``, to logits.
 
     Args:
         model: its ``backbone``, ``sem_seg_head``, ``pixel_mean`` and ``pixel_std`` are shared.
         size_divisibility: images are padded to a multiple of it, on the right and below.
     """
 
-    outputs: tuple[str, ...]
-    """Names of the outputs of ``forward``, in order."""
+    outputs: tuple[str, ...]  # names, in the order of ``forward``
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -44,10 +43,6 @@ class ExportableNetwork(nn.Module):
         self.register_buffer("pixel_mean", model.get_buffer("pixel_mean"))
         self.register_buffer("pixel_std", model.get_buffer("pixel_std"))
         self.size_divisibility = max(size_divisibility, 1)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """``(B, 3, H, W)`` uint8, channels in the order of ``INPUT.FORMAT``, to the logits."""
-        raise NotImplementedError
 
     def padded(self, size: Size) -> Size:
         """The size that images of ``size`` (H, W) are padded to."""
@@ -95,8 +90,13 @@ def exportable(model: nn.Module) -> ExportableNetwork:
     """
     backbone, head = model.get_submodule("backbone"), model.get_submodule("sem_seg_head")
     # Before the kind of model, because every kind may have this backbone.
-    if isinstance(backbone, MixVisionTransformer):
-        _check_token_merging(backbone)
+    stages = backbone.token_merging if isinstance(backbone, MixVisionTransformer) else ()
+    methods = [method for stage in stages for method in vars(stage).values()]
+    if any(isinstance(method, BipartiteSoftMatching) for method in methods):
+        raise ExportError(
+            "MODEL.MIT.TOKEN_MERGING has mode bsm, whose number of tokens is no expression of the "
+            "image's size that exporters know: expected none, n2d_2x2, and the modes n1d and n2d"
+        )
     # Numbers in half precision would be compared with those of a file in single precision.
     if isinstance(model, MaskFormer):
         if model.inference_dtype is not None:
@@ -111,16 +111,6 @@ def exportable(model: nn.Module) -> ExportableNetwork:
     )
 
 
-def _check_token_merging(backbone: MixVisionTransformer) -> None:
-    methods = [method for stage in backbone.token_merging for method in vars(stage).values()]
-    if any(isinstance(method, BipartiteSoftMatching) for method in methods):
-        raise ExportError(
-            "MODEL.MIT.TOKEN_MERGING has mode bsm, whose number of tokens is no expression of the "
-            "image's size that exporters know: expected none, n2d_2x2, and the modes n1d and "
-            "n2d"
-        )
-
-
 def describe(cfg: CfgNode, model: nn.Module, network: ExportableNetwork, config_file: str) -> str:
     """The metadata of a file, from which results can be made without this project.
 
@@ -129,6 +119,14 @@ def describe(cfg: CfgNode, model: nn.Module, network: ExportableNetwork, config_
         ``classes`` has the names in the order of the logits, numbers where no data set of the
         configuration has names for all; ``things`` the indices of those that are counted.
     """
+    # Names are in the order of the logits where their number is that of the classes.
+    count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    names = (
+        MetadataCatalog.get(data_set).get(key, ())
+        for data_set in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+        for key in ("stuff_classes", "thing_classes")
+    )
+    classes = next((list(found) for found in names if len(found) == count), None)
     document: dict[str, Any] = {
         "input_format": cfg.INPUT.FORMAT,
         "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
@@ -136,7 +134,7 @@ def describe(cfg: CfgNode, model: nn.Module, network: ExportableNetwork, config_
         "size_divisibility": network.size_divisibility,
         "min_size_test": cfg.INPUT.MIN_SIZE_TEST,
         "max_size_test": cfg.INPUT.MAX_SIZE_TEST,
-        "classes": _class_names(cfg),
+        "classes": classes or [str(number) for number in range(count)],
         "config": config_file,
         "weights": cfg.MODEL.WEIGHTS,
         "proscale": version("proscale"),
@@ -150,15 +148,3 @@ def describe(cfg: CfgNode, model: nn.Module, network: ExportableNetwork, config_
             "overlap_threshold": model.overlap_threshold,
         }
     return json.dumps(document)
-
-
-def _class_names(cfg: CfgNode) -> list[str]:
-    count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    # Names are in the order of the logits where their number is that of the classes.
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        metadata = MetadataCatalog.get(name)
-        for key in ("stuff_classes", "thing_classes"):
-            names = metadata.get(key, ())
-            if len(names) == count:
-                return list(names)
-    return [str(number) for number in range(count)]

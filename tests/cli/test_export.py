@@ -137,6 +137,6 @@ def test_ends_with_one_sentence(arguments, extra, message):
 
 
 def test_missing_packages_are_named(arguments, monkeypatch):
-    monkeypatch.setattr("proscale.export.onnx_file.find_spec", lambda name: None)
+    monkeypatch.setattr("proscale.export.files.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match=r"pip install 'proscale\[export\]'"):
         main(["export", *arguments, "--format", "onnx", "--output", "model.onnx"])
