@@ -1,1 +1,1 @@
-"""What several rooms use and none owns."""
+"""Helpers that several packages share."""

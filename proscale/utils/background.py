@@ -1,7 +1,6 @@
 """Threads that work in the background while the model computes the next results.
 
-Coding PNG files and NumPy's passes over maps release Python's global lock: threads suffice, and
-nothing is copied to another process.
+Coding PNG files and NumPy's passes over maps release Python's global lock: threads suffice.
 """
 
 from collections import deque

@@ -7,6 +7,7 @@ both, and a missing or old package, into one sentence with the command to run.
 
 import re
 import sys
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -26,38 +27,29 @@ MINIMUM = {
 def require() -> None:
     """Raise ``ImportError`` with reason and remedy, unless all of :data:`MINIMUM` is usable.
 
-    Versions are read from the packages' metadata; a package without any, such as a Detectron2
-    source tree on the path, is used as it is. Only torchvision is imported.
+    Versions are read from the packages' metadata. Only torchvision is imported.
     """
-    wrong = {module: problem for module in MINIMUM if (problem := _problem(module))}
+    wrong = {}
+    for module, minimum in MINIMUM.items():
+        # A source tree on the path has no metadata, and is used as it is.
+        with suppress(PackageNotFoundError):
+            if find_spec(module) is None:
+                wrong[module] = f"{module} is not installed"
+            elif minimum and _release(found := version(module)) < _release(minimum):
+                wrong[module] = f"{module} {found} is older than {minimum}"
     if not wrong:
         # A pair that does not fit fails when torchvision registers its operators.
         try:
             import_module("torchvision")
+            return
         except (ImportError, RuntimeError) as error:
             pair = f"torchvision {version('torchvision')} and torch {version('torch')}"
             wrong = {"torchvision": f"{pair} do not fit together ({error})"}
-    if not wrong:
-        return
     if set(wrong) == {"detectron2"}:
         remedy = f"`{sys.executable} tools/install_detectron2.py` in a checkout of proscale"
     else:
         remedy = "`make env` in a checkout of proscale and use its .venv/bin/python"
     raise ImportError(f"proscale cannot be imported: {', '.join(wrong.values())}; run {remedy}")
-
-
-def _problem(module: str) -> str | None:
-    if find_spec(module) is None:
-        return f"{module} is not installed"
-    minimum = MINIMUM[module]
-    # A source tree on the path has no metadata.
-    try:
-        found = version(module) if minimum else ""
-    except PackageNotFoundError:
-        return None
-    if minimum and _release(found) < _release(minimum):
-        return f"{module} {found} is older than {minimum}"
-    return None
 
 
 def _release(text: str) -> tuple[int, ...]:

@@ -21,19 +21,14 @@ def can_disable_malloc_trim() -> bool:
 def disable_malloc_trim() -> bool:
     """From now on this process keeps freed memory: as much as it has needed at once.
 
-    Returns:
-        whether the C library accepted it, see :func:`can_disable_malloc_trim`.
+    Returns whether the C library accepted it, see :func:`can_disable_malloc_trim`.
     """
     # Never trim the heap, and take nothing past it.
     return _set_options((_TRIM_THRESHOLD, -1), (_MMAP_MAX, 0))
 
 
 def enable_malloc_trim() -> bool:
-    """Undo :func:`disable_malloc_trim`: from now on this process gives large pieces back.
-
-    Returns:
-        whether the C library accepted it.
-    """
+    """Undo :func:`disable_malloc_trim`: from now on this process gives large pieces back."""
     # The thresholds at which GNU's C library arrives by itself once it has seen such pieces.
     accepted = _set_options(
         (_TRIM_THRESHOLD, 64 * 2**20), (_MMAP_THRESHOLD, 32 * 2**20), (_MMAP_MAX, 65536)

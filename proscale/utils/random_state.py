@@ -1,4 +1,4 @@
-"""Randomness as a function of the seed and of its purpose, so that no generator must be saved.
+"""Randomness as a function of the seed and of its purpose: no generator has to be saved.
 
 The draws for a training sample depend on the seed and the sample's place in the stream of samples
 alone, those of a training step on the seed, the iteration and the rank. Neither the number of
@@ -20,9 +20,7 @@ class Purpose(IntEnum):
 
 
 def seed_generators(seed: int, purpose: Purpose, *place: int) -> None:
-    """Seed Python's, NumPy's and PyTorch's generators of this process.
-
-    PyTorch's are the CPU's, and the current GPU's where CUDA is in use.
+    """Seed Python's, NumPy's and PyTorch's generators, also the current GPU's if CUDA is in use.
 
     Args:
         seed: of the run, ≥ 0.
