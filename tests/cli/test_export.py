@@ -13,9 +13,8 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
-from proscale.cli import export
 from proscale.config import setup_cfg
-from proscale.export import OnnxRunner, quantise
+from proscale.export import OnnxRunner, files, quantise
 from proscale_cli import main
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "export.md"
@@ -102,9 +101,9 @@ def test_a_checked_file_and_the_documents_example(arguments, tmp_path, capsys):
 
 def test_a_file_that_fails_its_check_is_not_written(arguments, tmp_path, monkeypatch):
     wrong = (torch.zeros(1), torch.zeros(1))
-    monkeypatch.setattr(export, "ProgramRunner", lambda file: lambda images: wrong)
-    monkeypatch.setattr(export, "export_program", lambda network: None)
-    monkeypatch.setattr(export, "write_program", lambda program, file, about: file.touch())
+    monkeypatch.setattr(files, "ProgramRunner", lambda file: lambda images: wrong)
+    monkeypatch.setattr(files, "export_program", lambda network: None)
+    monkeypatch.setattr(files, "write_program", lambda program, file, about: file.touch())
     file = tmp_path / "model.pt2"
     with pytest.raises(SystemExit, match=r"model\.pt2 is not written: outputs differ by more"):
         main(
