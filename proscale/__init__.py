@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     import detectron2.modeling  # noqa: F401
 
 from proscale import data, modeling
-from proscale.config.keys import add_proscale_config
+from proscale.config.schema import add_proscale_config
 from proscale.predict import Predictor
 
 __version__ = "0.2.0"

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 
-from proscale.config.keys import add_proscale_config
-from proscale.config.schema import value_of
+from proscale.config.schema import add_proscale_config, value_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "proscale" / "config" / "keys.py"
@@ -45,7 +44,10 @@ def read_groups(source: str) -> list[Group]:
         ValueError: naming a key with a default that no text explains.
     """
     groups: list[Group] = []
-    for block in (c for c in ast.parse(source).body if isinstance(c, ast.ClassDef)):
+    for block in ast.parse(source).body:
+        # Blocks of keys state their node: class _Input(Keys, node="INPUT").
+        if not isinstance(block, ast.ClassDef) or not block.keywords:
+            continue
         node = ast.literal_eval(block.keywords[0].value)
         keys: list[str] = []
         for statement in block.body:

@@ -1,7 +1,7 @@
 """Configuration: keys, YAML files, accepted values, and the user's own data."""
 
 from proscale.config.files import find_config
-from proscale.config.keys import add_proscale_config
+from proscale.config.schema import add_proscale_config
 from proscale.config.setup import (
     built_from_keys,
     check_datasets,

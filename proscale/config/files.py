@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,32 @@ def _short(name: str) -> str:
     return name.removeprefix("configs/").removesuffix(".yaml")
 
 
-def load_config_file(path: str) -> dict[str, Any]:
+def load_config_file(path: str, derived: Sequence[str] = ()) -> dict[str, Any]:
     """The content of a YAML file on top of that of its ``_BASE_`` files, which are relative to its
     folder, or names as :func:`find_config` takes them.
+
+    Args:
+        path: of the file.
+        derived: paths of the files that are based on it.
 
     Raises:
         ConfigError: see :func:`read_config_file`; or files are based on each other in a circle.
     """
-    return _load(path, [])
+    content, bases = read_config_file(path)
+    merged: dict[str, Any] = {}
+    chain = [*derived, path]
+    for base in bases:
+        # Links and different spellings of a path are the same file.
+        if os.path.realpath(base) in map(os.path.realpath, chain):
+            raise ConfigError(
+                f"{path}: {BASE_KEY} leads in a circle: {' -> '.join([*chain, base])}"
+            )
+        if "://" not in base and not os.path.isfile(base):
+            raise ConfigError(f"{path}: {BASE_KEY} is {base}, but there is no such file")
+        # Later bases take precedence over earlier ones, and the file itself over all.
+        _merge(load_config_file(base, chain), merged)
+    _merge(content, merged)
+    return merged
 
 
 def read_config_file(path: str) -> tuple[dict[str, Any], list[str]]:
@@ -101,32 +119,12 @@ def read_config_file(path: str) -> tuple[dict[str, Any], list[str]]:
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise ConfigError(f"{path}: {BASE_KEY} is {bases!r}: expected names of files")
-    return content, [_resolve(base, path) for base in bases]
-
-
-def _load(path: str, derived: list[str]) -> dict[str, Any]:
-    content, bases = read_config_file(path)
-    merged: dict[str, Any] = {}
-    for base in bases:
-        chain = [*derived, path]
-        # Links and different spellings of a path are the same file.
-        if os.path.realpath(base) in map(os.path.realpath, chain):
-            raise ConfigError(
-                f"{path}: {BASE_KEY} leads in a circle: {' -> '.join([*chain, base])}"
-            )
-        if "://" not in base and not os.path.isfile(base):
-            raise ConfigError(f"{path}: {BASE_KEY} is {base}, but there is no such file")
-        # Later bases take precedence over earlier ones, and the file itself over all.
-        _merge(_load(base, chain), merged)
-    _merge(content, merged)
-    return merged
-
-
-def _resolve(base: str, path: str) -> str:
-    if "://" in base:
-        return base
-    beside = os.path.join(os.path.dirname(path), os.path.expanduser(base))
-    return beside if os.path.exists(beside) else str(_configs().get(_short(base), beside))
+    for i, base in enumerate(bases):
+        if "://" not in base:
+            beside = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+            is_beside = os.path.exists(beside)
+            bases[i] = beside if is_beside else str(_configs().get(_short(base), beside))
+    return content, bases
 
 
 def _merge(upper: Mapping[str, Any], lower: dict[str, Any]) -> None:

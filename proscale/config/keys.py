@@ -7,43 +7,44 @@ Keys without a default are Detectron2's; they are checked, too.
 # ruff: noqa: RUF012
 # Lists are lists in a configuration; they are copied into it.
 
-from copy import deepcopy
-from inspect import get_annotations
-from typing import Literal
+import math
+import sys
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
-from detectron2.config import CfgNode
-from detectron2.projects.deeplab import add_deeplab_config
-
-from proscale.config.schema import (
-    BackboneName,
-    FloatFromOne,
-    Fraction,
-    HeadName,
-    Keys,
-    MetaArchitecture,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-)
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
 
-def add_proscale_config(cfg: CfgNode) -> None:
-    """Add all keys of Mask2Former, PRO-SCALE and this project to ``cfg``, in place.
+class Range(NamedTuple):
+    """Finite numbers from ``low`` to ``high``; ``words`` are for messages."""
 
-    Args:
-        cfg: the node returned by ``detectron2.config.get_cfg()``.
+    words: str
+    low: float
+    high: float = sys.float_info.max
+
+
+# A key's type is that of its default. A kind adds a range, or names as in a registry or a Literal,
+# where another value would pass unnoticed, or stop in the middle of PyTorch without naming the key.
+PositiveInt = Annotated[int, Range("whole numbers from 1", 1)]
+NonNegativeInt = Annotated[int, Range("whole numbers from 0", 0)]
+PositiveFloat = Annotated[float, Range("numbers above 0", math.ulp(0.0))]
+NonNegativeFloat = Annotated[float, Range("numbers from 0", 0)]
+FloatFromOne = Annotated[float, Range("numbers from 1", 1)]
+Fraction = Annotated[float, Range("numbers from 0 to 1", 0, 1)]
+HeadName = Annotated[str, SEM_SEG_HEADS_REGISTRY]
+
+
+class Keys:
+    """Declares keys of ``node``: annotations are the accepted values, values the defaults.
+
+    The text below explains the keys between it and the text before. ``blocks`` are all declared.
     """
-    # Published files carry a few DeepLab keys (poly schedule, stem type); they must be known.
-    add_deeplab_config(cfg)
-    # Nodes that Detectron2 has are extended, others are made.
-    for block in Keys.blocks:
-        node = cfg
-        for part in block.node.split("."):
-            node = node.setdefault(part, CfgNode())
-        for name in get_annotations(block):
-            if name in vars(block):
-                node[name] = deepcopy(vars(block)[name])
+
+    node: ClassVar[str]
+    blocks: ClassVar[list[type["Keys"]]] = []
+
+    def __init_subclass__(cls, node: str) -> None:
+        cls.node = node
+        Keys.blocks.append(cls)
 
 
 class _Datasets(Keys, node="DATASETS"):
@@ -154,7 +155,7 @@ class _SlidingWindow(Keys, node="TEST.SLIDING_WINDOW"):
 
 
 class _Model(Keys, node="MODEL"):
-    META_ARCHITECTURE: MetaArchitecture
+    META_ARCHITECTURE: Annotated[str, META_ARCH_REGISTRY]
     PIXEL_STD: list[PositiveFloat]
     CHANNELS_LAST: bool = False
     """New. Hold images and weights of convolutions with channels innermost (NHWC): the same
@@ -165,7 +166,7 @@ class _Model(Keys, node="MODEL"):
 
 
 class _Backbone(Keys, node="MODEL.BACKBONE"):
-    NAME: BackboneName
+    NAME: Annotated[str, BACKBONE_REGISTRY]
 
 
 class _ResNets(Keys, node="MODEL.RESNETS"):

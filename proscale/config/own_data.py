@@ -18,7 +18,7 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,20 +32,16 @@ from proscale.data.formats.semantic_folders import MASK_SUFFIX
 from proscale.errors import ConfigError
 
 KEY = "DATASETS.OWN"
-
 SPLITS = ("TRAIN", "VAL")
 
-# Paths of a split by task: (required, folder).
-_PATHS: dict[str, dict[str, tuple[bool, bool]]] = {
-    "panoptic": {
-        "IMAGES": (True, True),
-        "ANNOTATIONS": (True, False),
-        "MASKS": (True, True),
-        "INSTANCES": (False, False),
-    },
-    "instance": {"IMAGES": (True, True), "ANNOTATIONS": (True, False)},
-    "semantic": {"IMAGES": (True, True), "MASKS": (True, True)},
+# Paths of a split by task. IMAGES and MASKS are folders, the others files.
+_PATHS = {
+    "panoptic": ("IMAGES", "ANNOTATIONS", "MASKS", "INSTANCES"),
+    "instance": ("IMAGES", "ANNOTATIONS"),
+    "semantic": ("IMAGES", "MASKS"),
 }
+_FOLDERS = ("IMAGES", "MASKS")
+_OPTIONAL = ("INSTANCES",)
 
 TASKS = tuple(_PATHS)
 
@@ -67,9 +63,7 @@ logger = logging.getLogger(__name__)
 class OwnSplit:
     """Paths of a split; None for parts that its task does not have.
 
-    Attributes:
-        name: for ``DATASETS.TRAIN`` and ``DATASETS.TEST``: the data set's, with ``_train`` or
-            ``_val``.
+    ``name`` is the data set's, with ``_train`` or ``_val``.
     """
 
     name: str
@@ -150,15 +144,20 @@ def fit_to_own_data(cfg: CfgNode, datasets: Sequence[OwnDataset], kept: Collecti
         for key, names in follows.items()
         for name in (value_of(cfg, key) if key in kept else names)
     }
-    in_use = {
-        split.name: dataset
-        for dataset in datasets
-        for split in dataset.splits.values()
-        if split.name in names_in_use
-    }
+    splits = ((split, dataset) for dataset in datasets for split in dataset.splits.values())
+    in_use = {split.name: dataset for split, dataset in splits if split.name in names_in_use}
     # 2. Mapper, results and class layer, from the task and classes of the data sets in use.
     if in_use:
-        task, classes = _common_task_and_classes(in_use)
+        (first, dataset), *others = in_use.items()
+        task, classes = dataset.task, own_classes(first)
+        for name, other in others:
+            theirs = own_classes(name)
+            if (other.task, theirs) != (task, classes):
+                raise ConfigError(
+                    f"{first} ({task}, {len(classes)} classes) and {name} ({other.task}, "
+                    f"{len(theirs)} classes) are in use together: expected data sets of the same "
+                    "task and classes: choose by DATASETS.TRAIN and DATASETS.TEST"
+                )
         has_instances = all(
             split.instances is not None for d in in_use.values() for split in d.splits.values()
         )
@@ -191,9 +190,7 @@ def keys_set_by_user(config_file: str, overrides: Sequence[str]) -> set[str]:
         overrides: KEY VALUE pairs in a row, which come after the file.
     """
     keys = set(overrides[::2])
-    if KEY not in keys and config_file:
-        keys |= _keys_down_to_own_data(config_file)
-    return keys
+    return keys if KEY in keys or not config_file else keys | _keys_down_to_own_data(config_file)
 
 
 def _parse_block(block: Any, where: str) -> OwnDataset:
@@ -206,13 +203,12 @@ def _parse_block(block: Any, where: str) -> OwnDataset:
     task = _string(block, "TASK", where)
     if task not in TASKS:
         raise ConfigError(f"{where}.TASK is {task!r}: expected {', '.join(TASKS)}")
-    if task != "semantic":
-        for key in _SEMANTIC_KEYS:
-            if key in block:
-                raise ConfigError(
-                    f"{where}.{key} is for TASK semantic only; with TASK {task} names come from "
-                    "ANNOTATIONS"
-                )
+    for key in _SEMANTIC_KEYS:
+        if key in block and task != "semantic":
+            raise ConfigError(
+                f"{where}.{key} is for TASK semantic only; with TASK {task} names come from "
+                "ANNOTATIONS"
+            )
     # Relative paths are relative to ROOT, and ROOT to the current folder.
     root = _path(_string(block, "ROOT", where, default="."), f"{where}.ROOT")
     splits = {
@@ -222,12 +218,22 @@ def _parse_block(block: Any, where: str) -> OwnDataset:
     }
     if not splits:
         raise ConfigError(f"{where} has neither TRAIN nor VAL: expected one of them or both")
+    classes = block.get("CLASSES")
+    if "CLASSES" in block:
+        is_list = isinstance(classes, (list, tuple)) and len(classes) > 0
+        if not is_list or not all(isinstance(name, str) for name in classes):
+            raise ConfigError(
+                f"{where}.CLASSES is {classes!r}: expected a list of texts, the names of the "
+                "labels 0, 1, …"
+            )
+        if len(set(classes)) < len(classes):
+            raise ConfigError(f"{where}.CLASSES has a name twice: expected each once")
     return OwnDataset(
         where=where,
         name=name,
         task=task,
         splits=splits,
-        classes=_class_names(block, where),
+        classes=tuple(classes) if classes else None,
         image_suffix=_string(block, "IMAGE_SUFFIX", where) if "IMAGE_SUFFIX" in block else None,
         mask_suffix=_string(block, "MASK_SUFFIX", where, default=MASK_SUFFIX),
     )
@@ -239,14 +245,13 @@ def _parse_split(value: Any, task: str, root: Path, where: str, name: str) -> Ow
         raise ConfigError(f"{where} is {value!r}: expected a block with {', '.join(accepted)}")
     _check_keys(value, accepted, where)
     paths = {}
-    for key, (is_required, is_folder) in accepted.items():
-        if key not in value and not is_required:
+    for key in accepted:
+        if key not in value and key in _OPTIONAL:
             continue
         path = root / _path(_string(value, key, where), f"{where}.{key}")
-        if not (path.is_dir() if is_folder else path.is_file()):
-            raise ConfigError(
-                f"{where}.{key}: there is no {'folder' if is_folder else 'file'} {path}"
-            )
+        kind, is_there = ("folder", path.is_dir()) if key in _FOLDERS else ("file", path.is_file())
+        if not is_there:
+            raise ConfigError(f"{where}.{key}: there is no {kind} {path}")
         paths[key.lower()] = path
     return OwnSplit(name, **paths)
 
@@ -255,7 +260,7 @@ def _check_keys(block: Mapping[str, Any], accepted: Collection[str], where: str)
     for key in block:
         if key not in accepted:
             nearest = difflib.get_close_matches(str(key).upper(), accepted, n=1)
-            hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+            hint = "".join(f" (did you mean {name}?)" for name in nearest)
             raise ConfigError(
                 f"there is no key {where}.{key}{hint}: expected {', '.join(accepted)}"
             )
@@ -279,51 +284,22 @@ def _path(text: str, where: str) -> Path:
     return Path(expanded).expanduser()
 
 
-def _class_names(block: Mapping[str, Any], where: str) -> tuple[str, ...] | None:
-    if "CLASSES" not in block:
-        return None
-    names = block["CLASSES"]
-    is_list = isinstance(names, Sequence) and not isinstance(names, str) and len(names) > 0
-    if not is_list or not all(isinstance(name, str) for name in names):
-        raise ConfigError(
-            f"{where}.CLASSES is {names!r}: expected a list of texts, the names of the labels "
-            "0, 1, …"
-        )
-    if len(set(names)) < len(names):
-        raise ConfigError(f"{where}.CLASSES has a name twice: expected each once")
-    return tuple(names)
-
-
 def _keys_down_to_own_data(file: str) -> set[str]:
     """Keys of a file and its bases as far as the one that sets the key; empty if none does."""
     content, bases = read_config_file(file)
-    keys = set(_leaves(content))
+    blocks: list[tuple[str, Mapping[str, Any]]] = [("", content)]
+    keys = set()
+    # Blocks within blocks join the list while it is walked through.
+    for prefix, block in blocks:
+        for name, value in block.items():
+            if isinstance(value, Mapping):
+                blocks.append((f"{prefix}{name}.", value))
+            else:
+                keys.add(prefix + name)
     if KEY in keys:
         return keys
     below = next(filter(None, map(_keys_down_to_own_data, bases)), None)
     return keys | below if below else set()
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name
-
-
-def _common_task_and_classes(in_use: dict[str, OwnDataset]) -> tuple[str, tuple[str, ...]]:
-    (first, dataset), *others = in_use.items()
-    task, classes = dataset.task, own_classes(first)
-    for name, other in others:
-        theirs = own_classes(name)
-        if (other.task, theirs) != (task, classes):
-            raise ConfigError(
-                f"{first} ({task}, {len(classes)} classes) and {name} ({other.task}, "
-                f"{len(theirs)} classes) are in use together: expected data sets of the same task "
-                "and classes: choose by DATASETS.TRAIN and DATASETS.TEST"
-            )
-    return task, classes
 
 
 def own_classes(split: str) -> tuple[str, ...]:

@@ -17,9 +17,14 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 
 from proscale.config.files import find_config, load_config_file
-from proscale.config.keys import add_proscale_config
 from proscale.config.own_data import fit_to_own_data, keys_set_by_user
-from proscale.config.schema import check_values, convert, set_value, value_of
+from proscale.config.schema import (
+    add_proscale_config,
+    check_values,
+    convert,
+    set_value,
+    value_of,
+)
 from proscale.data.datasets.own import register_own_data
 from proscale.errors import ConfigError
 
@@ -49,11 +54,31 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     cfg = get_cfg()
     add_proscale_config(cfg)
     cfg.MODEL.DEVICE = ""
-    # 2. The file on its bases, then the command line.
+    # 2. The file on its bases.
     if config_file:
         config_file = find_config(config_file)
-        _merge_file(cfg, config_file)
-    _merge_overrides(cfg, list(overrides))
+        content = load_config_file(config_file)
+        # Detectron2 would convert keys of version 1, whose names are not known here.
+        if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
+            raise ConfigError(
+                f"{config_file}: VERSION is {content['VERSION']}: expected {cfg.VERSION}, that of "
+                "Detectron2's current keys"
+            )
+        try:
+            _merge_block(cfg, content, cfg, "")
+        except ConfigError as error:
+            raise ConfigError(f"{config_file}: {error}") from error
+    # Then the command line, in order, so that the last of several values of a key counts.
+    if len(overrides) % 2:
+        raise ConfigError(f"overrides are pairs of KEY VALUE; {overrides[-1]} is left over")
+    keys = set(_keys(cfg))
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        if key not in keys:
+            raise ConfigError(_unknown_key(cfg, key))
+        default = value_of(cfg, key)
+        if isinstance(default, CfgNode):
+            raise ConfigError(f"{key} is a block: expected its keys, {', '.join(default)}")
+        set_value(cfg, key, convert(key, value, default))
     # 3. Keys that follow from the user's data, and the device of this machine.
     if cfg.DATASETS.OWN:
         datasets = register_own_data(cfg.DATASETS.OWN)
@@ -66,11 +91,7 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
 
 
 def check_datasets(names: Iterable[str], where: str = "") -> None:
-    """Make sure that data sets are registered.
-
-    Args:
-        names: of data sets.
-        where: the key that has them, for the message.
+    """Make sure that data sets are registered; ``where`` is the key that has them.
 
     Raises:
         ConfigError: one is not; names the nearest that are.
@@ -78,10 +99,8 @@ def check_datasets(names: Iterable[str], where: str = "") -> None:
     known = DatasetCatalog.list()
     for name in names:
         if name not in known:
-            raise ConfigError(
-                f"{where}{': ' * bool(where)}there is no data set {name}; nearest are "
-                f"{nearest_names(name, known)}"
-            )
+            place, nearest = f"{where}: " * bool(where), nearest_names(name, known)
+            raise ConfigError(f"{place}there is no data set {name}; nearest are {nearest}")
 
 
 def check_output_dir(cfg: CfgNode) -> None:
@@ -117,20 +136,6 @@ def nearest_names(name: str, known: Iterable[str]) -> str:
     return ", ".join(difflib.get_close_matches(name, known) or known[:5])
 
 
-def _merge_file(cfg: CfgNode, config_file: str) -> None:
-    content = load_config_file(config_file)
-    # Detectron2 would convert keys of version 1, whose names are not known here.
-    if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
-        raise ConfigError(
-            f"{config_file}: VERSION is {content['VERSION']}: expected {cfg.VERSION}, that of "
-            "Detectron2's current keys"
-        )
-    try:
-        _merge_block(cfg, content, cfg, "")
-    except ConfigError as error:
-        raise ConfigError(f"{config_file}: {error}") from error
-
-
 def _merge_block(cfg: CfgNode, content: Mapping[str, Any], node: CfgNode, prefix: str) -> None:
     """Set the keys of ``node``, which stands at ``prefix`` in ``cfg``, from a file's block."""
     for name, value in content.items():
@@ -145,20 +150,6 @@ def _merge_block(cfg: CfgNode, content: Mapping[str, Any], node: CfgNode, prefix
             raise ConfigError(
                 f"{key} is {value!r}: expected a block of keys, {', '.join(node[name])}"
             )
-
-
-def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
-    if len(overrides) % 2:
-        raise ConfigError(f"overrides are pairs of KEY VALUE; {overrides[-1]} is left over")
-    keys = set(_keys(cfg))
-    # In order, so that the last of several values of a key counts.
-    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        if key not in keys:
-            raise ConfigError(_unknown_key(cfg, key))
-        default = value_of(cfg, key)
-        if isinstance(default, CfgNode):
-            raise ConfigError(f"{key} is a block: expected its keys, {', '.join(default)}")
-        set_value(cfg, key, convert(key, value, default))
 
 
 def _unknown_key(cfg: CfgNode, key: str) -> str:

@@ -14,7 +14,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
-from proscale.config.keys import add_proscale_config
+from proscale.config.schema import add_proscale_config
 from proscale.data import build_mapper
 from proscale.data.formats.panoptic_png import id_to_rgb, write_panoptic_png
 
