@@ -39,7 +39,7 @@ def check_processes(args: Namespace, environment: Mapping[str, str] = os.environ
 
     Args:
         args: of Detectron2's parser.
-        environment: of this process, where torchrun says what it does.
+        environment: of this process, in which torchrun describes itself.
 
     Raises:
         ConfigError: they cannot.
@@ -144,9 +144,17 @@ def join_attempt(store: Any, rank: int, world_size: int, timeout: timedelta) -> 
     own = secrets.token_hex(8)
     if rank == 0:
         # 1. Answer every greeting with the attempt's name, until all ranks have confirmed it.
-        attempt = own
+        attempt, missing = own, set(range(1, world_size))
         deadline = time.monotonic() + timeout.total_seconds()
-        _await_confirmations(store, attempt, set(range(1, world_size)), deadline)
+        while missing:
+            for other in sorted(missing):
+                if store.check([f"greeting/{other}"]):
+                    store.set(f"answer/{store.get(f'greeting/{other}').decode()}", attempt)
+                if store.check([f"confirmation/{attempt}/{other}"]):
+                    missing.remove(other)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"ranks {sorted(missing)} have not started in time")
+            time.sleep(_POLL_SECONDS)
     else:
         # 2. Greet with a fresh number, so that an answer to a dead process is not taken for ours.
         store.set(f"greeting/{rank}", own)
@@ -186,8 +194,15 @@ def _join(main: Callable[..., None], args: Namespace, cfg: CfgNode) -> None:
     shared, rank, world_size = next(rendezvous("env://", timeout=timeout))
     store = join_attempt(shared, rank, world_size, timeout)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
-    # Detectron2 asks it for the rank on this machine.
-    comm._LOCAL_PROCESS_GROUP = _group_of_machine(timeout)
+    # Detectron2 asks the group of a machine's processes for the rank on this machine. All ranks
+    # have to take part in making all groups.
+    machines: list[int] = [0] * world_size
+    dist.all_gather_object(machines, int(os.environ["GROUP_RANK"]))
+    for machine in sorted(set(machines)):
+        ranks = [other for other, where in enumerate(machines) if where == machine]
+        group = dist.new_group(ranks, timeout=timeout)
+        if rank in ranks:
+            comm._LOCAL_PROCESS_GROUP = group
     # Detectron2 makes it when it is needed first, with a timeout of its own.
     dist.set_timeout(timeout, comm._get_global_gloo_group())
     try:
@@ -195,7 +210,8 @@ def _join(main: Callable[..., None], args: Namespace, cfg: CfgNode) -> None:
         # Rank 0 hosts the store of the others and has to be the last.
         comm.synchronize()
     except RuntimeError as error:
-        if _is_about_a_peer(error):
+        # An exchange with another process failed; errors of gloo have no type of their own.
+        if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
             logger.error("Another process has gone: waiting to be ended, too")
             time.sleep(SECONDS_FOR_THE_REASON)
         raise
@@ -222,37 +238,3 @@ def _take_device(cfg: CfgNode) -> str:
         )
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     return "nccl"
-
-
-def _group_of_machine(timeout: timedelta) -> dist.ProcessGroup:
-    """The group of the processes on this machine, for ``detectron2.utils.comm``."""
-    machines: list[int] = [0] * dist.get_world_size()
-    dist.all_gather_object(machines, int(os.environ["GROUP_RANK"]))
-    # All ranks have to take part in making all groups.
-    groups = {
-        machine: dist.new_group(
-            [rank for rank, where in enumerate(machines) if where == machine], timeout=timeout
-        )
-        for machine in sorted(set(machines))
-    }
-    group = groups[machines[dist.get_rank()]]
-    assert isinstance(group, dist.ProcessGroup)  # this rank is in it
-    return group
-
-
-def _is_about_a_peer(error: RuntimeError) -> bool:
-    """Whether an exchange with another process failed."""
-    # Errors of gloo have no type of their own.
-    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
-
-
-def _await_confirmations(store: Any, attempt: str, missing: set[int], deadline: float) -> None:
-    while missing:
-        for rank in sorted(missing):
-            if store.check([f"greeting/{rank}"]):
-                store.set(f"answer/{store.get(f'greeting/{rank}').decode()}", attempt)
-            if store.check([f"confirmation/{attempt}/{rank}"]):
-                missing.remove(rank)
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"ranks {sorted(missing)} have not started in time")
-        time.sleep(_POLL_SECONDS)

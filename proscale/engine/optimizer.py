@@ -14,15 +14,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 _OPTIMIZERS = {"ADAMW": torch.optim.AdamW, "SGD": torch.optim.SGD}
 _NORMS = (
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.BatchNorm3d,
-    nn.SyncBatchNorm,
-    nn.InstanceNorm1d,
-    nn.InstanceNorm2d,
-    nn.InstanceNorm3d,
-    nn.GroupNorm,
-    nn.LayerNorm,
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    *(nn.GroupNorm, nn.LayerNorm),
 )
 # Swin's position tables are parameters of other modules; as published they never decay.
 _POSITION_TABLES = ("relative_position_bias_table", "absolute_pos_embed")
@@ -63,6 +57,7 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
         order of ``params``. Every parameter that requires a gradient, shared ones too, is in
         exactly one.
     """
+    solver = cfg.SOLVER
     groups: dict[tuple[float, float], dict] = {}
     seen: set[nn.Parameter] = set()
     for module_name, module in model.named_modules():
@@ -72,7 +67,25 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
                 continue
             seen.add(parameter)
             path = f"{module_name}.{name}" if module_name else name
-            lr, weight_decay = _settings(cfg, module, path)
+            module_names = module_name.split(".")
+            lr, weight_decay = solver.BASE_LR, solver.WEIGHT_DECAY
+            # A pretrained backbone is fine-tuned at a tenth of the rate (Mask2Former, §4.1).
+            if "backbone" in module_names:
+                lr *= solver.BACKBONE_MULTIPLIER
+            elif "sem_seg_head" in module_names:
+                lr *= solver.HEAD_MULTIPLIER
+            # Weight decay acts on weights of linear layers and convolutions alone.
+            if isinstance(module, _NORMS):
+                weight_decay = solver.WEIGHT_DECAY_NORM
+            elif isinstance(module, nn.Embedding):
+                weight_decay = solver.WEIGHT_DECAY_EMBED
+            elif name in _POSITION_TABLES or _POSITION_CONVOLUTION in module_names:
+                weight_decay = 0.0
+            # Detectron2's settings of biases, which also hold in norms.
+            if name == "bias":
+                lr *= solver.BIAS_LR_FACTOR
+                if solver.WEIGHT_DECAY_BIAS is not None:
+                    weight_decay = solver.WEIGHT_DECAY_BIAS
             group = groups.setdefault(
                 (lr, weight_decay),
                 {"params": [], "param_names": [], "lr": lr, "weight_decay": weight_decay},
@@ -98,28 +111,3 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRSche
     """
     # DeepLab's function passes the names that are not its own on to Detectron2's.
     return deeplab.build_lr_scheduler(cfg, optimizer)
-
-
-def _settings(cfg: CfgNode, module: nn.Module, path: str) -> tuple[float, float]:
-    """Learning rate and weight decay of the parameter ``path``, which belongs to ``module``."""
-    solver = cfg.SOLVER
-    *module_names, name = path.split(".")
-    lr, weight_decay = solver.BASE_LR, solver.WEIGHT_DECAY
-    # A pretrained backbone is fine-tuned at a tenth of the rate (Mask2Former, §4.1).
-    if "backbone" in module_names:
-        lr *= solver.BACKBONE_MULTIPLIER
-    elif "sem_seg_head" in module_names:
-        lr *= solver.HEAD_MULTIPLIER
-    # Weight decay acts on weights of linear layers and convolutions alone.
-    if isinstance(module, _NORMS):
-        weight_decay = solver.WEIGHT_DECAY_NORM
-    elif isinstance(module, nn.Embedding):
-        weight_decay = solver.WEIGHT_DECAY_EMBED
-    elif name in _POSITION_TABLES or _POSITION_CONVOLUTION in module_names:
-        weight_decay = 0.0
-    # Detectron2's settings of biases, which also hold in norms.
-    if name == "bias":
-        lr *= solver.BIAS_LR_FACTOR
-        if solver.WEIGHT_DECAY_BIAS is not None:
-            weight_decay = solver.WEIGHT_DECAY_BIAS
-    return lr, weight_decay

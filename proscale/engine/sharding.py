@@ -33,9 +33,14 @@ def shard(model: nn.Module) -> None:
         parameter.data = parameter.data.contiguous()
         # Random initialisation differs by rank.
         distributed.broadcast(parameter.data, src=0)
+    containers = (nn.ModuleList, nn.Sequential)
+    lists = (module for module in model.modules() if isinstance(module, containers))
+    elements = [element for container in lists for element in container]
     # Inner blocks first: an outer unit takes the parameters that no inner one has.
-    for block in reversed(_blocks(model)):
-        fully_shard(block, mesh=mesh)
+    for block in reversed(elements):
+        has_parameters_within = any(list(child.parameters()) for child in block.children())
+        if has_parameters_within and not isinstance(block, containers):
+            fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
     model.register_forward_hook(_end_failed_forward, always_call=True)
     model.register_load_state_dict_pre_hook(_divide_weights)
@@ -83,22 +88,6 @@ def gathered(model: nn.Module) -> Iterator[None]:
         for unit in units:
             unit.reshard()
             unit.set_reshard_after_forward(unit is not model, recurse=False)
-
-
-def _blocks(model: nn.Module) -> list[nn.Module]:
-    """The outer ones before those in them."""
-    containers = (nn.ModuleList, nn.Sequential)
-    return [
-        element
-        for container in model.modules()
-        if isinstance(container, containers)
-        for element in container
-        if not isinstance(element, containers) and _has_parameters_within(element)
-    ]
-
-
-def _has_parameters_within(module: nn.Module) -> bool:
-    return any(True for child in module.children() for _ in child.parameters())
 
 
 def _end_failed_forward(model: nn.Module, inputs: Any, output: Any) -> None:

@@ -11,8 +11,9 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import reduce
+from itertools import islice
 from typing import Any
 
 import torch
@@ -161,7 +162,11 @@ class TrainLoop(SimpleTrainer):
         losses = self._accumulate_gradients(batch)
         # The clipping bound applies to gradients of the losses, not of the scaled losses.
         self.grad_scaler.unscale_(self.optimizer)
-        grad_norm = self._clip_gradients()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        bound = float("inf") if self.clip_norm is None else self.clip_norm
+        grad_norm = nn.utils.clip_grad_norm_(parameters, bound, norm_type=self.norm_type)
+        if isinstance(grad_norm, DTensor):
+            grad_norm = grad_norm.full_tensor()
         # One transfer for all numbers: each one would wait for the device.
         *values, norm = torch.stack([*losses.values(), grad_norm]).cpu()
         losses = dict(zip(losses, values, strict=True))
@@ -170,11 +175,9 @@ class TrainLoop(SimpleTrainer):
         overflows = self.grad_scaler.is_enabled() and not wrong and not torch.isfinite(norm)
         if not wrong and not overflows and not torch.isfinite(norm):
             wrong = [f"norm of the gradients = {norm}"]
-        try:
-            _raise_together(", ".join(wrong))
-        except FloatingPointError:
+        if all_reduce_max(bool(wrong)):
             self.grad_scaler.update()  # closes what unscale_ has opened
-            raise
+            raise FloatingPointError(", ".join(wrong)) if wrong else _OtherRankFault
         self.overflowed_steps += overflows
         return losses, norm
 
@@ -187,11 +190,27 @@ class TrainLoop(SimpleTrainer):
         # Gradient accumulation: the sum of the parts' gradients is the whole batch's gradient.
         parts = split_evenly(batch, self.accumulation_steps)
         for i, part in enumerate(parts):
-            with self._gradient_exchange(last=i == len(parts) - 1):
-                with torch.autocast(
+            # Copies of a model average their gradients over the ranks once, after the last part; a
+            # sharded model does after every part, because a rank has no room for all of them.
+            is_alone = isinstance(self.model, DistributedDataParallel) and i < len(parts) - 1
+            with self.model.no_sync() if is_alone else nullcontext():
+                autocast = torch.autocast(
                     self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
-                ):
-                    part_losses = self._forward(part, extra)
+                )
+                try:
+                    with autocast:
+                        part_losses = self.model(part, **extra)
+                except ValueError as error:
+                    if _LONE_VALUE not in str(error):
+                        raise
+                    # Batch norm's own message names neither a key nor an image.
+                    sizes = ", ".join("x".join(map(str, s["image"].shape[-2:])) for s in part)
+                    raise ConfigError(
+                        f"batch norm has a single value per channel, of images of {sizes} pixels "
+                        "together: expected more images in each process and part "
+                        "(SOLVER.IMS_PER_BATCH, SOLVER.ACCUMULATION_STEPS), larger images (INPUT), "
+                        "or another norm (MODEL.RESNETS.NORM, MODEL.TIMM.NORM)"
+                    ) from error
                 # Parts may differ by one image; the mean over images weights them by their size.
                 fraction = len(part) / len(batch)
                 part_losses = {name: loss * fraction for name, loss in part_losses.items()}
@@ -200,37 +219,6 @@ class TrainLoop(SimpleTrainer):
             for name, loss in part_losses.items():
                 losses[name] = losses.get(name, 0.0) + loss.detach().float()
         return losses
-
-    def _forward(self, part: list[Sample], extra: dict[str, Any]) -> dict[str, torch.Tensor]:
-        try:
-            return self.model(part, **extra)
-        except ValueError as error:
-            if _LONE_VALUE not in str(error):
-                raise
-            # Batch norm's own message names neither a key nor an image.
-            sizes = ", ".join("x".join(map(str, s["image"].shape[-2:])) for s in part)
-            raise ConfigError(
-                f"batch norm has a single value per channel, of images of {sizes} pixels together: "
-                "expected more images in each process and part (SOLVER.IMS_PER_BATCH, "
-                "SOLVER.ACCUMULATION_STEPS), larger images (INPUT), or another norm "
-                "(MODEL.RESNETS.NORM, MODEL.TIMM.NORM)"
-            ) from error
-
-    def _gradient_exchange(self, *, last: bool) -> AbstractContextManager:
-        """Gradients are averaged over the ranks once per step, after the last part.
-
-        Those of a sharded model after every part, because a rank has no room for all of them.
-        """
-        if isinstance(self.model, DistributedDataParallel) and not last:
-            return self.model.no_sync()
-        return nullcontext()
-
-    def _clip_gradients(self) -> torch.Tensor:
-        """Clip to ``clip_norm``; returns the norm before, a scalar."""
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        bound = float("inf") if self.clip_norm is None else self.clip_norm
-        norm = nn.utils.clip_grad_norm_(parameters, bound, norm_type=self.norm_type)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def _skip(self, fault: FloatingPointError, batch: list[Sample]) -> None:
         """Report the fault, and count the step as skipped or raise."""
@@ -287,12 +275,6 @@ class _OtherRankFault(FloatingPointError):
         super().__init__("on another rank, which reports it")
 
 
-def _raise_together(fault: str) -> None:
-    """Raise on all ranks if ``fault`` is not empty on one."""
-    if all_reduce_max(bool(fault)):
-        raise FloatingPointError(fault) if fault else _OtherRankFault
-
-
 def _raise_on_all_ranks(model: nn.Module, inputs: Any, losses: Any) -> None:
     """Forward hook, also called after an exception: a fault of one rank's losses is one of all.
 
@@ -330,5 +312,5 @@ def split_evenly(batch: list[Sample], parts: int) -> list[list[Sample]]:
     if not 1 <= parts <= len(batch):
         raise ValueError(f"{len(batch)} images cannot be split into {parts} parts")
     length, longer = divmod(len(batch), parts)
-    ends = [(i + 1) * length + min(i + 1, longer) for i in range(parts)]
-    return [batch[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    samples = iter(batch)
+    return [list(islice(samples, length + (i < longer))) for i in range(parts)]

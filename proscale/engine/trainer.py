@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -38,7 +37,7 @@ from proscale.evaluation import build_evaluator
 from proscale.evaluation.results import write_results
 from proscale.modeling import with_sliding_window
 from proscale.modeling.test_time_augmentation import with_test_time_augmentation
-from proscale.utils.whole_files import remove_partial
+from proscale.utils.whole_files import PARTIAL_FILES
 
 logger = logging.getLogger(__name__)
 
@@ -79,26 +78,43 @@ class Trainer(DefaultTrainer):
         """
         TrainerBase.__init__(self)
         # 1. Refuse what cannot be trained, before anything is built.
-        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        world_size = comm.get_world_size()
+        cfg = self.auto_scale_workers(cfg, world_size)
         check_values(cfg)
-        _check_batch_split(cfg)
+        # Every rank gets an equal number of the batch's images, and splits them into the parts.
+        steps, images = cfg.SOLVER.ACCUMULATION_STEPS, cfg.SOLVER.IMS_PER_BATCH // world_size
+        if steps > images:
+            raise ConfigError(
+                f"SOLVER.ACCUMULATION_STEPS is {steps}: expected 1 to {images}, the images per "
+                f"process (SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH}, processes {world_size})"
+            )
 
-        # 2. Seed every rank: parameters are rank 0's, data and point samples differ.
+        # 2. Seed every rank: parameters are rank 0's, data and point samples differ. A seed that
+        # is drawn is the same on all ranks.
         self._draws_seed = cfg.SEED < 0
-        cfg = _with_seed(cfg)
+        if self._draws_seed:
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.SEED = int(comm.shared_random_seed())
+            cfg.freeze()
+            logger.info("SEED is drawn: SEED %d gives this run again", cfg.SEED)
         self.seed: int = cfg.SEED
         seed_all_rng(self.seed + comm.get_rank())
 
         # 3. Model and optimiser, distributed: sharded, or with a copy on every rank (DDP).
         model = self.build_model(cfg)
-        is_sharded = cfg.DISTRIBUTED.SHARDED and comm.get_world_size() > 1
+        is_sharded = cfg.DISTRIBUTED.SHARDED and world_size > 1
         if is_sharded:
             shard(model)
         optimizer = self.build_optimizer(cfg, model)
         if is_sharded:
             divide_loaded_state(optimizer)
         else:
-            model = create_ddp_model(model, **_ddp_arguments(cfg))
+            # Running statistics are those of rank 0, which saves them: no broadcast in every step.
+            # Detectron2 assumes a GPU for every rank.
+            on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
+            devices = {"device_ids": None} if on_cpu else {}
+            model = create_ddp_model(model, broadcast_buffers=False, **devices)
 
         # 4. The training step, the schedule, and what resuming needs of them.
         self._trainer = TrainLoop(
@@ -222,9 +238,10 @@ class Trainer(DefaultTrainer):
             TrainingFault: see ``TrainLoop.run_step``.
             SystemExit: SIGTERM or SIGINT came; the step was finished, and a checkpoint saved.
         """
-        if comm.is_main_process() and os.path.isdir(self.cfg.OUTPUT_DIR):
-            for name in remove_partial(Path(self.cfg.OUTPUT_DIR)):
-                logger.warning("Removed %s, which was never completed", name)
+        left_over = sorted(Path(self.cfg.OUTPUT_DIR).glob(PARTIAL_FILES))
+        for path in left_over if comm.is_main_process() else []:
+            path.unlink()
+            logger.warning("Removed %s, which was never completed", path.name)
         self._trainer.seed = self.seed
         loader = self._trainer.data_loader
         # A subclass may bring its own loader.
@@ -271,38 +288,6 @@ class Trainer(DefaultTrainer):
             self.seed = seed
         elif seed != self.seed:
             logger.warning(
-                "SEED is %d, but the checkpoint is of a run with %d: the order of images and all "
-                "that is random will not be what that run would have had",
-                self.seed,
-                seed,
+                f"SEED is {self.seed}, but the checkpoint is of a run with {seed}: the order of "
+                "images and all that is random will not be what that run would have had"
             )
-
-
-def _ddp_arguments(cfg: CfgNode) -> dict[str, Any]:
-    # Running statistics are those of rank 0, which saves them: no broadcast in every step.
-    # Detectron2 assumes a GPU for every rank.
-    on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
-    return {"broadcast_buffers": False, **({"device_ids": None} if on_cpu else {})}
-
-
-def _check_batch_split(cfg: CfgNode) -> None:
-    # Every rank gets an equal number of the batch's images, and splits them into the parts.
-    steps, world_size = cfg.SOLVER.ACCUMULATION_STEPS, comm.get_world_size()
-    images = cfg.SOLVER.IMS_PER_BATCH // world_size
-    if steps > images:
-        raise ConfigError(
-            f"SOLVER.ACCUMULATION_STEPS is {steps}: expected 1 to {images}, the images per "
-            f"process (SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH}, processes {world_size})"
-        )
-
-
-def _with_seed(cfg: CfgNode) -> CfgNode:
-    """``cfg`` with a drawn ``SEED``, the same in all processes, where it has none."""
-    if cfg.SEED >= 0:
-        return cfg
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.SEED = int(comm.shared_random_seed())
-    cfg.freeze()
-    logger.info("SEED is drawn: SEED %d gives this run again", cfg.SEED)
-    return cfg

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _PARTIAL = ".partial"
+PARTIAL_FILES = f".*{_PARTIAL}*"
+"""Pattern of the files that are not complete."""
 
 
 @contextmanager
@@ -45,7 +47,7 @@ def partial_path(path: Path) -> Path:
 
 def remove_partial(folder: Path) -> list[str]:
     """Remove the files that died processes have left incomplete in ``folder``; returns names."""
-    left_over = sorted(folder.glob(f".*{_PARTIAL}*"))
+    left_over = sorted(folder.glob(PARTIAL_FILES))
     for path in left_over:
         path.unlink()
     return [path.name for path in left_over]
