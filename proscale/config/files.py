@@ -35,8 +35,7 @@ def find_config(name: str) -> str:
 
     Args:
         name: a path, a URL, or the name of a file of this project, such as
-            ``coco/panoptic/proscale_r50_333``; ``configs/`` before and ``.yaml`` behind it may be
-            there.
+            ``coco/panoptic/proscale_r50_333``, with or without ``configs/`` and ``.yaml``.
 
     Raises:
         ConfigError: there is no such file; names the nearest of this project.
@@ -47,11 +46,9 @@ def find_config(name: str) -> str:
     known, wanted = _configs(), _short(name)
     if wanted in known:
         return str(known[wanted])
-    nearest = difflib.get_close_matches(wanted, known)
-    raise ConfigError(
-        f"there is no configuration file {name}"
-        + f"; nearest are {', '.join(nearest)}" * bool(nearest)
-    )
+    nearest = ", ".join(difflib.get_close_matches(wanted, known))
+    hint = f"; nearest are {nearest}" if nearest else ""
+    raise ConfigError(f"there is no configuration file {name}{hint}")
 
 
 def _configs() -> dict[str, Path]:
@@ -65,11 +62,7 @@ def _short(name: str) -> str:
 
 def load_config_file(path: str, derived: Sequence[str] = ()) -> dict[str, Any]:
     """The content of a YAML file on top of that of its ``_BASE_`` files, which are relative to its
-    folder, or names as :func:`find_config` takes them.
-
-    Args:
-        path: of the file.
-        derived: paths of the files that are based on it.
+    folder, or names as :func:`find_config` takes them; ``derived`` are the files based on it.
 
     Raises:
         ConfigError: see :func:`read_config_file`; or files are based on each other in a circle.
@@ -80,9 +73,8 @@ def load_config_file(path: str, derived: Sequence[str] = ()) -> dict[str, Any]:
     for base in bases:
         # Links and different spellings of a path are the same file.
         if os.path.realpath(base) in map(os.path.realpath, chain):
-            raise ConfigError(
-                f"{path}: {BASE_KEY} leads in a circle: {' -> '.join([*chain, base])}"
-            )
+            circle = " -> ".join([*chain, base])
+            raise ConfigError(f"{path}: {BASE_KEY} leads in a circle: {circle}")
         if "://" not in base and not os.path.isfile(base):
             raise ConfigError(f"{path}: {BASE_KEY} is {base}, but there is no such file")
         # Later bases take precedence over earlier ones, and the file itself over all.
@@ -102,7 +94,13 @@ def read_config_file(path: str) -> tuple[dict[str, Any], list[str]]:
     """
     try:
         with PathManager.open(os.path.expanduser(path), "r") as file:
-            content = _parse(file.read(), path)
+            loader = _Loader(file.read())
+        loader.path = path
+        # Nodes first: small files may describe huge values by aliases of aliases.
+        root = loader.get_single_node()
+        if root is not None and _count_nodes(root, {}) > MAX_NODES:
+            raise ConfigError(f"{path}: its aliases stand for more than {MAX_NODES} values")
+        content = {} if root is None else loader.construct_document(root)
     except FileNotFoundError as error:
         raise ConfigError(f"there is no configuration file {path}") from error
     except yaml.MarkedYAMLError as error:
@@ -133,21 +131,6 @@ def _merge(upper: Mapping[str, Any], lower: dict[str, Any]) -> None:
             _merge(value, lower[key])
         else:
             lower[key] = value
-
-
-def _parse(text: str, path: str) -> Any:
-    loader = _Loader(text)
-    loader.path = path
-    try:
-        # Nodes first: small files may describe huge values by aliases of aliases.
-        root = loader.get_single_node()
-        if root is None:
-            return {}
-        if _count_nodes(root, {}) > MAX_NODES:
-            raise ConfigError(f"{path}: its aliases stand for more than {MAX_NODES} values")
-        return loader.construct_document(root)
-    finally:
-        loader.dispose()
 
 
 def _count_nodes(node: yaml.Node, counts: dict[int, float]) -> float:

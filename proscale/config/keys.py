@@ -2,14 +2,13 @@
 
 Keys that Mask2Former and PRO-SCALE published keep their names, so that their YAML files load
 unchanged. Keys marked *New* are this project's own; their defaults keep the published behaviour.
-Keys without a default are Detectron2's; they are checked, too.
 """
 # ruff: noqa: RUF012
 # Lists are lists in a configuration; they are copied into it.
 
 import math
 import sys
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
@@ -32,11 +31,40 @@ FloatFromOne = Annotated[float, Range("numbers from 1", 1)]
 Fraction = Annotated[float, Range("numbers from 0 to 1", 0, 1)]
 HeadName = Annotated[str, SEM_SEG_HEADS_REGISTRY]
 
+# Detectron2's keys of which a wrong value would pass unnoticed, or stop in the middle of it.
+DETECTRON2_KEYS: dict[str, Any] = {
+    "DATALOADER.NUM_WORKERS": NonNegativeInt,
+    "INPUT.FORMAT": Literal["RGB", "BGR", "L", "YUV-BT.601"],
+    "INPUT.MIN_SIZE_TRAIN": tuple[PositiveInt, ...],
+    "INPUT.MAX_SIZE_TRAIN": NonNegativeInt,
+    "INPUT.MIN_SIZE_TEST": NonNegativeInt,
+    "INPUT.MAX_SIZE_TEST": NonNegativeInt,
+    "SOLVER.IMS_PER_BATCH": PositiveInt,
+    "SOLVER.MAX_ITER": NonNegativeInt,
+    "SOLVER.BASE_LR": NonNegativeFloat,
+    "SOLVER.WEIGHT_DECAY": NonNegativeFloat,
+    "SOLVER.WARMUP_ITERS": NonNegativeInt,
+    "SOLVER.LR_SCHEDULER_NAME": Literal["WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR"],
+    "SOLVER.CHECKPOINT_PERIOD": PositiveInt,
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": Literal["value", "norm", "full_model"],
+    "TEST.EVAL_PERIOD": NonNegativeInt,
+    "MODEL.META_ARCHITECTURE": Annotated[str, META_ARCH_REGISTRY],
+    "MODEL.PIXEL_STD": list[PositiveFloat],
+    "MODEL.BACKBONE.NAME": Annotated[str, BACKBONE_REGISTRY],
+    "MODEL.RESNETS.DEPTH": Literal[18, 34, 50, 101, 152],
+    "MODEL.SEM_SEG_HEAD.NAME": HeadName,
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": PositiveInt,
+    "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": NonNegativeInt,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": PositiveInt,
+    "MODEL.SEM_SEG_HEAD.NORM": Literal[
+        "", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", None
+    ],
+}
+
 
 class Keys:
-    """Declares keys of ``node``: annotations are the accepted values, values the defaults.
-
-    The text below explains the keys between it and the text before. ``blocks`` are all declared.
+    """Declares keys of ``node``: annotations are the accepted values, values the defaults. The text
+    below explains the keys between it and the text before. ``blocks`` are all declared.
     """
 
     node: ClassVar[str]
@@ -54,18 +82,12 @@ class _Datasets(Keys, node="DATASETS"):
 
 
 class _DataLoader(Keys, node="DATALOADER"):
-    NUM_WORKERS: NonNegativeInt
     RANDOM_SUBSET_RATIO: float = 1.0
     """Fraction of the images that SAMPLER_TRAIN RandomSubsetTrainingSampler takes. Detectron2 0.6
     reads the key, but does not have it."""
 
 
 class _Input(Keys, node="INPUT"):
-    FORMAT: Literal["RGB", "BGR", "L", "YUV-BT.601"]
-    MIN_SIZE_TRAIN: tuple[PositiveInt, ...]
-    MAX_SIZE_TRAIN: NonNegativeInt
-    MIN_SIZE_TEST: NonNegativeInt
-    MAX_SIZE_TEST: NonNegativeInt
     DATASET_MAPPER_NAME: str = "mask_former_semantic"
     """One of proscale.data.MAPPERS: which mapper turns a data set entry into a training sample."""
     COLOR_AUG_SSD: bool = False
@@ -85,14 +107,6 @@ class _Crop(Keys, node="INPUT.CROP"):
 
 
 class _Solver(Keys, node="SOLVER"):
-    # Detectron2's, of which a wrong value would pass unnoticed.
-    IMS_PER_BATCH: PositiveInt
-    MAX_ITER: NonNegativeInt
-    BASE_LR: NonNegativeFloat
-    WEIGHT_DECAY: NonNegativeFloat
-    WARMUP_ITERS: NonNegativeInt
-    LR_SCHEDULER_NAME: Literal["WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR"]
-    CHECKPOINT_PERIOD: PositiveInt
     # The recipe of Mask2Former (§4.1): AdamW, and a tenth of the rate for the backbone.
     OPTIMIZER: Literal["ADAMW", "SGD"] = "ADAMW"
     """ADAMW | SGD."""
@@ -115,10 +129,6 @@ class _Solver(Keys, node="SOLVER"):
     that float16's search for its loss scale skips do not count."""
 
 
-class _Clipping(Keys, node="SOLVER.CLIP_GRADIENTS"):
-    CLIP_TYPE: Literal["value", "norm", "full_model"]
-
-
 class _MixedPrecision(Keys, node="SOLVER.AMP"):
     DTYPE: Literal["auto", "float16", "bfloat16"] = "auto"
     """New. Number format of automatic mixed precision: float16 | bfloat16 | auto, which is float16
@@ -137,7 +147,6 @@ class _Distributed(Keys, node="DISTRIBUTED"):
 
 
 class _Test(Keys, node="TEST"):
-    EVAL_PERIOD: NonNegativeInt
     BOUNDARY_IOU: bool = False
     """New. Also compute Boundary AP of instances and the classes' Boundary IoU (Cheng et al.
     2021)."""
@@ -155,22 +164,12 @@ class _SlidingWindow(Keys, node="TEST.SLIDING_WINDOW"):
 
 
 class _Model(Keys, node="MODEL"):
-    META_ARCHITECTURE: Annotated[str, META_ARCH_REGISTRY]
-    PIXEL_STD: list[PositiveFloat]
     CHANNELS_LAST: bool = False
     """New. Hold images and weights of convolutions with channels innermost (NHWC): the same
     results, sooner."""
     TRUST_WEIGHTS: bool = False
     """New. Read any pickle given as MODEL.WEIGHTS or as a checkpoint to resume from. That runs all
     code in it; otherwise only tensors and plain values are accepted."""
-
-
-class _Backbone(Keys, node="MODEL.BACKBONE"):
-    NAME: Annotated[str, BACKBONE_REGISTRY]
-
-
-class _ResNets(Keys, node="MODEL.RESNETS"):
-    DEPTH: Literal[18, 34, 50, 101, 152]
 
 
 class _MaskFormer(Keys, node="MODEL.MASK_FORMER"):
@@ -248,12 +247,6 @@ class _MaskFormerTest(Keys, node="MODEL.MASK_FORMER.TEST"):
 
 
 class _SemSegHead(Keys, node="MODEL.SEM_SEG_HEAD"):
-    # Shared by all heads.
-    NAME: HeadName
-    NUM_CLASSES: PositiveInt
-    IGNORE_VALUE: NonNegativeInt
-    CONVS_DIM: PositiveInt
-    NORM: Literal["", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", None]
     # The pixel decoder: FPN and deformable encoder (Zhu et al., Deformable DETR, ICLR 2021).
     PIXEL_DECODER_NAME: HeadName = "MSDeformAttnPixelDecoder"
     """MSDeformAttnPixelDecoder, Mask2Former's | PROSCALE."""

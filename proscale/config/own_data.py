@@ -79,7 +79,6 @@ class OwnDataset:
 
     Attributes:
         where: full name of the block, for messages.
-        name: of the data set; those of its splits begin with it.
         task: one of ``TASKS``.
         splits: by their key, one of ``SPLITS``; at least one.
         classes: names of the labels 0, 1, … of a semantic data set; None takes those found.
@@ -107,18 +106,14 @@ def parse_blocks(blocks: Sequence[Any]) -> list[OwnDataset]:
     """
     datasets = [_parse_block(block, f"{KEY}[{i}]") for i, block in enumerate(blocks)]
     names = [dataset.name for dataset in datasets]
-    for dataset in datasets:
-        if names.count(dataset.name) > 1:
-            raise ConfigError(f"{KEY} has the NAME {dataset.name} twice: expected each once")
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{KEY} has the NAME {name} twice: expected each once")
     return datasets
 
 
 def fit_to_own_data(cfg: CfgNode, datasets: Sequence[OwnDataset], kept: Collection[str]) -> None:
     """Set the keys that follow from ``DATASETS.OWN``, in place.
-
-    These are ``DATASETS.TRAIN`` and ``TEST``, ``INPUT.DATASET_MAPPER_NAME``,
-    ``MODEL.MASK_FORMER.TEST.{PANOPTIC,INSTANCE,SEMANTIC}_ON``, and
-    ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``; and in the blocks the ``CLASSES`` that were found.
 
     Args:
         cfg: not frozen.
@@ -218,7 +213,7 @@ def _parse_block(block: Any, where: str) -> OwnDataset:
     }
     if not splits:
         raise ConfigError(f"{where} has neither TRAIN nor VAL: expected one of them or both")
-    classes = block.get("CLASSES")
+    classes: Any = block.get("CLASSES")
     if "CLASSES" in block:
         is_list = isinstance(classes, (list, tuple)) and len(classes) > 0
         if not is_list or not all(isinstance(name, str) for name in classes):
@@ -261,9 +256,8 @@ def _check_keys(block: Mapping[str, Any], accepted: Collection[str], where: str)
         if key not in accepted:
             nearest = difflib.get_close_matches(str(key).upper(), accepted, n=1)
             hint = "".join(f" (did you mean {name}?)" for name in nearest)
-            raise ConfigError(
-                f"there is no key {where}.{key}{hint}: expected {', '.join(accepted)}"
-            )
+            expected = ", ".join(accepted)
+            raise ConfigError(f"there is no key {where}.{key}{hint}: expected {expected}")
 
 
 def _string(block: Mapping[str, Any], key: str, where: str, *, default: str | None = None) -> str:

@@ -13,7 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.projects.deeplab import add_deeplab_config
 
-from proscale.config.keys import Keys, Range
+from proscale.config.keys import DETECTRON2_KEYS, Keys, Range
 from proscale.errors import ConfigError
 
 
@@ -29,12 +29,12 @@ def add_proscale_config(cfg: CfgNode) -> None:
     for block in Keys.blocks:
         node = reduce(lambda n, part: n.setdefault(part, CfgNode()), block.node.split("."), cfg)
         for name in get_annotations(block):
-            if name in vars(block):
-                node[name] = deepcopy(vars(block)[name])
+            node[name] = deepcopy(vars(block)[name])
 
 
-def declared_keys() -> Iterator[tuple[str, Any]]:
-    """Full name and annotation of every declared key."""
+def _annotations() -> Iterator[tuple[str, Any]]:
+    """Full name and annotation of every key whose values are checked."""
+    yield from DETECTRON2_KEYS.items()
     for block in Keys.blocks:
         for name, annotation in get_annotations(block).items():
             yield f"{block.node}.{name}", annotation
@@ -47,7 +47,7 @@ def check_values(cfg: CfgNode) -> None:
     Raises:
         ConfigError: of the first key whose value is not.
     """
-    for key, annotation in declared_keys():
+    for key, annotation in _annotations():
         values = value_of(cfg, key)
         for value in values if isinstance(values, (list, tuple)) else [values]:
             fits, expected = _fits(value, annotation)
@@ -81,7 +81,7 @@ def convert(key: str, value: Any, default: Any) -> Any:
     """
     # Detectron2's reading: Python literals are values, all else is text.
     decoded = CfgNode._decode_cfg_value(value) if isinstance(value, str) else value
-    nullable = (key for key, annotation in declared_keys() if NoneType in get_args(annotation))
+    nullable = (key for key, annotation in _annotations() if NoneType in get_args(annotation))
     if default is None or (decoded is None and key in nullable):
         return decoded
     if isinstance(default, (list, tuple)):

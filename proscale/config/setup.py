@@ -115,10 +115,8 @@ def check_output_dir(cfg: CfgNode) -> None:
         with tempfile.TemporaryFile(dir=cfg.OUTPUT_DIR):
             pass
     except OSError as error:
-        raise ConfigError(
-            f"OUTPUT_DIR is {cfg.OUTPUT_DIR}: expected a folder that can be written "
-            f"({error.strerror})"
-        ) from error
+        expected = f"expected a folder that can be written ({error.strerror})"
+        raise ConfigError(f"OUTPUT_DIR is {cfg.OUTPUT_DIR}: {expected}") from error
 
 
 @contextmanager
@@ -147,18 +145,16 @@ def _merge_block(cfg: CfgNode, content: Mapping[str, Any], node: CfgNode, prefix
         elif isinstance(value, Mapping):
             _merge_block(cfg, value, node[name], f"{key}.")
         else:
-            raise ConfigError(
-                f"{key} is {value!r}: expected a block of keys, {', '.join(node[name])}"
-            )
+            keys = ", ".join(node[name])
+            raise ConfigError(f"{key} is {value!r}: expected a block of keys, {keys}")
 
 
 def _unknown_key(cfg: CfgNode, key: str) -> str:
-    keys = list(_keys(cfg))
-    name = key.rpartition(".")[2]
+    keys, name = list(_keys(cfg)), key.rpartition(".")[2]
     # A key at the wrong place is likelier than a misspelt one.
     elsewhere = [known for known in keys if known.rpartition(".")[2] == name]
-    nearest = (elsewhere or difflib.get_close_matches(key, keys))[:3]
-    return f"there is no config key {key}" + (f"; nearest are {', '.join(nearest)}" * bool(nearest))
+    nearest = ", ".join((elsewhere or difflib.get_close_matches(key, keys))[:3])
+    return f"there is no config key {key}" + (f"; nearest are {nearest}" if nearest else "")
 
 
 def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:

@@ -37,10 +37,6 @@ _POLL_SECONDS = 0.02
 def check_processes(args: Namespace, environment: Mapping[str, str] = os.environ) -> None:
     """Make sure that as many processes can be started as the command line asks for.
 
-    Args:
-        args: of Detectron2's parser.
-        environment: of this process, in which torchrun describes itself.
-
     Raises:
         ConfigError: they cannot.
     """
@@ -77,7 +73,6 @@ def launch(main: Callable[..., None], args: Namespace, cfg: CfgNode) -> None:
     Args:
         main: of a module that can be imported.
         args: of Detectron2's parser, checked by :func:`check_processes`.
-        cfg: ``MODEL.DEVICE`` tells GPUs from the CPU, ``DISTRIBUTED.TIMEOUT`` ends what hangs.
 
     Raises:
         ConfigError: there are fewer GPUs than processes on this machine, or ``MODEL.DEVICE`` is one
@@ -129,13 +124,8 @@ def join_attempt(store: Any, rank: int, world_size: int, timeout: timedelta) -> 
     0 draws a name for the attempt, and answers the others, who greet it with a number of their own.
     It may answer the greeting of a dead process, but only living ones confirm.
 
-    Args:
-        store: a ``torch.distributed.Store`` of all ranks, with entries of earlier attempts.
-        rank, world_size: of this process, and the number of all.
-        timeout: how long to wait.
-
     Returns:
-        a part of ``store`` without entries of earlier attempts.
+        a part of ``store``, which all ranks share, without entries of earlier attempts.
 
     Raises:
         TimeoutError: on rank 0, when the time is over; names the missing ranks.
@@ -180,11 +170,8 @@ def _rendezvous(args: Namespace) -> dict[str, Any]:
             f"--dist-url is {args.dist_url}: expected tcp://HOST:PORT of machine 0, and auto with "
             "one machine"
         )
-    return {
-        "rdzv_backend": "static",
-        "rdzv_endpoint": address,
-        "rdzv_configs": {"rank": args.machine_rank},
-    }
+    rank = {"rank": args.machine_rank}
+    return {"rdzv_backend": "static", "rdzv_endpoint": address, "rdzv_configs": rank}
 
 
 def _join(main: Callable[..., None], args: Namespace, cfg: CfgNode) -> None:

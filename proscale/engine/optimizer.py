@@ -1,4 +1,4 @@
-"""Optimisers and schedules as Mask2Former trains with them, and the clipping of gradients.
+"""Optimisers as Mask2Former trains with them, and the clipping of gradients.
 
 The backbone learns at a fraction of the learning rate; norms and embeddings do not decay
 (Cheng et al., Masked-attention Mask Transformer, CVPR 2022, §4.1). Parameters of equal settings
@@ -7,10 +7,8 @@ share a group, because PyTorch's multi-tensor optimisers are fast on few, large 
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.projects import deeplab
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
 
 _OPTIMIZERS = {"ADAMW": torch.optim.AdamW, "SGD": torch.optim.SGD}
 _NORMS = (
@@ -100,14 +98,3 @@ def full_model_clip_norm(cfg: CfgNode) -> float | None:
     clip = cfg.SOLVER.CLIP_GRADIENTS
     is_used = clip.ENABLED and clip.CLIP_TYPE == "full_model"
     return float(clip.CLIP_VALUE) if is_used else None
-
-
-def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
-    """Build the schedule that ``SOLVER.LR_SCHEDULER_NAME`` names; it is stepped every iteration.
-
-    WarmupMultiStepLR multiplies by ``GAMMA`` at each of ``STEPS``, WarmupCosineLR follows half a
-    cosine to 0, WarmupPolyLR is (1 - iteration / ``MAX_ITER``) ** ``POLY_LR_POWER``, not less than
-    ``POLY_LR_CONSTANT_ENDING``. The first ``WARMUP_ITERS`` warm up by ``WARMUP_METHOD``.
-    """
-    # DeepLab's function passes the names that are not its own on to Detectron2's.
-    return deeplab.build_lr_scheduler(cfg, optimizer)

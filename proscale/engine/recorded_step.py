@@ -47,8 +47,7 @@ class RecordedStep:
         Raises:
             CheckpointError: the file is not there, damaged, or no recorded step.
         """
-        content = read_checkpoint(Path(path))
-        names = [field.name for field in fields(cls)]
+        content, names = read_checkpoint(Path(path)), [field.name for field in fields(cls)]
         missing = [name for name in names if name not in content]
         if missing:
             raise CheckpointError(f"{path}: it is no recorded step: it has no {', '.join(missing)}")
@@ -74,14 +73,7 @@ def record_fault(
         could be written.
     """
     path = Path(cfg.OUTPUT_DIR, f"fault_{loop.iter:07d}_rank{loop.rank}.pth")
-    step = RecordedStep(
-        config=cfg.dump(),
-        seed=loop.seed,
-        iteration=loop.iter,
-        rank=loop.rank,
-        weights=weights,
-        batch=batch,
-    )
+    step = RecordedStep(cfg.dump(), loop.seed, loop.iter, loop.rank, weights, batch)
     try:
         step.write(path)
     except CheckpointError as error:

@@ -1,9 +1,8 @@
 """The training step: mixed precision, gradient accumulation and clipping in one place.
 
 Detectron2's ``SimpleTrainer`` and ``AMPTrainer`` fix float16, CUDA and one backward pass per step.
-This step does the same work in parts whose gradients add up to the whole batch's, in any number
-format. Where a cost, loss or gradient stops being finite, it reports which and of which images, and
-skips the step or stops: on all ranks alike.
+This step works in parts whose gradients add up to the whole batch's, in any number format. Where a
+cost, loss or gradient is not finite, it skips the step or stops: on all ranks alike.
 """
 
 import inspect
@@ -36,9 +35,6 @@ Sample = dict
 
 RecordFault = Callable[["TrainLoop", list[Sample], dict[str, torch.Tensor]], str]
 """Keeps a step in a file; see ``TrainLoop``."""
-
-_LONE_VALUE = "more than 1 value per channel"
-"""In PyTorch's message when batch norm has no statistics to compute."""
 
 
 class TrainLoop(SimpleTrainer):
@@ -88,20 +84,16 @@ class TrainLoop(SimpleTrainer):
                 the first step that is skipped, and for the one that ends the training.
         """
         super().__init__(model, data_loader, optimizer)
-        self.amp_dtype = amp_dtype
-        self.accumulation_steps = accumulation_steps
-        self.clip_norm = clip_norm
-        self.norm_type = norm_type
+        self.amp_dtype, self.accumulation_steps = amp_dtype, accumulation_steps
+        self.clip_norm, self.norm_type = clip_norm, norm_type
         self.max_skipped_steps = max_skipped_steps
-        self.skipped_steps = 0
-        self.overflowed_steps = 0
+        self.skipped_steps = self.overflowed_steps = 0
         self.seed, self.rank = 0, comm.get_rank()
         self._record_fault = record_fault
         self.device_type = next(model.parameters()).device.type
         # Switched off, a scaler passes everything through.
-        self.grad_scaler = torch.amp.GradScaler(
-            self.device_type, enabled=amp_dtype == torch.float16
-        )
+        is_scaled = amp_dtype == torch.float16
+        self.grad_scaler = torch.amp.GradScaler(self.device_type, enabled=is_scaled)
         # Whose parameter names are those of checkpoints.
         self._inner = model.module if isinstance(model, DistributedDataParallel) else model
         signature = inspect.signature(self._inner.forward)
@@ -138,9 +130,8 @@ class TrainLoop(SimpleTrainer):
         try:
             losses, grad_norm = self._compute_gradients(batch)
         except FloatingPointError as fault:
-            if may_skip:
-                for buffer, before in zip(self.model.buffers(), buffers, strict=True):
-                    buffer.copy_(before)
+            for buffer, before in zip(self.model.buffers(), buffers, strict=False):
+                buffer.copy_(before)
             self._skip(fault, batch)
             return
         self._write_metrics(losses, data_time)
@@ -201,9 +192,9 @@ class TrainLoop(SimpleTrainer):
                     with autocast:
                         part_losses = self.model(part, **extra)
                 except ValueError as error:
-                    if _LONE_VALUE not in str(error):
-                        raise
                     # Batch norm's own message names neither a key nor an image.
+                    if "more than 1 value per channel" not in str(error):
+                        raise
                     sizes = ", ".join("x".join(map(str, s["image"].shape[-2:])) for s in part)
                     raise ConfigError(
                         f"batch norm has a single value per channel, of images of {sizes} pixels "
@@ -238,9 +229,7 @@ class TrainLoop(SimpleTrainer):
         self._write_skipped()
         logging.getLogger(__name__).warning(
             "%s; skipped, step %d of at most %d (SOLVER.MAX_SKIPPED_STEPS)",
-            message,
-            self.skipped_steps,
-            self.max_skipped_steps,
+            *(message, self.skipped_steps, self.max_skipped_steps),
         )
 
     def _write_skipped(self) -> None:
@@ -297,10 +286,9 @@ def resolve_amp_dtype(cfg: CfgNode) -> torch.dtype | None:
     """
     if not cfg.SOLVER.AMP.ENABLED:
         return None
-    on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
-    automatic = torch.bfloat16 if on_cpu else torch.float16
-    named = {"auto": automatic, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    return named[cfg.SOLVER.AMP.DTYPE]
+    automatic = "bfloat16" if torch.device(cfg.MODEL.DEVICE).type == "cpu" else "float16"
+    name = cfg.SOLVER.AMP.DTYPE
+    return getattr(torch, automatic if name == "auto" else name)
 
 
 def split_evenly(batch: list[Sample], parts: int) -> list[list[Sample]]:

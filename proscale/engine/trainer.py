@@ -1,25 +1,31 @@
 """Detectron2's ``DefaultTrainer`` with this project's data, optimiser, step and evaluation.
 
-Hooks (timer, learning rate, checkpoints, evaluation, metrics to the console, ``metrics.json`` and
-TensorBoard) are Detectron2's. The constructor is replaced because Detectron2's chooses the training
-step itself; and training state is written out here because Detectron2 0.6 leaves the optimiser out
-of its checkpoints, later versions do not.
+The constructor is replaced because Detectron2's chooses the training step itself, and training
+state is written out here because Detectron2 0.6 leaves the optimiser out of its checkpoints. Hooks
+are Detectron2's, besides an orderly stop and metrics that survive resuming.
 """
 
 import logging
 import os
+import signal
+import threading
+import time
 import weakref
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.projects import deeplab
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from fvcore.common.history_buffer import HistoryBuffer
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -27,8 +33,8 @@ from proscale.checkpoint import Checkpointer
 from proscale.config.schema import check_values
 from proscale.data import build_mapper
 from proscale.data.training_loader import TrainingLoader, build_training_loader
-from proscale.engine.hooks import MetricHistory, StopHook, StopRequest
-from proscale.engine.optimizer import build_lr_scheduler, build_optimizer, full_model_clip_norm
+from proscale.engine.distributed import all_reduce_max
+from proscale.engine.optimizer import build_optimizer, full_model_clip_norm
 from proscale.engine.recorded_step import record_fault
 from proscale.engine.sharding import divide_loaded_state, gathered, shard
 from proscale.engine.train_loop import TrainLoop, resolve_amp_dtype
@@ -41,12 +47,18 @@ from proscale.utils.whole_files import PARTIAL_FILES
 
 logger = logging.getLogger(__name__)
 
-RESULTS_FILE = "results.json"
-"""In ``OUTPUT_DIR``: {data set: {task: {metric: value}}} of the latest evaluation."""
+RESULTS_FILE, RESULTS_TTA_FILE = "results.json", "results_TTA.json"
+"""In ``OUTPUT_DIR``: {data set: {task: {metric: value}}} of the latest ``test`` and
+``test_with_TTA``."""
 
-RESULTS_TTA_FILE = "results_TTA.json"
-"""In ``OUTPUT_DIR``: the results of ``test_with_TTA``."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+SECONDS_OF_ONE_REQUEST = 3.0
+"""A signal so soon behind the first asks for the same. SLURM sends one to all processes of a job,
+torchrun among them, which passes it on to those that have it already."""
+
+_LOGGED_STEPS = 20
+_KEPT_STEPS = 1000
 
 _SCHEDULE_SETTINGS = (
     *("max_iters", "power", "constant_ending"),
@@ -70,11 +82,8 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode):
         """
-        Args:
-            cfg: a configuration as ``proscale.config.setup_cfg`` returns it.
-
         Raises:
-            ConfigError: a key has a value that is not accepted.
+            ConfigError: a key of ``cfg`` has a value that is not accepted.
         """
         TrainerBase.__init__(self)
         # 1. Refuse what cannot be trained, before anything is built.
@@ -139,8 +148,7 @@ class Trainer(DefaultTrainer):
             trainer=weakref.proxy(self),
         )
         self._stop_request = StopRequest()
-        self.start_iter = 0
-        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
@@ -150,7 +158,14 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
-        return build_lr_scheduler(cfg, optimizer)
+        """Build the schedule that ``SOLVER.LR_SCHEDULER_NAME`` names, stepped every iteration.
+
+        WarmupMultiStepLR multiplies by ``GAMMA`` at each of ``STEPS``, WarmupCosineLR follows half
+        a cosine to 0, WarmupPolyLR is (1 - iteration / ``MAX_ITER``) ** ``POLY_LR_POWER``, not less
+        than ``POLY_LR_CONSTANT_ENDING``. The first ``WARMUP_ITERS`` warm up by ``WARMUP_METHOD``.
+        """
+        # DeepLab's function passes the names that are not its own on to Detectron2's.
+        return deeplab.build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
@@ -258,11 +273,8 @@ class Trainer(DefaultTrainer):
 
     def state_dict(self) -> dict:
         """Everything but the parameters that resuming needs."""
-        return {
-            **TrainerBase.state_dict(self),
-            "_trainer": self._trainer.state_dict(),
-            "seed": self.seed,
-        }
+        own = {"_trainer": self._trainer.state_dict(), "seed": self.seed}
+        return {**TrainerBase.state_dict(self), **own}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Restore ``state_dict``.
@@ -291,3 +303,103 @@ class Trainer(DefaultTrainer):
                 f"SEED is {self.seed}, but the checkpoint is of a run with {seed}: the order of "
                 "images and all that is random will not be what that run would have had"
             )
+
+
+class StopRequest:
+    """Within it the first SIGTERM or SIGINT is noted, not obeyed; another one, more than
+    ``SECONDS_OF_ONE_REQUEST`` later, kills at once.
+
+    A signal that was ignored before, as SIGINT is in a shell's background jobs, stays so. Outside
+    of the main thread, where Python allows no handlers, it does nothing. ``received`` is the number
+    of the signal; 0 before it came.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._received_at = 0.0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        # The handler only notes: a checkpoint is consistent between steps.
+        now = time.monotonic()
+        if not self.received:
+            self.received, self._received_at = number, now
+        # An impatient user, or a scheduler at the end of its grace period.
+        elif now - self._received_at > SECONDS_OF_ONE_REQUEST:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+
+class StopHook(HookBase):
+    """Saves a checkpoint and exits after the step in which a process was asked to stop.
+
+    ``after_step`` raises SystemExit in every process, with status 128 + signal, as shells have it.
+    """
+
+    def __init__(self, request: StopRequest, checkpointer: Checkpointer):
+        self._request = request
+        self._checkpointer = checkpointer
+
+    def after_step(self) -> None:
+        # Only some ranks may have got the signal; all have to stop after the same step.
+        number = all_reduce_max(self._request.received)
+        if not number:
+            return
+        iteration = self.trainer.iter
+        # PeriodicCheckpointer may have saved this step.
+        if self._checkpointer.saved_iteration != iteration:
+            self._checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        logger.warning(
+            "%s: stopped and saved after iteration %d; --resume goes on from there",
+            *(signal.Signals(number).name, iteration),
+        )
+        raise SystemExit(128 + number)
+
+
+class MetricHistory(HookBase):
+    """Keeps the latest values of smoothed metrics in the checkpoint, and drops old ones.
+
+    Detectron2's writers log the median of the last 20 steps, and estimate the time left by the last
+    1000; its storage keeps a million of each metric, in a long run more than a gigabyte. With the
+    last 20 restored, a resumed run logs what an uninterrupted one would. Times are not restored.
+    """
+
+    def __init__(self) -> None:
+        self._restored: dict[str, list[float]] = {}
+
+    def before_train(self) -> None:
+        storage = self.trainer.storage
+        storage._history.default_factory = partial(HistoryBuffer, max_length=_KEPT_STEPS)
+        # Later versions of Detectron2 take the median of the last iterations, not values.
+        start = storage.iter
+        for name, values in self._restored.items():
+            for i, value in enumerate(values, start - len(values)):
+                storage.iter = i
+                storage.put_scalar(name, value)
+        storage.iter = start
+
+    def state_dict(self) -> dict[str, list[float]]:
+        # A checkpoint may be saved before the training has begun.
+        if not hasattr(self.trainer, "storage"):
+            return self._restored
+        storage = self.trainer.storage
+        return {
+            name: [value for value, _ in storage.history(name).values()[-_LOGGED_STEPS:]]
+            for name, smoothed in storage.smoothing_hints().items()
+            if smoothed and not name.endswith("time")
+        }
+
+    def load_state_dict(self, state_dict: dict[str, list[float]]) -> None:
+        self._restored = state_dict

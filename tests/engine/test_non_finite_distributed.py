@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from proscale.checkpoint import Checkpointer
-from proscale.engine.hooks import StopHook, StopRequest
 from proscale.engine.train_loop import TrainLoop
+from proscale.engine.trainer import StopHook, StopRequest
 from proscale.errors import CheckpointError
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from proscale.config import setup_cfg
-from proscale.engine.optimizer import build_lr_scheduler
+from proscale.engine.trainer import Trainer
 
 BASE_LRS = (1.0, 0.1)
 
@@ -16,7 +16,7 @@ def learning_rates(name: str, **solver) -> list[tuple[float, ...]]:
     cfg = setup_cfg("", ["MODEL.DEVICE", "cpu", *overrides])
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in BASE_LRS]
     optimizer = torch.optim.SGD(groups)
-    scheduler = build_lr_scheduler(cfg, optimizer)
+    scheduler = Trainer.build_lr_scheduler(cfg, optimizer)
     rates = [tuple(group["lr"] for group in optimizer.param_groups)]
     for _ in range(cfg.SOLVER.MAX_ITER):
         optimizer.step()

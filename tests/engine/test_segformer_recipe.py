@@ -7,7 +7,8 @@ import torch
 from detectron2.modeling import build_model
 
 from proscale.config import setup_cfg
-from proscale.engine.optimizer import build_lr_scheduler, build_optimizer
+from proscale.engine.optimizer import build_optimizer
+from proscale.engine.trainer import Trainer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -36,7 +37,7 @@ def test_learning_rate_and_decay_of_every_parameter(model):
 def test_schedule(model):
     """Linear warm-up from a millionth over 1,500 iterations, then linearly to zero at 160,000."""
     cfg = read("cityscapes/semantic/segformer_b0.yaml")
-    scheduler = build_lr_scheduler(cfg, build_optimizer(cfg, model))
+    scheduler = Trainer.build_lr_scheduler(cfg, build_optimizer(cfg, model))
     factors = {}
     for iteration in (0, 750, 1500, 80_000, 159_999):
         scheduler.last_epoch = iteration

@@ -16,9 +16,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from proscale.checkpoint import Checkpointer
-from proscale.engine.hooks import StopHook, StopRequest
 from proscale.engine.sharding import divide_loaded_state, gathered, shard, whole
 from proscale.engine.train_loop import TrainLoop
+from proscale.engine.trainer import StopHook, StopRequest
 from proscale.errors import CheckpointError
 
 LOOPS = {

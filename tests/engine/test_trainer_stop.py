@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from detectron2.engine import HookBase
 
-from proscale.engine.hooks import StopRequest
+from proscale.engine.trainer import StopRequest
 
 
 class Signal(HookBase):
@@ -69,7 +69,7 @@ def test_signal_in_the_last_step_leaves_the_evaluation_to_the_resumed_run(
 def test_second_signal_kills_unless_it_is_of_the_same_request():
     script = textwrap.dedent("""
         import os, signal
-        from proscale.engine import hooks as module
+        from proscale.engine import trainer as module
         with module.StopRequest() as signals:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGINT)

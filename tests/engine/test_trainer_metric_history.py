@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 from detectron2.utils.events import EventStorage
 
-from proscale.engine.hooks import MetricHistory
+from proscale.engine.trainer import MetricHistory
 
 
 def test_memory_is_bounded():
