@@ -1,8 +1,13 @@
 """Configuration: keys, YAML files, accepted values, and the user's own data."""
 
-from proscale.config.files import find_config
 from proscale.config.schema import add_proscale_config
-from proscale.config.setup import built_from_keys, check_datasets, check_output_dir, setup_cfg
+from proscale.config.setup import (
+    built_from_keys,
+    check_datasets,
+    check_output_dir,
+    find_config,
+    setup_cfg,
+)
 
 __all__ = [
     "add_proscale_config",

@@ -83,8 +83,7 @@ class _Datasets(Keys, node="DATASETS"):
 
 class _DataLoader(Keys, node="DATALOADER"):
     RANDOM_SUBSET_RATIO: float = 1.0
-    """Fraction of the images that SAMPLER_TRAIN RandomSubsetTrainingSampler takes. Detectron2 0.6
-    reads the key, but does not have it."""
+    """Fraction of images that RandomSubsetTrainingSampler takes. Detectron2 0.6 lacks the key."""
 
 
 class _Input(Keys, node="INPUT"):
@@ -148,8 +147,7 @@ class _Distributed(Keys, node="DISTRIBUTED"):
 
 class _Test(Keys, node="TEST"):
     BOUNDARY_IOU: bool = False
-    """New. Also compute Boundary AP of instances and the classes' Boundary IoU (Cheng et al.
-    2021)."""
+    """New. Also compute Boundary AP of instances and Boundary IoU (Cheng et al., CVPR 2021)."""
     SAVE_PREDICTIONS: bool = False
     """New. Write panoptic predictions (PNG and JSON) and instances (JSON) below OUTPUT_DIR as
     COCO's test server takes them."""
@@ -165,8 +163,7 @@ class _SlidingWindow(Keys, node="TEST.SLIDING_WINDOW"):
 
 class _Model(Keys, node="MODEL"):
     CHANNELS_LAST: bool = False
-    """New. Hold images and weights of convolutions with channels innermost (NHWC): the same
-    results, sooner."""
+    """New. Channels innermost (NHWC) in images and convolutions: the same results, sooner."""
     TRUST_WEIGHTS: bool = False
     """New. Read any pickle given as MODEL.WEIGHTS or as a checkpoint to resume from. That runs all
     code in it; otherwise only tensors and plain values are accepted."""
@@ -195,8 +192,7 @@ class _MaskFormer(Keys, node="MODEL.MASK_FORMER"):
     NHEADS: PositiveInt = 8
     """Attention heads."""
     DROPOUT: Fraction = 0.1
-    """Dropout of the pixel decoder's encoder; the masked-attention decoder has none, as
-    published."""
+    """Dropout of the pixel decoder's encoder; the masked-attention decoder has none."""
     DIM_FEEDFORWARD: PositiveInt = 2048
     """Width of the decoder's feed-forward networks."""
     DEC_LAYERS: PositiveInt = 6
@@ -209,8 +205,7 @@ class _MaskFormer(Keys, node="MODEL.MASK_FORMER"):
     ENFORCE_INPUT_PROJ: bool = False
     """Project the levels to HIDDEN_DIM even where they already have this width."""
     ENC_LAYERS: Literal[0] = 0
-    """Published files carry it; encoders are counted by SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS, so
-    that only 0 is accepted here."""
+    """In published files; SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS counts encoders, so only 0 here."""
     # Images.
     SIZE_DIVISIBILITY: int = 32
     """Images are padded to a multiple of this; negative takes the backbone's own."""
@@ -230,8 +225,7 @@ class _MaskFormerTest(Keys, node="MODEL.MASK_FORMER.TEST"):
     PANOPTIC_SCORES: bool = False
     """New. Panoptic: give every segment a ``score``, the class probability of its query."""
     SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE: bool = False
-    """Crop and resize masks to the requested size before scores are computed from them. Always
-    done for panoptic and instance results."""
+    """Crop and resize masks before they are scored; always for panoptic and instance results."""
     # Time and memory.
     STRIP_MEMORY: PositiveInt = 8
     """New. Results are made from masks in strips of this size (MiB, float32 masks of all queries
@@ -280,8 +274,7 @@ class _ProScale(Keys, node="MODEL.PROSCALE"):
     """maxpool: the Light-Pixel Embedding; conv: Mask2Former's 3x3 convolution."""
     # The Token Re-Calibration scales tokens of coarser levels by a gate from res3.
     IS_EXCITE_CONV: bool | None = False
-    """Gate of the Token Re-Calibration: True a 1x1 convolution, False a linear layer, None no
-    TRC."""
+    """Gate of the Token Re-Calibration: True a 1x1 convolution, False linear, None no TRC."""
     EXCITE_TEMP: float = 0.1
     """The gate is sigmoid(EXCITE_TEMP * f(res3))."""
     RECALIBRATION: Literal["released", "transposed", "none"] = "released"
@@ -356,5 +349,4 @@ class _Timm(Keys, node="MODEL.TIMM"):
     NAME: str = ""
     """New. Which network of timm TimmBackbone is, such as tf_efficientnet_lite0."""
     NORM: Literal["FrozenBN", "BN", "SyncBN"] = "FrozenBN"
-    """New. Its batch normalisation: FrozenBN, as Detectron2 has it with ImageNet weights | BN, for
-    random weights | SyncBN, over all processes."""
+    """New. Its norm: FrozenBN, for ImageNet weights | BN, for random weights | SyncBN."""

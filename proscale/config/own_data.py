@@ -26,7 +26,6 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from proscale.config.files import read_config_file
 from proscale.config.schema import set_value, value_of
 from proscale.data.formats.semantic_folders import MASK_SUFFIX
 from proscale.errors import ConfigError
@@ -97,8 +96,8 @@ class OwnDataset:
 def parse_blocks(blocks: Sequence[Any]) -> list[OwnDataset]:
     """Check and type the value of ``DATASETS.OWN``.
 
-    Paths may begin with ``~`` and hold ``$VARIABLES``; where they are relative, they are below
-    ``ROOT``, and that below the current folder.
+    Paths may begin with ``~`` and hold ``$VARIABLES``; relative ones are below ``ROOT``, and that
+    below the current folder.
 
     Raises:
         ConfigError: a key is unknown, missing or of the wrong type, a name is there twice, or a
@@ -175,17 +174,6 @@ def fit_to_own_data(cfg: CfgNode, datasets: Sequence[OwnDataset], kept: Collecti
     for key, value in follows.items():
         if key not in kept:
             set_value(cfg, key, value)
-
-
-def keys_set_by_user(config_file: str, overrides: Sequence[str]) -> set[str]:
-    """Full names of the keys that are set along with ``DATASETS.OWN`` or on top of it.
-
-    Args:
-        config_file: YAML file, which can be read with all its bases; or the empty string.
-        overrides: KEY VALUE pairs in a row, which come after the file.
-    """
-    keys = set(overrides[::2])
-    return keys if KEY in keys or not config_file else keys | _keys_down_to_own_data(config_file)
 
 
 def _parse_block(block: Any, where: str) -> OwnDataset:
@@ -276,24 +264,6 @@ def _path(text: str, where: str) -> Path:
     if unset:
         raise ConfigError(f"{where} is {text}, but the environment variable {unset[1]} is not set")
     return Path(expanded).expanduser()
-
-
-def _keys_down_to_own_data(file: str) -> set[str]:
-    """Keys of a file and its bases as far as the one that sets the key; empty if none does."""
-    content, bases = read_config_file(file)
-    blocks: list[tuple[str, Mapping[str, Any]]] = [("", content)]
-    keys = set()
-    # Blocks within blocks join the list while it is walked through.
-    for prefix, block in blocks:
-        for name, value in block.items():
-            if isinstance(value, Mapping):
-                blocks.append((f"{prefix}{name}.", value))
-            else:
-                keys.add(prefix + name)
-    if KEY in keys:
-        return keys
-    below = next(filter(None, map(_keys_down_to_own_data, bases)), None)
-    return keys | below if below else set()
 
 
 def own_classes(split: str) -> tuple[str, ...]:

@@ -69,15 +69,12 @@ def set_value(cfg: CfgNode, key: str, value: Any) -> None:
 
 
 def convert(key: str, value: Any, default: Any) -> Any:
-    """``value`` in the type of ``default``.
+    """``value``, as read, in the type of ``default``, the key's value so far; None takes anything.
 
-    Args:
-        key: full name.
-        value: as read, from YAML or the command line: the text of a number is one.
-        default: the key's value so far; None takes anything.
+    The text of a number is one, as on the command line, and an integer passes for a float.
 
     Raises:
-        ConfigError: it has another type; an integer passes for a float.
+        ConfigError: it has another type.
     """
     # Detectron2's reading: Python literals are values, all else is text.
     decoded = CfgNode._decode_cfg_value(value) if isinstance(value, str) else value

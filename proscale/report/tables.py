@@ -12,8 +12,8 @@ from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
-from proscale.config.files import read_config_file
 from proscale.config.schema import add_proscale_config
+from proscale.config.setup import read_config_file
 from proscale.cost.model_cost import cost_at_size, dataset_sizes, resize_for_test
 from proscale.cost.parts import EVERYTHING, NETWORK
 from proscale.cost.tables import CONVENTION, parts_rows

@@ -6,7 +6,7 @@ import yaml
 from detectron2.modeling import build_model
 
 from proscale.config import setup_cfg
-from proscale.config.own_data import keys_set_by_user
+from proscale.config.setup import keys_set_by_user
 from proscale.errors import ConfigError
 
 CPU = ["MODEL.DEVICE", "cpu"]
