@@ -33,25 +33,18 @@ from proscale.errors import ConfigError
 KEY = "DATASETS.OWN"
 SPLITS = ("TRAIN", "VAL")
 
-# Paths of a split by task. IMAGES and MASKS are folders, the others files.
-_PATHS = {
-    "panoptic": ("IMAGES", "ANNOTATIONS", "MASKS", "INSTANCES"),
-    "instance": ("IMAGES", "ANNOTATIONS"),
-    "semantic": ("IMAGES", "MASKS"),
+# By task: the mapper, and the paths of a split.
+_TASKS = {
+    "panoptic": ("coco_panoptic_lsj", ("IMAGES", "ANNOTATIONS", "MASKS", "INSTANCES")),
+    "instance": ("coco_instance_lsj", ("IMAGES", "ANNOTATIONS")),
+    "semantic": ("mask_former_semantic", ("IMAGES", "MASKS")),
 }
-_FOLDERS = ("IMAGES", "MASKS")
+TASKS = tuple(_TASKS)
+_FOLDERS = ("IMAGES", "MASKS")  # the other paths are those of files
 _OPTIONAL = ("INSTANCES",)
-
-TASKS = tuple(_PATHS)
 
 _COMMON_KEYS = ("NAME", "TASK", "ROOT", *SPLITS)
 _SEMANTIC_KEYS = ("CLASSES", "IMAGE_SUFFIX", "MASK_SUFFIX")
-
-_MAPPERS = {
-    "panoptic": "coco_panoptic_lsj",
-    "instance": "coco_instance_lsj",
-    "semantic": "mask_former_semantic",
-}
 
 _NUM_CLASSES = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
 
@@ -156,7 +149,7 @@ def fit_to_own_data(cfg: CfgNode, datasets: Sequence[OwnDataset], kept: Collecti
             split.instances is not None for d in in_use.values() for split in d.splits.values()
         )
         follows |= {
-            "INPUT.DATASET_MAPPER_NAME": _MAPPERS[task],
+            "INPUT.DATASET_MAPPER_NAME": _TASKS[task][0],
             "MODEL.MASK_FORMER.TEST.PANOPTIC_ON": task == "panoptic",
             "MODEL.MASK_FORMER.TEST.INSTANCE_ON": task == "instance" or has_instances,
             "MODEL.MASK_FORMER.TEST.SEMANTIC_ON": task != "instance",
@@ -223,7 +216,7 @@ def _parse_block(block: Any, where: str) -> OwnDataset:
 
 
 def _parse_split(value: Any, task: str, root: Path, where: str, name: str) -> OwnSplit:
-    accepted = _PATHS[task]
+    accepted = _TASKS[task][1]
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where} is {value!r}: expected a block with {', '.join(accepted)}")
     _check_keys(value, accepted, where)
