@@ -25,7 +25,7 @@ from proscale.benchmark.latency import Timing, measure
 from proscale.benchmark.machine import print_header
 from proscale.cli.arguments import add_json, parse_size, positive
 from proscale.cost.tables import markdown_table, write_json
-from proscale.data.formats.panoptic_png import MAX_ID, read_panoptic_png, write_panoptic_png
+from proscale.data.formats.image_file import MAX_ID, read_panoptic_png, write_panoptic_png
 from proscale.evaluation import CocoPanopticEvaluator, PanopticQuality
 from proscale.utils.background import BackgroundWorkers
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from proscale import add_proscale_config
 from proscale.data.datasets.shapes import CATEGORIES, generate
-from proscale.data.formats.panoptic_png import read_panoptic_png
+from proscale.data.formats.image_file import read_panoptic_png
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -45,7 +45,14 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError(f"--workers is {options.workers}: expected 1 or more")
     # Warnings of unreadable files are part of the report.
     logging.getLogger("proscale.data.formats.semantic_folders").setLevel(logging.ERROR)
-    report = check_datasets(_names(options), workers=options.workers)
+    names = options.names
+    if options.config_file:
+        cfg = setup_cfg(options.config_file, [*names, "MODEL.DEVICE", "cpu"])
+        names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    if not names:
+        raise ConfigError("nothing to check: expected names of data sets, or --config-file")
+    check_registered(names)
+    report = check_datasets(list(dict.fromkeys(names)), workers=options.workers)
     for dataset in report.datasets:
         print(f"\n{dataset.name}: {dataset.task}, {dataset.num_images} images")
         print(f"{histogram(dataset)}\n")
@@ -56,15 +63,3 @@ def run(options: argparse.Namespace) -> None:
         print(f"Everything found: {options.json}")
     if report.has_errors:
         sys.exit(1)
-
-
-def _names(options: argparse.Namespace) -> list[str]:
-    if options.config_file:
-        cfg = setup_cfg(options.config_file, [*options.names, "MODEL.DEVICE", "cpu"])
-        names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    else:
-        names = options.names
-    if not names:
-        raise ConfigError("nothing to check: expected names of data sets, or --config-file")
-    check_registered(names)
-    return list(dict.fromkeys(names))

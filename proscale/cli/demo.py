@@ -27,7 +27,7 @@ from proscale.cost.flops import FlopCount, count_flops
 from proscale.cost.shape_tracing import build_without_weights
 from proscale.data import build_mapper
 from proscale.data.datasets.shapes import DEFAULT_ROOT, generate
-from proscale.data.formats.panoptic_png import read_panoptic_png
+from proscale.data.formats.image_file import read_panoptic_png
 from proscale.engine.trainer import Trainer
 from proscale.predict.drawing import draw_panoptic, side_by_side
 

@@ -10,6 +10,7 @@ import atexit
 import multiprocessing
 import signal
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -36,55 +37,37 @@ _SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrai
 
 
 class Place(NamedTuple):
-    """Where a sample comes from.
-
-    Attributes:
-        entry: number of its entry in the data set.
-        position: in the stream of samples of all processes.
-    """
+    """A sample's ``entry`` in the data set, and ``position`` in the stream of all processes."""
 
     entry: int
     position: int
 
 
+@dataclass(eq=False)
 class TrainingLoader:
     """Endless batches of this process; batch i depends on the seed and i alone.
 
     Attributes:
+        dataset: of entries as Detectron2 describes them.
+        mapper: makes a sample of an entry; may draw from the global generators.
+        sampler: from a seed to the indices that this process takes, without end.
         seed: of the order of samples and of their augmentation.
-        first_iteration: the batch to start with. Both are read when the first batch is asked for.
+        batch_size: samples per batch, in this process.
+        groups_aspect_ratios: a batch has only wide or only other images.
+        num_workers: processes that load; 0 loads in this one.
+        first_iteration: the batch to start with, read like ``seed`` when the first is asked for.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        mapper: Mapper,
-        sampler: Callable[[int], Sampler],
-        *,
-        seed: int,
-        batch_size: int,
-        groups_aspect_ratios: bool,
-        num_workers: int,
-    ):
-        """
-        Args:
-            dataset: of entries as Detectron2 describes them.
-            mapper: makes a sample of an entry; may draw from the global generators.
-            sampler: from a seed to the indices that this process takes, without end.
-            seed: see above.
-            batch_size: samples per batch, in this process.
-            groups_aspect_ratios: a batch has only wide or only other images.
-            num_workers: processes that load; 0 loads in this one.
-        """
-        self.dataset = dataset
-        self.mapper = mapper
-        self.sampler = sampler
-        self.batch_size = batch_size
-        self.groups_aspect_ratios = groups_aspect_ratios
-        self.num_workers = num_workers
-        self.seed = seed
-        self.first_iteration = 0
-        self._is_wide: dict[int, bool] = {}
+    dataset: Dataset
+    mapper: Mapper
+    sampler: Callable[[int], Sampler]
+    _: KW_ONLY
+    seed: int
+    batch_size: int
+    groups_aspect_ratios: bool
+    num_workers: int
+    first_iteration: int = field(default=0, init=False)
+    _is_wide: dict[int, bool] = field(default_factory=dict, init=False)
 
     def __iter__(self) -> Iterator[list[dict]]:
         """
@@ -110,18 +93,14 @@ class TrainingLoader:
             # PyTorch notices a worker that dies, but not while it hands a batch over.
             raise RuntimeError("DataLoader worker is killed, perhaps for want of memory") from error
 
-    def _places(self) -> Iterator[Place]:
-        rank, world_size = comm.get_rank(), comm.get_world_size()
-        for step, index in enumerate(self.sampler(self.seed)):
-            # A sampler takes every world_size-th sample, beginning with its rank.
-            yield Place(index, step * world_size + rank)
-
     def _batches(self) -> Iterator[list[Place]]:
+        rank, world_size = comm.get_rank(), comm.get_world_size()
         # Two batches are open, one of wide and one of other images; the first full one is next.
         batches: dict[bool, list[Place]] = {False: [], True: []}
-        for place in self._places():
-            batch = batches[self.groups_aspect_ratios and self._is_wide_at(place.entry)]
-            batch.append(place)
+        for step, index in enumerate(self.sampler(self.seed)):
+            batch = batches[self.groups_aspect_ratios and self._is_wide_at(index)]
+            # A sampler takes every world_size-th sample, beginning with its rank.
+            batch.append(Place(index, step * world_size + rank))
             if len(batch) == self.batch_size:
                 yield batch[:]
                 batch.clear()
@@ -132,10 +111,8 @@ class TrainingLoader:
             entry = self.dataset[index]
             # Semantic data sets do not state sizes: the head of the image file does, read once.
             if "width" not in entry or "height" not in entry:
-                height, width = stored_size(entry["file_name"])
-            else:
-                height, width = entry["height"], entry["width"]
-            self._is_wide[index] = width > height
+                entry = dict(zip(("height", "width"), stored_size(entry["file_name"]), strict=True))
+            self._is_wide[index] = entry["width"] > entry["height"]
         return self._is_wide[index]
 
 
@@ -158,12 +135,11 @@ def build_training_loader(cfg: CfgNode, mapper: Mapper) -> TrainingLoader:
     entries = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     )
-    sampler = _choose_sampler(cfg, entries)
     return TrainingLoader(
         # Packed, so that workers share its memory.
         DatasetFromList(entries, copy=False) if isinstance(entries, list) else entries,
         mapper,
-        sampler,
+        _choose_sampler(cfg, entries),
         seed=cfg.SEED,
         batch_size=batch_size,
         groups_aspect_ratios=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
@@ -171,13 +147,13 @@ def build_training_loader(cfg: CfgNode, mapper: Mapper) -> TrainingLoader:
     )
 
 
+@dataclass(eq=False)
 class _Samples(Dataset):
     """Samples by their :class:`Place`."""
 
-    def __init__(self, dataset: Dataset, mapper: Mapper, seed: int):
-        self.dataset = dataset
-        self.mapper = mapper
-        self.seed = seed
+    dataset: Dataset
+    mapper: Mapper
+    seed: int
 
     def __getitem__(self, place: Place) -> dict[str, Any]:
         # Augmentation follows from the place in the stream, not from the worker or the process.

@@ -18,7 +18,7 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 
 from proscale.data.datasets.cityscapes import IMAGE_SUFFIX, INSTANCES_PER_CLASS, INSTANCES_SUFFIX
-from proscale.data.formats.label_image import read_label_image
+from proscale.data.formats.image_file import read_label_image
 from proscale.errors import DataError, MissingFileError
 from proscale.evaluation.results import (
     check_every_image_once,

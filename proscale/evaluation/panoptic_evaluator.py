@@ -21,8 +21,8 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from proscale.data.formats.coco_format import PANOPTIC_CATEGORIES, check_panoptic_annotations
-from proscale.data.formats.json_file import DataFolder, check_lists, read_json
-from proscale.data.formats.panoptic_png import read_panoptic_png, write_panoptic_png
+from proscale.data.formats.image_file import read_panoptic_png, write_panoptic_png
+from proscale.data.formats.json_file import check_lists, path_below, read_json
 from proscale.errors import DataError
 from proscale.evaluation.panoptic_quality import PanopticQuality, PanopticResults
 from proscale.evaluation.results import (
@@ -182,9 +182,8 @@ class CocoPanopticEvaluator(DatasetEvaluator):
         return quality, {"file_name": file_name, "PQ": quality.results().all.pq}
 
     def _file_in(self, folder: str, annotation: Mapping[str, Any]) -> str:
-        return DataFolder(folder).file(
-            annotation["file_name"], f"{self._json}: file_name of an annotation"
-        )
+        where = f"{self._json}: file_name of an annotation"
+        return path_below(folder, annotation["file_name"], where)
 
     def _add(self, scored: tuple[PanopticQuality, dict[str, Any]]) -> None:
         quality, image = scored

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from proscale.data.formats.panoptic_png import VOID
+from proscale.data.formats.image_file import VOID
 from proscale.data.formats.problems import first_few
 from proscale.errors import DataError
 

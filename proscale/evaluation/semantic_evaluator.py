@@ -16,8 +16,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-from proscale.data.formats.label_image import read_label_image
-from proscale.data.formats.panoptic_png import VOID, read_panoptic_png
+from proscale.data.formats.image_file import VOID, read_label_image, read_panoptic_png
 from proscale.errors import DataError
 from proscale.evaluation.boundary import inner_boundary
 from proscale.evaluation.results import metrics_table, nan_mean, write_results

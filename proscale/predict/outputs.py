@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from proscale.data.formats.panoptic_png import write_panoptic_png
+from proscale.data.formats.image_file import write_panoptic_png
 from proscale.predict.drawing import Drawing
 from proscale.predict.page import Gallery, gallery_item
 from proscale.predict.result import ClassMetadata, Prediction

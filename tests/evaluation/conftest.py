@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from pycocotools import mask as rle
 
-from proscale.data.formats.panoptic_png import write_panoptic_png
+from proscale.data.formats.image_file import write_panoptic_png
 
 CATEGORIES = [
     {"id": 10, "name": "cat", "isthing": 1},

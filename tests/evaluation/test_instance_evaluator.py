@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from proscale.data.formats.panoptic_png import read_panoptic_png
+from proscale.data.formats.image_file import read_panoptic_png
 from proscale.evaluation import InstanceEvaluator
 
 NAMES = {10: "cat", 20: "dog"}

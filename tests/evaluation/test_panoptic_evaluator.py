@@ -9,7 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from proscale.data.formats.panoptic_png import read_panoptic_png, write_panoptic_png
+from proscale.data.formats.image_file import read_panoptic_png, write_panoptic_png
 from proscale.evaluation import CocoPanopticEvaluator, PanopticQuality
 
 

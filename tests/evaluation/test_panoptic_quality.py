@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from proscale.data.formats.panoptic_png import read_panoptic_png, write_panoptic_png
+from proscale.data.formats.image_file import read_panoptic_png, write_panoptic_png
 from proscale.evaluation.panoptic_quality import PanopticQuality
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_panoptic_quality.json").read_text())

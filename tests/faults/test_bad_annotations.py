@@ -10,8 +10,8 @@ from detectron2.data.datasets import register_coco_panoptic
 
 from proscale.data.datasets.coco import guard
 from proscale.data.datasets.registration import detectron2_metadata
+from proscale.data.formats.image_file import read_panoptic_png, write_panoptic_png
 from proscale.data.formats.json_file import MAX_BYTES
-from proscale.data.formats.panoptic_png import read_panoptic_png, write_panoptic_png
 from proscale.data.prepare import prepare
 
 EVERYWHERE = ("train", "evaluate", "check")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from proscale.data import build_mapper
 from proscale.data.formats.image_file import MAX_PIXELS, read_image
-from proscale.data.mappers.augmentation import ResizeScale
+from proscale.data.mappers.mapper import ResizeScale
 
 EVERYWHERE = ("train", "evaluate", "check")
 

@@ -33,7 +33,7 @@ with atheris.instrument_imports(include=["proscale.data", "PIL", "json"]):
         load_coco_panoptic,
         read_categories,
     )
-    from proscale.data.formats.panoptic_png import id_to_rgb, read_panoptic_png
+    from proscale.data.formats.image_file import id_to_rgb, read_panoptic_png
     from proscale.data.formats.run_lengths import run_lengths
     from proscale.errors import DataError
 

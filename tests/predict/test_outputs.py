@@ -11,8 +11,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from proscale.data import register_coco_panoptic
-from proscale.data.formats.label_image import read_label_image, read_palette
-from proscale.data.formats.panoptic_png import read_panoptic_png
+from proscale.data.formats.image_file import read_label_image, read_palette, read_panoptic_png
 from proscale.evaluation import CocoPanopticEvaluator
 from proscale.predict.outputs import Failure, OutputFolder, Source
 from proscale.predict.result import ClassMetadata, Prediction, from_semantic

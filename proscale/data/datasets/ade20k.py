@@ -44,6 +44,7 @@ def categories() -> list[dict[str, Any]]:
 
 def register_ade20k(root: Path | None = None) -> None:
     """Register ``ade20k_{sem_seg,panoptic,instance}_{train,val}``.
+
     ``root``, ``data_root()`` when None, has the folder ``ADEChallengeData2016``.
     """
     root = (root or data_root()) / FOLDER

@@ -16,9 +16,8 @@ from detectron2.structures import BoxMode
 
 from proscale.data.datasets.registration import data_root, detectron2_metadata, register_builtin
 from proscale.data.formats.coco_format import Entries, load_coco_panoptic
-from proscale.data.formats.image_file import stored_size
-from proscale.data.formats.json_file import DataFolder
-from proscale.data.formats.label_image import read_label_image
+from proscale.data.formats.image_file import read_label_image, stored_size
+from proscale.data.formats.json_file import path_below
 from proscale.data.formats.run_lengths import encode_segments
 from proscale.data.formats.semantic_folders import load_semantic_folders
 from proscale.errors import MissingFileError
@@ -36,20 +35,17 @@ _INSTANCE_CLASSES = {id_: index for index, id_ in enumerate(_THINGS)}
 
 def register_cityscapes(root: Path | None = None) -> None:
     """Register ``cityscapes_fine_{sem_seg,instance_seg,panoptic}_{train,val}``.
+
     ``root``, ``data_root()`` when None, has the folder ``cityscapes``.
     """
     root = (root or data_root()) / "cityscapes"
     for split in SPLITS:
-        image_root, label_root = root / "leftImg8bit" / split, root / "gtFine" / split
+        images, labels = str(root / "leftImg8bit" / split), str(root / "gtFine" / split)
         panoptic = root / "gtFine" / f"cityscapes_panoptic_{split}"
         # Detectron2's evaluators look for the ground truth in gt_dir.
-        common = {
-            "image_root": str(image_root),
-            "image_dir": str(image_root),
-            "gt_dir": str(label_root),
-        }
+        common = {"image_root": images, "image_dir": images, "gt_dir": labels}
         folders = common | {
-            "sem_seg_root": str(label_root),
+            "sem_seg_root": labels,
             "image_suffix": IMAGE_SUFFIX,
             "stuff_colors": [category["color"] for category in CITYSCAPES_CATEGORIES],
             "thing_colors": [c["color"] for c in CITYSCAPES_CATEGORIES if c["isthing"]],
@@ -68,15 +64,10 @@ def register_cityscapes(root: Path | None = None) -> None:
 
 
 def load_cityscapes_instances(metadata: Mapping[str, Any]) -> Entries:
-    """The entries of an instance data set, in Detectron2's format.
+    """The entries of an instance data set in Detectron2's format, ordered by name.
 
-    Args:
-        metadata: ``image_root``, ``sem_seg_root`` and the suffixes, see ``semantic_metadata``.
-
-    Returns:
-        for every image, ordered by name: ``file_name``, ``image_id`` (the file's name, as
-        Detectron2 has it), ``height``, ``width``, and ``annotations`` as run lengths. Groups of
-        objects that could not be separated are crowds.
+    ``image_id`` is the file's name, as Detectron2 has it, and ``annotations`` are run lengths.
+    Groups of objects that could not be separated are crowds.
     """
     entries = load_semantic_folders(metadata)
     # Threads: decoding and encoding release Python's lock.
@@ -90,14 +81,13 @@ def load_cityscapes_panoptic(metadata: Mapping[str, Any]) -> Entries:
     ``cityscapesscripts`` writes file names of images that do not exist; they follow from the ids.
     """
     entries = load_coco_panoptic(metadata)
-    images, labels = DataFolder(metadata["image_root"]), DataFolder(metadata["gt_dir"])
     for entry in entries:
         image_id = str(entry["image_id"])
         where = f"{metadata['panoptic_json']}: the path of image {image_id}"
         # Images lie in a folder for each city, which the id begins with.
         path = f"{image_id.split('_')[0]}/{image_id}"
-        entry["file_name"] = images.file(path + IMAGE_SUFFIX, where)
-        entry["sem_seg_file_name"] = labels.file(path + LABELS_SUFFIX, where)
+        entry["file_name"] = path_below(metadata["image_root"], path + IMAGE_SUFFIX, where)
+        entry["sem_seg_file_name"] = path_below(metadata["gt_dir"], path + LABELS_SUFFIX, where)
         if not Path(entry["sem_seg_file_name"]).is_file():
             raise MissingFileError(f"there is no {entry['sem_seg_file_name']}")
     return entries
@@ -128,10 +118,6 @@ def _instances(entry: Mapping[str, Any]) -> dict[str, Any]:
                     "segmentation": code,
                 }
             )
-    return {
-        "file_name": entry["file_name"],
-        "image_id": Path(entry["file_name"]).name,
-        "height": ids.shape[0],
-        "width": ids.shape[1],
-        "annotations": annotations,
-    }
+    names = {"file_name": entry["file_name"], "image_id": Path(entry["file_name"]).name}
+    height, width = ids.shape
+    return names | {"height": height, "width": width, "annotations": annotations}

@@ -18,7 +18,7 @@ from proscale.data.datasets.registration import (
     semantic_metadata,
 )
 from proscale.data.formats.coco_format import load_coco_panoptic
-from proscale.data.formats.json_file import DataFolder
+from proscale.data.formats.json_file import path_below
 from proscale.data.formats.semantic_folders import load_semantic_folders
 from proscale.errors import DataError, MissingFileError
 
@@ -28,7 +28,7 @@ _EIGHT_TRAIN_IMAGES = (9, 144, 194, 387, 443, 450, 508, 510)
 
 
 def register_coco(root: Path | None = None) -> None:
-    """Register the names.
+    """Register the names; ``root``, ``data_root()`` when None, has the folder ``coco``.
 
     - ``coco_2017_{train,val}_panoptic_with_sem_seg``: the panoptic splits under the names that
       Mask2Former's configuration files test on. Semantic annotations need no files of their own:
@@ -37,7 +37,6 @@ def register_coco(root: Path | None = None) -> None:
     - ``coco_2017_{train,val}_sem_seg``: label images of the 133 panoptic classes, things included.
     - ``coco_2017_{train,val}_panoptic_stuffonly``: Detectron2's, label images of the 53 stuff
       classes and “things”; from here on their entries are found as those of the others are.
-    ``root``, ``data_root()`` when None, has the folder ``coco``.
     """
     root = (root or data_root()) / "coco"
     for name in (f"coco_2017_{s}{kind}" for s in ("train", "val") for kind in ("", "_panoptic")):
@@ -60,12 +59,8 @@ def register_coco(root: Path | None = None) -> None:
             # Detectron2's own metadata stay, but for the folders.
             if known is stuff:
                 metadata = stuff | metadata
-            register_builtin(
-                f"coco_2017_{split}_{name}",
-                load_semantic_folders,
-                metadata,
-                preparation=preparation,
-            )
+            name = f"coco_2017_{split}_{name}"
+            register_builtin(name, load_semantic_folders, metadata, preparation=preparation)
     register_builtin(
         "coco_2017_train_panoptic_8",
         load_coco_panoptic,
@@ -88,10 +83,10 @@ def guard(name: str) -> None:
         # Detectron2 joins folders and names without a look at "..".
         for key, root in (("file_name", "image_root"), ("pan_seg_file_name", "panoptic_root")):
             if root in metadata:
-                folder = DataFolder(metadata[root])
                 for entry in entries:
                     file = os.path.relpath(entry[key], metadata[root])
-                    folder.file(file, f"{path}: {key} of image {entry['image_id']}")
+                    where = f"{path}: {key} of image {entry['image_id']}"
+                    path_below(metadata[root], file, where)
         return entries
 
     register_builtin(name, load, MetadataCatalog.get(name))

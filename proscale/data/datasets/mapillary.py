@@ -24,7 +24,6 @@ from proscale.errors import DataError, MissingFileError
 
 CONFIG_FILES = ("config_v1.2.json", "config.json")
 SPLITS = {"train": "training", "val": "validation"}
-
 _Classes = list[dict[str, Any]]
 
 # Keys of the metadata that follow without the configuration file.
@@ -35,8 +34,8 @@ def register_mapillary(root: Path | None = None) -> None:
     """Register ``mapillary_vistas_{sem_seg,panoptic}_{train,val}``.
 
     Their metadata read the configuration file when their classes are asked for, which raises a
-    DataError if it is missing or not as expected.
-    ``root``, ``data_root()`` when None, has the folder ``mapillary_vistas``.
+    DataError if it is missing or wrong. ``root``, ``data_root()`` when None, has the folder
+    ``mapillary_vistas``.
     """
     root = (root or data_root()) / "mapillary_vistas"
     for split, folder in SPLITS.items():
@@ -54,10 +53,7 @@ def register_mapillary(root: Path | None = None) -> None:
 
 
 def read_classes(root: Path) -> _Classes:
-    """The evaluated labels of the configuration file, as COCO's ``categories``.
-
-    Returns:
-        for the label l: ``id`` l + 1, as in the panoptic files, ``name``, ``isthing``, ``color``.
+    """The evaluated labels l of the configuration file, as COCO's ``categories`` with ids l + 1.
 
     Raises:
         DataError: there is no configuration file, or it has no labels, or some that are not

@@ -23,7 +23,7 @@ from proscale.data.formats.coco_format import (
     load_coco_panoptic,
     read_categories,
 )
-from proscale.data.formats.label_image import read_palette
+from proscale.data.formats.image_file import read_palette
 from proscale.data.formats.semantic_folders import count_labels, load_semantic_folders, mask_files
 from proscale.errors import DataError
 
@@ -31,18 +31,15 @@ _logger = logging.getLogger(__name__)
 
 
 def register_own_data(blocks: Sequence[Any]) -> list[OwnDataset]:
-    """Register all splits of all blocks with Detectron2, in this process.
+    """Register all splits of the blocks of ``DATASETS.OWN`` with Detectron2, in this process.
 
     Registering the same again has no effect. A semantic data set without class names has its label
     images read; the result has the names, so that other processes need not.
 
-    Args:
-        blocks: the value of ``DATASETS.OWN``, see ``proscale.config.own_data``.
-
     Raises:
         ConfigError: a block is wrong.
-        DataError: a file has no usable categories; the splits of a data set differ in their
-            classes; or a name is taken by another data set.
+        DataError: a file has no usable categories; splits differ in their classes; or a name is
+            taken by another data set.
     """
     return [
         _register_semantic(dataset) if dataset.task == "semantic" else _register_coco(dataset)
@@ -55,10 +52,7 @@ def _register_coco(dataset: OwnDataset) -> OwnDataset:
     keys = PANOPTIC_CATEGORIES if is_panoptic else INSTANCE_CATEGORIES
     files = [split.annotations for split in dataset.splits.values() if split.annotations]
     categories = [read_categories(file, keys) for file in files]
-    classes = [
-        {(c["id"], c["name"], bool(c.get("isthing", True))) for c in of_split}
-        for of_split in categories
-    ]
+    classes = [{(c["id"], c["name"], bool(c.get("isthing", 1))) for c in cs} for cs in categories]
     # Splits must agree: a contiguous id means one class in both.
     differing = set.union(*classes) - set.intersection(*classes)
     if differing:
@@ -85,10 +79,9 @@ def _register_coco(dataset: OwnDataset) -> OwnDataset:
                 categories[0], image_root=split.images, json_file=split.annotations
             )
             register(split.name, load_coco_instances, metadata)
-    _logger.info(
-        "Own data %s: %s, %d classes, %d of them things",
-        *(dataset.name, dataset.task, len(categories[0]), sum(thing for *_, thing in classes[0])),
-    )
+    things = sum(isthing for *_, isthing in classes[0])
+    message = "Own data %s: %s, %d classes, %d of them things"
+    _logger.info(message, dataset.name, dataset.task, len(categories[0]), things)
     return dataset
 
 

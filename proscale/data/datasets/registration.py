@@ -31,11 +31,8 @@ def register(
 ) -> None:
     """Register a data set with Detectron2's catalogs; doing so again has no effect.
 
-    Args:
-        name: for ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
-        load: is called when entries are asked for.
-        metadata: files and classes.
-        missing_hint: added to the message when a file is missing.
+    ``load`` is called when entries are asked for; ``missing_hint`` is added to its message when a
+    file is missing.
 
     Raises:
         DataError: ``name`` is registered with other metadata.
@@ -96,8 +93,7 @@ def register_coco_panoptic(
 
     Args:
         name: for ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
-        image_root: folder of the images.
-        panoptic_root: folder of the PNG files with segment ids.
+        image_root, panoptic_root: folders of the images, and of the PNG files with segment ids.
         panoptic_json: annotations in COCO's panoptic format.
         instances_json: annotations in COCO's instance format; instance AP needs them.
 
@@ -191,13 +187,11 @@ def semantic_metadata(
 
     Args:
         class_names: of the labels 0, 1, …
-        image_root: folder of the images, sub-folders included.
-        mask_root: folder of the label images, with the same sub-folders.
+        image_root, mask_root: folders of the images and label images, with the same sub-folders.
         image_suffix: ending of the images' names; None takes all of ``IMAGE_SUFFIXES``.
         mask_suffix: ending of the label images' names, which replaces ``image_suffix``.
-        colors: RGB of the classes; where there are too few, colours are chosen.
+        colors: RGB of the classes. Missing ones repeat Detectron2's palette.
     """
-    # Colours that are missing repeat Detectron2's palette.
     chosen = colormap(rgb=True).astype(int).tolist()
     return {
         "image_root": str(image_root),

@@ -11,7 +11,6 @@ bytes. A data set is complete or absent: it is written beside its place and move
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from PIL import Image
 
 from proscale.data.datasets.registration import panoptic_metadata, register
 from proscale.data.formats.coco_format import load_coco_panoptic
-from proscale.data.formats.panoptic_png import write_panoptic_png
+from proscale.data.formats.image_file import write_panoptic_png
 from proscale.data.formats.run_lengths import describe_segments
 from proscale.errors import ConfigError
 
@@ -44,16 +43,10 @@ THINGS_RANGE = (2, 5)
 _PLACEMENT_TRIES = 100
 _SUPERSAMPLING = 4
 
-
 # As in COCO, the ids have gaps.
 CATEGORIES: tuple[dict[str, Any], ...] = tuple(
-    {
-        "id": id_,
-        "name": name,
-        "supercategory": "thing" if isthing else "stuff",
-        "isthing": isthing,
-        "color": color,
-    }
+    {"id": id_, "name": name, "supercategory": ("stuff", "thing")[isthing]}
+    | {"isthing": isthing, "color": color}
     for id_, name, isthing, color in (
         (1, "disc", 1, [220, 60, 50]),
         (2, "square", 1, [250, 200, 40]),
@@ -87,7 +80,7 @@ def draw_scene(
     image = np.zeros((size, size, 3))
     for index, category in enumerate(categories):
         region = segments == index
-        image[region] = _TEXTURES[category["name"]](rng, size)[region]
+        image[region] = _texture(rng, category["name"], size)[region]
 
     wanted = rng.integers(THINGS_RANGE[0], THINGS_RANGE[1], endpoint=True)
     areas: list[int] = []  # of the things, unoccluded
@@ -95,7 +88,7 @@ def draw_scene(
         if len(areas) == wanted:
             break
         category = _THINGS[rng.integers(len(_THINGS))]
-        coverage, rim = _rasterise(_place(rng, _CONTOURS[category["name"]], size), size)
+        coverage, rim = _draw_shape(rng, category["name"], size)
         mask = coverage >= 0.5
         # A thing that would leave too little of any other segment is drawn anew.
         left = np.bincount(segments[~mask], minlength=len(categories))
@@ -113,9 +106,6 @@ def draw_scene(
 
     image += rng.normal(0, 4, image.shape)
     return np.clip(image, 0, 255).round().astype(np.uint8), segments, categories
-
-
-# --- stuff ----------------------------------------------------------------------------------------
 
 
 def _draw_regions(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
@@ -149,48 +139,34 @@ def _wavy_half_plane(
     return across < offset + wave
 
 
-def _sky(rng: np.random.Generator, size: int) -> np.ndarray:
-    y, _ = _unit_grid(size)
-    top, bottom = np.array([70, 130, 225]), np.array([185, 215, 245])
-    # Clouds where smooth noise is high, on a gradient from top to bottom.
-    clouds = np.clip(_smooth_noise(rng, size, 5) - 0.3, 0, 1)[..., None]
-    color = top + (y[..., None] + 0.5) * (bottom - top) + rng.uniform(-15, 15)
-    return color + clouds * (250 - color) * 0.6
-
-
-def _grass(rng: np.random.Generator, size: int) -> np.ndarray:
-    color = np.array([75, 140, 55]) + rng.uniform(-15, 15, 3)
-    # Fine blades and coarse patches.
-    blades = _smooth_noise(rng, size, size // 2)
-    patches = _smooth_noise(rng, size, 6)
-    return color * (1 + 0.22 * blades + 0.12 * patches)[..., None]
-
-
-def _field(rng: np.random.Generator, size: int) -> np.ndarray:
+def _texture(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
+    """(size, size, 3) RGB of a stuff class."""
     y, x = _unit_grid(size)
-    angle, rows = rng.uniform(0, np.pi), rng.uniform(12, 18)
-    # Parallel furrows in a random direction.
-    furrows = np.sin(2 * np.pi * rows * (np.cos(angle) * x + np.sin(angle) * y))
-    color = np.array([160, 112, 66]) + rng.uniform(-12, 12, 3)
-    return color * (1 + 0.2 * furrows + 0.06 * _smooth_noise(rng, size, size // 3))[..., None]
-
-
-def _tiles(rng: np.random.Generator, size: int) -> np.ndarray:
-    y, x = _unit_grid(size)
-    angle, rows = rng.uniform(-0.6, 0.6), rng.uniform(9, 13)
-    # A rotated checkerboard.
-    u = np.floor(rows * (np.cos(angle) * x + np.sin(angle) * y))
-    v = np.floor(rows * (np.cos(angle) * y - np.sin(angle) * x))
-    color = np.array([138, 138, 145]) + rng.uniform(-12, 12)
-    return color * (1 + 0.18 * (2 * ((u + v) % 2) - 1))[..., None]
-
-
-_TEXTURES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
-    "sky": _sky,
-    "grass": _grass,
-    "field": _field,
-    "tiles": _tiles,
-}
+    if name == "sky":
+        top, bottom = np.array([70, 130, 225]), np.array([185, 215, 245])
+        # Clouds where smooth noise is high, on a gradient from top to bottom.
+        clouds = np.clip(_smooth_noise(rng, size, 5) - 0.3, 0, 1)[..., None]
+        color = top + (y[..., None] + 0.5) * (bottom - top) + rng.uniform(-15, 15)
+        return color + clouds * (250 - color) * 0.6
+    if name == "grass":
+        color = np.array([75, 140, 55]) + rng.uniform(-15, 15, 3)
+        # Fine blades and coarse patches.
+        blades = _smooth_noise(rng, size, size // 2)
+        light = 0.22 * blades + 0.12 * _smooth_noise(rng, size, 6)
+    elif name == "field":
+        angle, rows = rng.uniform(0, np.pi), rng.uniform(12, 18)
+        # Parallel furrows in a random direction.
+        furrows = np.sin(2 * np.pi * rows * (np.cos(angle) * x + np.sin(angle) * y))
+        color = np.array([160, 112, 66]) + rng.uniform(-12, 12, 3)
+        light = 0.2 * furrows + 0.06 * _smooth_noise(rng, size, size // 3)
+    else:
+        angle, rows = rng.uniform(-0.6, 0.6), rng.uniform(9, 13)
+        # A rotated checkerboard of tiles.
+        u = np.floor(rows * (np.cos(angle) * x + np.sin(angle) * y))
+        v = np.floor(rows * (np.cos(angle) * y - np.sin(angle) * x))
+        color = np.array([138, 138, 145]) + rng.uniform(-12, 12)
+        light = 0.18 * (2 * ((u + v) % 2) - 1)
+    return color * (1 + light)[..., None]
 
 
 def _unit_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -203,9 +179,6 @@ def _unit_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
     """(size, size) noise of roughly unit variance with about ``cells`` bumps a side."""
     return cv2.resize(rng.normal(size=(cells, cells)), (size, size), interpolation=cv2.INTER_CUBIC)
-
-
-# --- things ---------------------------------------------------------------------------------------
 
 
 def _polygon(corners: int, radii: tuple[float, ...] = (1.0,)) -> np.ndarray:
@@ -225,18 +198,14 @@ _CONTOURS: dict[str, list[np.ndarray]] = {
 }
 
 
-def _place(rng: np.random.Generator, contours: list[np.ndarray], size: int) -> list[np.ndarray]:
-    """Scale, rotate and shift unit contours to pixels; the centre stays inside the image."""
+def _draw_shape(rng: np.random.Generator, name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fraction of every pixel covered by a thing, and by its rim: two (size, size) arrays."""
     radius = rng.uniform(*RADIUS_RANGE)
     # The centre stays inside, so that most of the shape is seen.
     centre = rng.uniform(0.6 * radius, 1 - 0.6 * radius, 2)
     angle = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return [size * (radius * contour @ rotation + centre) for contour in contours]
-
-
-def _rasterise(contours: list[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fraction of every pixel covered by the shape, and by its rim: two (size, size) arrays."""
+    contours = [size * (radius * contour @ rotation + centre) for contour in _CONTOURS[name]]
     # Drawn larger, and averaged down to the fraction of every pixel.
     fine = [(contour * _SUPERSAMPLING).round().astype(np.int32) for contour in contours]
     body = np.zeros((size * _SUPERSAMPLING,) * 2, np.uint8)
@@ -259,37 +228,25 @@ def _thing_paint(rng: np.random.Generator, class_color: list[int], size: int) ->
     return color * (1 + 0.25 * (np.cos(angle) * x + np.sin(angle) * y))[..., None]
 
 
-# --- files ---------------------------------------------------------------------------------------
-
-
 def generate(
     root: Path, *, num_train: int = 400, num_val: int = 100, image_size: int = 128, seed: int = 0
 ) -> Path:
     """Write the data set to ``root``, or keep the one that is there if its parameters are the same.
 
+    One that this function wrote with other parameters is replaced. Returns ``root``.
+
     Args:
-        root: folder of the data set. One that this function wrote with other parameters is
-            replaced.
-        num_train: number of training images.
-        num_val: number of held-out images.
+        root: folder of the data set.
+        num_train, num_val: numbers of images.
         image_size: side of the square images in pixels, at least 64.
         seed: of all randomness. An image depends on the seed, its split and its number only.
-
-    Returns:
-        ``root``.
 
     Raises:
         FileExistsError: ``root`` exists and was not written by this function.
     """
     root = Path(root)
-    parameters = {
-        "generator": _GENERATOR,
-        "version": _VERSION,
-        "num_train": num_train,
-        "num_val": num_val,
-        "image_size": image_size,
-        "seed": seed,
-    }
+    parameters = {"generator": _GENERATOR, "version": _VERSION, "num_train": num_train}
+    parameters |= {"num_val": num_val, "image_size": image_size, "seed": seed}
     if root.exists():
         stamp = json.loads((root / STAMP).read_text()) if (root / STAMP).is_file() else {}
         if stamp == parameters:

@@ -14,7 +14,7 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from proscale.data.formats.image_file import check_size
-from proscale.data.formats.json_file import DataFolder, Keys, check_lists, check_records, read_json
+from proscale.data.formats.json_file import Keys, check_lists, check_records, path_below, read_json
 from proscale.data.formats.problems import Problem, Reporter, first_few, raise_first
 from proscale.errors import DataError
 
@@ -70,10 +70,6 @@ def check_instances(
 def load_coco_panoptic(metadata: Mapping[str, Any], report: Reporter = raise_first) -> Entries:
     """The entries of a data set, in Detectron2's format for panoptic data.
 
-    Args:
-        metadata: as from ``panoptic_metadata``, with or without ``image_ids``.
-        report: takes problems of ``panoptic_json``.
-
     Returns:
         for every image, ordered by its id or as in ``image_ids``: ``file_name``, ``height``,
         ``width``, ``image_id``, ``pan_seg_file_name``, and ``segments_info`` as in the annotation
@@ -96,8 +92,6 @@ def load_coco_panoptic(metadata: Mapping[str, Any], report: Reporter = raise_fir
         kind = "annotation-file" if "image_ids" in metadata else "image-not-annotated"
         count = f"{len(missing)} of {len(wanted)} images"
         report(Problem(kind, path, f"{count} have no annotation, ids {first_few(missing)}"))
-    image_folder = DataFolder(metadata["image_root"])
-    png_folder = DataFolder(metadata["panoptic_root"])
     entries = []
     for image_id in (image_id for image_id in wanted if image_id in annotations):
         image, annotation = images[image_id], annotations[image_id]
@@ -108,21 +102,18 @@ def load_coco_panoptic(metadata: Mapping[str, Any], report: Reporter = raise_fir
             isthing = segment["category_id"] in things
             segments.append({**segment, "category_id": contiguous, "isthing": isthing})
         # Names come from the file: none may lead out of its folder.
-        file = _file(image_folder, image, path, f"image {image_id}", report)
+        file = _file(metadata["image_root"], image, path, f"image {image_id}", report)
         where = f"the annotation of image {image_id}"
-        png = _file(png_folder, annotation, path, where, report)
+        png = _file(metadata["panoptic_root"], annotation, path, where, report)
         if file and png:
             entry = {"file_name": file, "pan_seg_file_name": png, "segments_info": segments}
-            entries.append(entry | _size_and_id(image))
+            size = {"height": image["height"], "width": image["width"]}
+            entries.append(entry | size | {"image_id": image_id})
     return entries
 
 
 def load_coco_instances(metadata: Mapping[str, Any], report: Reporter = raise_first) -> Entries:
     """The entries of a data set, in Detectron2's format for instance segmentation.
-
-    Args:
-        metadata: as from ``instance_metadata``.
-        report: takes problems of ``json_file``.
 
     Returns:
         for every image, ordered by its id: ``file_name``, ``height``, ``width``, ``image_id``, and
@@ -149,19 +140,14 @@ def load_coco_instances(metadata: Mapping[str, Any], report: Reporter = raise_fi
         if "area" in annotation:
             entry["area"] = annotation["area"]
         by_image[annotation["image_id"]].append(entry)
-    folder = DataFolder(metadata["image_root"])
     images = {image["id"]: image for image in content["images"]}
     entries = []
     for image_id, image in sorted(images.items()):
-        file = _file(folder, image, path, f"image {image_id}", report)
+        file = _file(metadata["image_root"], image, path, f"image {image_id}", report)
         if file:
-            entry = {"file_name": file, "annotations": by_image[image_id]}
-            entries.append(entry | _size_and_id(image))
+            entry = {"file_name": file, "annotations": by_image[image_id], "image_id": image_id}
+            entries.append(entry | {"height": image["height"], "width": image["width"]})
     return entries
-
-
-def _size_and_id(image: Mapping[str, Any]) -> dict[str, Any]:
-    return {"height": image["height"], "width": image["width"], "image_id": image["id"]}
 
 
 def _contiguous_id(
@@ -175,10 +161,10 @@ def _contiguous_id(
 
 
 def _file(
-    folder: DataFolder, record: Mapping[str, Any], path: str, what: str, report: Reporter
+    root: str, record: Mapping[str, Any], path: str, what: str, report: Reporter
 ) -> str | None:
     try:
-        return folder.file(record["file_name"], f"file_name of {what}")
+        return path_below(root, record["file_name"], f"file_name of {what}")
     except DataError as error:
         report(Problem("path-outside", path, str(error)))
         return None

@@ -1,14 +1,19 @@
-"""Opens image files that others have made; errors name the file.
+"""Reads images, label images and panoptic PNG files that others have made; errors name the file.
 
 Pillow recognises formats by content, so that a PNG file named ``.jpg`` is read. Some formats it
 hands to other programs, and a file of a few kilobytes may claim billions of pixels: only
 ``FORMATS`` of at most ``PIL.Image.MAX_IMAGE_PIXELS`` pixels are decoded.
+
+A label image has the labels in its one channel, whatever the colours shown; Detectron2 reads them
+as grey values, which turns the labels of a palette image into brightnesses. A pixel of colour
+(R, G, B) of a panoptic PNG has the segment id R + 256·G + 256²·B
+(https://cocodataset.org/#format-data, “Panoptic Segmentation”).
 """
 
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -22,6 +27,13 @@ from proscale.utils.types import Size
 
 # Formats that are read, by Pillow's names. EPS, which runs Ghostscript, is none of them.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
+# Modes of label images.
+_MODES = ("L", "P", "I;16", "I")
+
+# Ids of panoptic PNG files: of pixels that belong to no segment, and the largest.
+VOID = 0
+MAX_ID = 256**3 - 1
 
 MAX_PIXELS = 2**28
 """Pixels that an image may have, 16384×16384: far above what cameras make, and 0.8 GB in memory.
@@ -92,17 +104,10 @@ def check_size(height: int, width: int, where: str) -> None:
 def read_image(path: str | os.PathLike[str], format: str) -> np.ndarray:
     """Read an image as it is to be seen: turned as its EXIF orientation says, in 8 bits a channel.
 
-    Grey values of 16 bits are divided by 257; transparency is left out.
-
-    Args:
-        path: of the file.
-        format: of the channels, as Detectron2's ``read_image`` accepts it, such as RGB or BGR.
-
-    Returns:
-        (H, W, C); uint8 for RGB, BGR and L (C = 1).
+    Grey values of 16 bits are divided by 257; transparency is left out. ``format`` is one that
+    Detectron2's ``read_image`` accepts. Returns (H, W, C); uint8 for RGB, BGR and L (C = 1).
 
     Raises:
-        MissingFileError: there is no such file.
         DataError: see :func:`open_image`; or its values are neither of 8 nor of 16 bits.
     """
     with open_image(path) as image:
@@ -149,3 +154,83 @@ def stored_size(path: str | os.PathLike[str]) -> Size:
         # Orientations 5 to 8 exchange height and width.
         turned = exif_orientation(image) >= 5
         return image.size if turned else image.size[::-1]
+
+
+def read_label_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """The labels (H, W) of an image of 8 or 16 bits: uint8, uint16 or int32, as the file has it."""
+    with open_image(path) as image:
+        if image.mode not in _MODES:
+            raise DataError(
+                f"{path}: labels are an image with one channel, modes {', '.join(_MODES)}; "
+                f"this image has mode {image.mode}"
+            )
+        return np.asarray(image)
+
+
+def read_palette(path: str | os.PathLike[str]) -> list[list[int]]:
+    """The RGB colours of the labels 0, 1, … of a palette image; empty without a palette."""
+    with open_image(path) as image:
+        colors = (image.getpalette("RGB") or []) if image.mode == "P" else []
+    return [colors[i : i + 3] for i in range(0, len(colors), 3)]
+
+
+def relabel(ids: np.ndarray, values: Mapping[int, int], dtype: type) -> np.ndarray:
+    """The map (H, W) of ``dtype`` in which every id of a map of integers is replaced by its value.
+
+    Raises:
+        ValueError: ids have no value; the message lists them.
+    """
+    known = np.array(sorted(values))
+    # A table indexed by id would have 2^24 rows for panoptic PNG files; the known ids are few.
+    index = np.searchsorted(known, ids).clip(max=len(known) - 1)
+    # searchsorted gives the place where an unknown id would belong.
+    fits = known[index] == ids
+    if not fits.all():
+        raise ValueError(f"ids {np.unique(ids[~fits]).tolist()}: expected {known.tolist()}")
+    return np.array([values[id_] for id_ in known.tolist()], dtype)[index]
+
+
+def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
+    """Colours (..., 3) uint8 → segment ids (...) uint32, 0 to ``MAX_ID``.
+
+    Raises:
+        ValueError: ``rgb`` is not an uint8 array with three channels last.
+    """
+    if rgb.dtype != np.uint8 or rgb.shape[-1:] != (3,):
+        raise ValueError(f"expected (..., 3) uint8 colours, got {rgb.shape} {rgb.dtype}")
+    # Widened first: 255 · 256² does not fit into 8 bits.
+    red, green, blue = np.moveaxis(rgb, -1, 0).astype(np.uint32)
+    return red | green << 8 | blue << 16
+
+
+def id_to_rgb(ids: np.ndarray) -> np.ndarray:
+    """Segment ids (...) of any integer type, 0 to ``MAX_ID`` → colours (..., 3) uint8.
+
+    Raises:
+        ValueError: ``ids`` is not an integer array or leaves that range.
+    """
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"segment ids must be integers, got {ids.dtype}")
+    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) <= MAX_ID:
+        raise ValueError(f"segment ids must be 0 to {MAX_ID}, got {ids.min()} to {ids.max()}")
+    ids = ids.astype(np.uint32)
+    return np.stack([ids, ids >> 8, ids >> 16], axis=-1).astype(np.uint8)
+
+
+def read_panoptic_png(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read the segment ids (H, W) uint32 of a panoptic PNG."""
+    with open_image(path) as image:
+        if image.mode != "RGB":
+            raise DataError(f"{path}: a panoptic PNG has mode RGB, this image {image.mode}")
+        # Pillow holds a fourth byte per pixel: with it, ids are there already, to be masked out.
+        ids = np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4") & MAX_ID
+        return ids.reshape(image.height, image.width)
+
+
+def write_panoptic_png(path: str | os.PathLike[str], ids: np.ndarray) -> None:
+    """Write segment ids (H, W) as a panoptic PNG."""
+    try:
+        rgb = id_to_rgb(ids)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    Image.fromarray(rgb).save(path, format="PNG")

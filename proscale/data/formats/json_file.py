@@ -1,7 +1,7 @@
 """Reads annotation files that others have made; errors name the entry.
 
 A ``file_name`` of ``../../.ssh/id_rsa`` in an annotation file would otherwise be opened, and a
-prediction be written beside it, see :class:`DataFolder`.
+prediction be written beside it, see :func:`path_below`.
 """
 
 import json
@@ -65,15 +65,9 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 def check_lists(
     content: Mapping[str, Any], needed: Mapping[str, Keys], path: str | os.PathLike[str]
 ) -> None:
-    """Make sure that lists of objects are there, so that readers may take them for granted.
+    """Raise a DataError if a list is missing, or one of its elements lacks keys or types.
 
-    Args:
-        content: see :func:`read_json`.
-        needed: by the key of every list the keys of its elements.
-        path: for messages.
-
-    Raises:
-        DataError: a list is missing, or an element is not as needed; names file and element.
+    Readers may take them for granted then. ``needed`` has by list the keys of its elements.
     """
     # Structure first, so that readers may take keys and types for granted.
     for name, keys in needed.items():
@@ -98,32 +92,22 @@ def check_records(records: Sequence[Any], keys: Keys, where: str) -> None:
                 raise DataError(f"{where}[{place}]{found}: expected {accepted}")
 
 
-class DataFolder:
-    """A folder whose files are named by an annotation file.
+def path_below(root: str | os.PathLike[str], name: Any, where: str) -> str:
+    """The path of a file that an annotation file names; it need not be there.
 
     Links are followed: they are made on the machine, by data managers for every single image.
+
+    Raises:
+        DataError: ``name`` is no text, or is a path that leaves the folder ``root``; the message
+            begins with ``where``.
     """
-
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self._root = os.fspath(root)
-
-    def file(self, name: Any, where: str) -> str:
-        """The path of the file ``name``, which need not be there.
-
-        Args:
-            name: relative to the folder.
-            where: the file and entry that has the name, for the message.
-
-        Raises:
-            DataError: ``name`` is no text, or is a path that leaves the folder.
-        """
-        # A zero byte would end the name for the operating system.
-        if not isinstance(name, str) or not name or "\0" in name:
-            raise DataError(f"{where} is {shown(name)}: expected the name of a file")
-        # Backslashes separate folders on Windows, where an annotation file may come from.
-        if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
-            raise DataError(
-                f"{where} is {shown(name)}, which leaves {self._root}: expected names of files "
-                "in that folder, without '..'"
-            )
-        return os.path.join(self._root, name)
+    # A zero byte would end the name for the operating system.
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise DataError(f"{where} is {shown(name)}: expected the name of a file")
+    # Backslashes separate folders on Windows, where an annotation file may come from.
+    if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
+        raise DataError(
+            f"{where} is {shown(name)}, which leaves {root}: expected names of files "
+            "in that folder, without '..'"
+        )
+    return os.path.join(root, name)

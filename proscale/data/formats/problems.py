@@ -52,14 +52,10 @@ WARNINGS = {
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem of a data set.
+    """One problem of the ``file`` of a data set; ``detail`` names the ``segment`` if it is of one.
 
-    Attributes:
-        kind: a key of ``ERRORS``, which spoil training or its results, or of ``WARNINGS``, which
-            may. Summaries count them, and the JSON file of a check lists them.
-        file: the file that is wrong.
-        detail: in words; names the segment if it is about one.
-        segment: id of that segment in its file.
+    ``kind`` is a key of ``ERRORS``, which spoil training or its results, or of ``WARNINGS``, which
+    may.
     """
 
     kind: str

@@ -11,12 +11,10 @@ import pycocotools.mask
 
 
 def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """COCO's ``segmentation`` as one code.
+    """COCO's ``segmentation`` in an image of this size as one code.
 
-    Args:
-        segmentation: polygons [[x0, y0, x1, y1, …], …] in pixels of three points or more, or run
-            lengths, compressed or not.
-        height, width: of the image.
+    It is polygons [[x0, y0, x1, y1, …], …] in pixels of three points or more, or run lengths,
+    compressed or not.
 
     Raises:
         ValueError: it is neither, of another size than the image, or further outside of it than the

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from proscale.data.formats.label_image import read_label_image
+from proscale.data.formats.image_file import read_label_image
 from proscale.data.formats.problems import Problem, Reporter, raise_first
 from proscale.errors import DataError
 
@@ -29,10 +29,6 @@ def load_semantic_folders(
     metadata: Mapping[str, Any], report: Reporter = raise_first
 ) -> list[dict[str, Any]]:
     """The entries of a data set, ordered by name, in Detectron2's format for semantic data.
-
-    Args:
-        metadata: as from ``semantic_metadata``.
-        report: takes problems: there are no images, or images have no label image.
 
     Returns:
         for every image ``file_name`` and, if the label image is there, ``sem_seg_file_name``.

@@ -7,7 +7,7 @@ Segments that do not overlap are a map of ids, instances that may are a list. Bo
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pycocotools.mask
@@ -17,8 +17,14 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Instances, polygons_to_bitmask
 
-from proscale.data.formats.label_image import read_label_image, relabel
-from proscale.data.formats.panoptic_png import VOID, id_to_rgb, read_panoptic_png, rgb_to_id
+from proscale.data.formats.image_file import (
+    VOID,
+    id_to_rgb,
+    read_label_image,
+    read_panoptic_png,
+    relabel,
+    rgb_to_id,
+)
 from proscale.data.formats.problems import Problem, Reporter, first_few, raise_first
 from proscale.data.formats.run_lengths import run_lengths
 from proscale.errors import ConfigError, DataError, MissingFileError
@@ -28,12 +34,29 @@ from proscale.utils.types import Size
 Entry = Mapping[str, Any]
 # Parts of a training sample.
 Targets = dict[str, Any]
-# From the transforms of an image, and its size after them, to an (H, W) bool mask.
-MaskDrawer = Callable[[T.TransformList, Size], np.ndarray]
 
 
-class Annotation:
-    """The annotation of one image."""
+@dataclass(frozen=True)
+class SegmentMap:
+    """Segments without overlap.
+
+    Attributes:
+        ids: (H, W) integers, the segment of every pixel.
+        classes: contiguous class id of every segment that is a target, in the order of the targets.
+            Other ids (void, crowds) belong to no target.
+        ignore_label: for segments that are classes, class c with the id c + 1: their label map is a
+            target, too, with this label where there is void.
+    """
+
+    ids: np.ndarray
+    classes: Mapping[int, int]
+    ignore_label: int | None = None
+
+    def category_colors(self) -> np.ndarray:
+        """(H, W, 3) uint8: the label map that ``CategoryLimitedCrop`` describes."""
+        # Crowds are unlabelled here, like void.
+        coded = {id_: self.classes.get(id_, -1) + 1 for id_ in count_values(self.ids)}
+        return id_to_rgb(relabel(self.ids, coded, np.int32))
 
     def targets(self, transforms: T.TransformList, size: Size, padded_size: Size) -> Targets:
         """The parts of a training sample besides its image.
@@ -44,109 +67,71 @@ class Annotation:
             padded_size: the sample's; the padding, at the right and the bottom, is in no mask.
 
         Returns:
-            at least ``instances`` of ``padded_size`` with N targets, those that have pixels:
-            ``gt_classes`` (N,) int64 and ``gt_masks``, BitMasks of (N, H, W). N may be 0.
+            ``instances`` of ``padded_size`` with N targets, those that have pixels: ``gt_classes``
+            (N,) int64 and ``gt_masks``, BitMasks of (N, H, W). N may be 0. Classes have
+            ``sem_seg`` (H, W) int64 besides.
         """
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class SegmentMap(Annotation):
-    """Segments without overlap.
-
-    Attributes:
-        ids: (H, W) integers, the segment of every pixel.
-        classes: contiguous class id of every segment that is a target, in the order of the targets.
-            Other ids (void, crowds) belong to no target.
-    """
-
-    ids: np.ndarray
-    classes: Mapping[int, int]
-
-    def category_colors(self) -> np.ndarray:
-        """(H, W, 3) uint8: the label map that ``CategoryLimitedCrop`` describes."""
-        # Crowds are unlabelled here, like void.
-        coded = {id_: self.classes.get(id_, -1) + 1 for id_ in count_values(self.ids)}
-        return id_to_rgb(relabel(self.ids, coded, np.int32))
-
-    def targets(self, transforms: T.TransformList, size: Size, padded_size: Size) -> Targets:
-        return {"instances": self._instances(self._transformed_ids(transforms, padded_size))}
-
-    def _transformed_ids(self, transforms: T.TransformList, padded_size: Size) -> np.ndarray:
         # As colours, because Detectron2 resizes 8-bit arrays with PIL, whose nearest neighbour is
         # that of the pixel's centre; other types go through PyTorch's, off by half a pixel.
-        ids = rgb_to_id(transforms.apply_segmentation(id_to_rgb(self.ids)))
-        return pad(ids.astype(np.int32), padded_size, VOID)
-
-    def _instances(self, ids: np.ndarray) -> Instances:
+        augmented = rgb_to_id(transforms.apply_segmentation(id_to_rgb(self.ids)))
+        padded = pad(augmented.astype(np.int32), padded_size, VOID)
         # A segment that the crop has cut off is no target.
-        visible = count_values(ids)
+        visible = count_values(padded)
         classes = {id_: class_ for id_, class_ in self.classes.items() if id_ in visible}
         # One comparison per target: (1, H, W) with (N, 1, 1) gives the masks (N, H, W).
-        wanted = torch.tensor(list(classes), dtype=torch.int32)
-        return _instances(torch.from_numpy(ids) == wanted[:, None, None], list(classes.values()))
+        ids, wanted = torch.from_numpy(padded), torch.tensor(list(classes), dtype=torch.int32)
+        targets = {"instances": _instances(ids == wanted[:, None, None], list(classes.values()))}
+        if self.ignore_label is not None:
+            labels = ids.long()
+            targets["sem_seg"] = torch.where(labels == VOID, self.ignore_label, labels - 1)
+        return targets
 
 
 @dataclass(frozen=True)
-class LabelMap(SegmentMap):
-    """Segments that are classes: class c has the id c + 1.
-
-    Attributes:
-        ignore_label: stands in ``sem_seg`` where there is void.
-    """
-
-    ignore_label: int
-
-    def targets(self, transforms: T.TransformList, size: Size, padded_size: Size) -> Targets:
-        """Besides ``instances`` the augmented label map: ``sem_seg`` (H, W) int64."""
-        augmented = self._transformed_ids(transforms, padded_size)
-        ids = torch.from_numpy(augmented).long()
-        # Ids are classes + 1, so that padding and void are 0.
-        labels = torch.where(ids == VOID, self.ignore_label, ids - 1)
-        return {"instances": self._instances(augmented), "sem_seg": labels}
-
-
-@dataclass(frozen=True)
-class InstanceList(Annotation):
+class InstanceList:
     """Instances that may overlap.
 
     Attributes:
-        instances: how to draw every target, see ``mask_drawer``, and its contiguous class id.
+        instances: COCO's ``segmentation`` of every target, its run lengths, and its contiguous
+            class id.
     """
 
-    instances: Sequence[tuple[MaskDrawer, int]]
+    instances: Sequence[tuple[Any, Mapping[str, Any], int]]
 
     def targets(self, transforms: T.TransformList, size: Size, padded_size: Size) -> Targets:
-        height, width = size
-        drawn = [(draw(transforms, size), class_) for draw, class_ in self.instances]
-        # An instance that the crop has cut off is no target.
-        visible = [(mask, class_) for mask, class_ in drawn if mask.any()]
-        padded = torch.zeros(len(visible), *padded_size, dtype=torch.bool)
-        if visible:
-            masks = np.stack([mask for mask, _ in visible])
-            padded[:, :height, :width] = torch.from_numpy(masks)
-        return {"instances": _instances(padded, [class_ for _, class_ in visible])}
+        """See ``SegmentMap.targets``."""
+        masks, classes = [], []
+        for segmentation, code, class_ in self.instances:
+            if isinstance(segmentation, Mapping):
+                mask = transforms.apply_segmentation(pycocotools.mask.decode(code)).astype(bool)
+            else:
+                # Polygons are moved before they are drawn, so that they stay sharp when they are
+                # enlarged. Not by apply_polygons, which clips them with a library that is not
+                # required: drawing does.
+                corners = [np.array(polygon, np.float64).reshape(-1, 2) for polygon in segmentation]
+                moved = [transforms.apply_coords(points).ravel() for points in corners]
+                mask = polygons_to_bitmask(moved, *size)
+            # An instance that the crop has cut off is no target.
+            if mask.any():
+                masks.append(mask)
+                classes.append(class_)
+        padded = torch.zeros(len(masks), *padded_size, dtype=torch.bool)
+        if masks:
+            padded[:, : size[0], : size[1]] = torch.from_numpy(np.stack(masks))
+        return {"instances": _instances(padded, classes)}
 
 
 class AnnotationReader:
-    """Reads the annotations of one task.
+    """Reads the annotations of one task, of entries that have its ``key``."""
 
-    Attributes:
-        key: that an entry must have.
-    """
-
-    key: str
+    key: ClassVar[str]
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Self:
-        """The reader that a configuration describes.
-
-        Raises:
-            ConfigError: a key does not fit the task.
-        """
+        """The reader that a configuration describes; a ConfigError if it does not fit the task."""
         return cls()
 
-    def read(self, entry: Entry, size: Size) -> Annotation:
+    def read(self, entry: Entry, size: Size) -> SegmentMap | InstanceList:
         """The annotation of an entry's image, which is of this size before augmentation.
 
         Raises:
@@ -158,8 +143,7 @@ class AnnotationReader:
 class PanopticReader(AnnotationReader):
     """Every segment that is no crowd, thing or stuff, is a target.
 
-    Entries have ``pan_seg_file_name`` and ``segments_info``, as from
-    ``proscale.data.formats.coco_format.load_coco_panoptic`` or Detectron2's own.
+    Entries have ``pan_seg_file_name`` and ``segments_info``, as from ``load_coco_panoptic``.
     """
 
     key = "pan_seg_file_name"
@@ -174,13 +158,7 @@ class PanopticReader(AnnotationReader):
     def read_ids(self, entry: Entry, size: Size | None, report: Reporter) -> np.ndarray | None:
         """The segment id of every pixel (H, W), those of ``segments_info`` and ``VOID``.
 
-        Args:
-            entry: of a data set.
-            size: (height, width) of its image; None if that could not be read.
-            report: takes problems.
-
-        Returns:
-            None if the PNG file cannot be read.
+        None if the PNG file cannot be read. ``size`` is the image's, None if that is unreadable.
         """
         path = entry["pan_seg_file_name"]
         ids = _read_map(read_panoptic_png, path, size, report)
@@ -200,21 +178,17 @@ class PanopticReader(AnnotationReader):
         return ids
 
 
+@dataclass(kw_only=True)
 class SemanticReader(AnnotationReader):
     """Every class in the image is a target.
 
-    Entries have ``sem_seg_file_name``, an image of class ids.
-
-    Args:
-        num_classes: labels are below it.
-        ignore_label: label of pixels without a class.
+    Entries have ``sem_seg_file_name``, an image of class ids below ``num_classes``, and of
+    ``ignore_label`` for pixels without a class.
     """
 
+    num_classes: int
+    ignore_label: int
     key = "sem_seg_file_name"
-
-    def __init__(self, *, num_classes: int, ignore_label: int) -> None:
-        self.num_classes = num_classes
-        self.ignore_label = ignore_label
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Self:
@@ -228,14 +202,14 @@ class SemanticReader(AnnotationReader):
                 )
         return cls(num_classes=head.NUM_CLASSES, ignore_label=head.IGNORE_VALUE)
 
-    def read(self, entry: Entry, size: Size) -> LabelMap:
+    def read(self, entry: Entry, size: Size) -> SegmentMap:
         labels = self.read_labels(entry, size, raise_first)
         assert labels is not None  # else raise_first has raised
         labels = labels.astype(np.int64)
         # The label to ignore becomes void; classes move up by one.
         ids = np.where(labels == self.ignore_label, VOID, labels + 1)
         classes = {id_: id_ - 1 for id_ in count_values(ids) if id_ != VOID}
-        return LabelMap(ids, classes, self.ignore_label)
+        return SegmentMap(ids, classes, self.ignore_label)
 
     def read_labels(self, entry: Entry, size: Size | None, report: Reporter) -> np.ndarray | None:
         """The label of every pixel (H, W), see ``PanopticReader.read_ids``."""
@@ -254,10 +228,7 @@ class SemanticReader(AnnotationReader):
 
 
 class InstanceReader(AnnotationReader):
-    """Every annotated instance that is no crowd is a target.
-
-    Entries have ``annotations`` in Detectron2's format.
-    """
+    """Every one of the entry's ``annotations`` that is no crowd is a target."""
 
     key = "annotations"
 
@@ -275,9 +246,7 @@ class InstanceReader(AnnotationReader):
     def read(self, entry: Entry, size: Size) -> InstanceList:
         # Crowds are no targets, and not read.
         codes = self.read_codes(entry, size, raise_first, crowds=False)
-        return InstanceList(
-            [(mask_drawer(a["segmentation"], code), a["category_id"]) for _, a, code in codes]
-        )
+        return InstanceList([(a["segmentation"], code, a["category_id"]) for _, a, code in codes])
 
     def read_codes(
         self, entry: Entry, size: Size, report: Reporter, *, crowds: bool
@@ -296,23 +265,6 @@ class InstanceReader(AnnotationReader):
             except ValueError as error:
                 detail = f"annotation {id_}: {error}"
                 report(Problem("segment-unreadable", entry["file_name"], detail, id_))
-
-
-def mask_drawer(segmentation: Any, code: Mapping[str, Any]) -> MaskDrawer:
-    """How to draw a COCO ``segmentation``, of which ``code`` are the run lengths."""
-    if isinstance(segmentation, Mapping):
-        return lambda transforms, image_size: transforms.apply_segmentation(
-            pycocotools.mask.decode(code)
-        ).astype(bool)
-    # Polygons are moved before they are drawn, so that they stay sharp when they are enlarged.
-    corners = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in segmentation]
-
-    def draw(transforms: T.TransformList, image_size: Size) -> np.ndarray:
-        # Not apply_polygons, which clips them with a library that is not required: drawing does.
-        moved = [transforms.apply_coords(points.copy()).ravel() for points in corners]
-        return polygons_to_bitmask(moved, *image_size)
-
-    return draw
 
 
 def pad(array: np.ndarray, size: Size, value: int) -> np.ndarray:
@@ -337,10 +289,8 @@ def count_values(values: np.ndarray) -> dict[int, int]:
 
 
 def _instances(masks: torch.Tensor, classes: Sequence[int]) -> Instances:
-    instances = Instances(tuple(masks.shape[1:]))
-    instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
-    instances.gt_masks = BitMasks(masks)
-    return instances
+    labels = torch.tensor(classes, dtype=torch.int64)
+    return Instances(tuple(masks.shape[1:]), gt_classes=labels, gt_masks=BitMasks(masks))
 
 
 def _read_map(

@@ -1,17 +1,22 @@
 """Mappers: from an entry of a data set to a training sample, or to an image as it is evaluated.
 
-The published training mappers are pairs of an augmentation scheme and a kind of annotation.
+The published training mappers are pairs of a way to augment, read from the keys of ``INPUT``, and a
+kind of annotation. Large-scale jitter (Ghiasi et al., Simple Copy-Paste, CVPR 2021) is
+Mask2Former's for COCO: flip, random scale, crop to a fixed size. Short-edge scaling is its way for
+everything else: a random length of the shorter edge, a crop in which no category may take up too
+much, SSD's distortion of colours, flip.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
+from detectron2.projects.point_rend import ColorAugSSDTransform
 
-from proscale.data.formats.image_file import check_stated_size, read_image
+from proscale.data.formats.image_file import VOID, check_stated_size, read_image, rgb_to_id
 from proscale.data.mappers.annotations import (
     AnnotationReader,
     InstanceReader,
@@ -20,13 +25,117 @@ from proscale.data.mappers.annotations import (
     SemanticReader,
     pad,
 )
-from proscale.data.mappers.augmentation import (
-    AugmentationScheme,
-    ResizeShortestEdge,
-    large_scale_jitter,
-    short_edge_scaling,
-)
 from proscale.errors import ConfigError, DataError
+from proscale.utils.types import Size
+
+# Grey, about the mean of the pixel values.
+_IMAGE_PADDING = 128
+
+# Keys of an entry that its training sample keeps, and those that an evaluated sample leaves out.
+_KEPT = ("file_name", "image_id")
+_ANNOTATIONS = ("annotations", "sem_seg_file_name")
+
+
+class AugmentationScheme(NamedTuple):
+    """How an image becomes a training sample, which is padded to multiples of ``size_divisor``.
+
+    With ``crops_by_category`` augmentations look at the label map of :class:`CategoryLimitedCrop`.
+    """
+
+    augmentations: list[T.Augmentation]
+    size_divisor: int
+    crops_by_category: bool = False
+
+
+def large_scale_jitter(cfg: CfgNode) -> AugmentationScheme:
+    """Random flip, random scale in ``MIN_SCALE`` … ``MAX_SCALE``, crop to ``IMAGE_SIZE`` pixels.
+
+    An image scaled by 1 just fits into the square of that side; smaller ones are padded to it.
+    """
+    node, side = cfg.INPUT, cfg.INPUT.IMAGE_SIZE
+    augmentations = [
+        *_random_flip(node.RANDOM_FLIP),
+        # Large-scale jitter: scale, then crop to the square.
+        ResizeScale(node.MIN_SCALE, node.MAX_SCALE, side, side),
+        T.FixedSizeCrop((side, side), pad=False),
+    ]
+    return AugmentationScheme(augmentations, size_divisor=side)
+
+
+def short_edge_scaling(cfg: CfgNode) -> AugmentationScheme:
+    """Resize the short edge to ``MIN_SIZE_TRAIN``, crop, distort colours, flip.
+
+    Samples are padded to a multiple of ``SIZE_DIVISIBILITY``.
+    """
+    node = cfg.INPUT
+    _accept("INPUT.MIN_SIZE_TRAIN_SAMPLING", node.MIN_SIZE_TRAIN_SAMPLING, ("choice", "range"))
+    augmentations: list[T.Augmentation] = [
+        ResizeShortestEdge(node.MIN_SIZE_TRAIN, node.MAX_SIZE_TRAIN, node.MIN_SIZE_TRAIN_SAMPLING)
+    ]
+    # The crop is drawn again while one category covers more than this fraction.
+    limit = node.CROP.SINGLE_CATEGORY_MAX_AREA
+    limits_category = node.CROP.ENABLED and limit < 1
+    if node.CROP.ENABLED:
+        types = ("absolute", "absolute_range", "relative", "relative_range")
+        _accept("INPUT.CROP.TYPE", node.CROP.TYPE, types)
+        crop = node.CROP.TYPE, node.CROP.SIZE
+        augmentations.append(
+            CategoryLimitedCrop(*crop, limit) if limits_category else T.RandomCrop(*crop)
+        )
+    if node.COLOR_AUG_SSD:
+        _accept("INPUT.FORMAT (with INPUT.COLOR_AUG_SSD)", node.FORMAT, ("RGB", "BGR"))
+        # SSD's distortion: brightness, contrast, saturation and hue, in random order.
+        augmentations.append(ColorAugSSDTransform(img_format=node.FORMAT))
+    augmentations += _random_flip(node.RANDOM_FLIP)
+    return AugmentationScheme(augmentations, max(node.SIZE_DIVISIBILITY, 1), limits_category)
+
+
+def _random_flip(flip: str) -> list[T.Augmentation]:
+    _accept("INPUT.RANDOM_FLIP", flip, ("none", "horizontal", "vertical"))
+    if flip == "none":
+        return []
+    # One flip with probability one half, which moves images and masks alike.
+    return [T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")]
+
+
+def _accept(key: str, value: str, accepted: tuple[str, ...]) -> None:
+    if value not in accepted:
+        raise ConfigError(f"{key} is {value!r}: expected {', '.join(map(repr, accepted))}")
+
+
+class _AtLeastOnePixel(T.Augmentation):
+    """Of a very long and narrow image Detectron2 would leave no pixel along the shorter edge."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        # A scale of 0.1 takes 5000x1 pixels to 500x0 without this.
+        transform = super().get_transform(image)
+        if isinstance(transform, T.ResizeTransform):
+            transform.new_h, transform.new_w = max(transform.new_h, 1), max(transform.new_w, 1)
+        return transform
+
+
+class ResizeShortestEdge(_AtLeastOnePixel, T.ResizeShortestEdge):
+    """Detectron2's, for images of any shape."""
+
+
+class ResizeScale(_AtLeastOnePixel, T.ResizeScale):
+    """Detectron2's, for images of any shape."""
+
+
+class CategoryLimitedCrop(T.RandomCrop_CategoryAreaConstraint):
+    """A random crop, drawn again (at most ten times) while one category has too much of it.
+
+    Detectron2's, for label maps coded as colours (H, W, 3): class c as ``id_to_rgb`` of c + 1, so
+    that there may be more than 255 classes, and 0 for unlabelled pixels, which are not counted.
+    """
+
+    def __init__(self, crop_type: str, crop_size: Size, single_category_max_area: float):
+        # Detectron2 leaves out one category of the comparison: here void.
+        super().__init__(crop_type, crop_size, single_category_max_area, ignored_category=VOID)
+
+    def get_transform(self, image: np.ndarray, sem_seg: np.ndarray) -> T.Transform:
+        return super().get_transform(image, rgb_to_id(sem_seg))
+
 
 MAPPERS: dict[str, tuple[Callable[[CfgNode], AugmentationScheme], type[AnnotationReader]]] = {
     "coco_instance_lsj": (large_scale_jitter, InstanceReader),
@@ -36,13 +145,6 @@ MAPPERS: dict[str, tuple[Callable[[CfgNode], AugmentationScheme], type[Annotatio
     "mask_former_semantic": (short_edge_scaling, SemanticReader),
 }
 """The scheme, and the reader of annotations, of each published name."""
-
-# Grey, about the mean of the pixel values.
-_IMAGE_PADDING = 128
-
-# Keys of an entry that its training sample keeps, and those that an evaluated sample leaves out.
-_KEPT = ("file_name", "image_id")
-_ANNOTATIONS = ("annotations", "sem_seg_file_name")
 
 
 def build_mapper(cfg: CfgNode, is_train: bool) -> Callable[[dict], dict]:
@@ -57,10 +159,7 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> Callable[[dict], dict]:
 class TrainingMapper:
     """Maps an entry of a data set to an augmented image and its targets.
 
-    Args:
-        scheme: applied to the image, and alike to its annotation.
-        reader: of the annotation.
-        image_format: of the image's channels, see ``read_image``.
+    The scheme is applied to the image, of channels ``image_format``, and alike to its annotation.
     """
 
     @configurable
@@ -68,7 +167,7 @@ class TrainingMapper:
         self, *, scheme: AugmentationScheme, reader: AnnotationReader, image_format: str
     ) -> None:
         self.augmentations = T.AugmentationList(scheme.augmentations)
-        self.padded_size = scheme.padded_size
+        self.size_divisor = scheme.size_divisor
         self.crops_by_category = scheme.crops_by_category
         self.reader = reader
         self.image_format = image_format
@@ -83,9 +182,7 @@ class TrainingMapper:
         return {"scheme": scheme, "reader": annotations, "image_format": cfg.INPUT.FORMAT}
 
     def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """
-        Args:
-            entry: in Detectron2's format, with the ``key`` of the reader. It is not changed.
+        """Map an entry in Detectron2's format, with the ``key`` of the reader. It is not changed.
 
         Returns:
             ``file_name``, ``image_id`` if the entry has one, ``height`` and ``width`` of the file;
@@ -102,37 +199,33 @@ class TrainingMapper:
         if self.reader.key not in entry:
             raise DataError(
                 f"{entry['file_name']}: its data set has no {self.reader.key}, which the mapper "
-                "chosen by INPUT.DATASET_MAPPER_NAME reads: there is "
-                f"{', '.join(sorted(entry))}"
+                f"chosen by INPUT.DATASET_MAPPER_NAME reads: there is {', '.join(sorted(entry))}"
             )
         # 1. Read the image and its annotation, and compare their sizes.
         image = _read_image(entry, self.image_format)
         sample = {key: entry[key] for key in _KEPT if key in entry}
         sample["height"], sample["width"] = image.shape[:2]
         annotation = self.reader.read(entry, image.shape[:2])
-
         colors = None
         if self.crops_by_category:
             assert isinstance(annotation, SegmentMap)  # InstanceReader refuses such a scheme
             colors = annotation.category_colors()
-        aug_input = T.AugInput(image, sem_seg=colors)
         # 2. Augment. The crop may look at the categories of the pixels.
         # Random numbers are drawn once, for the image; targets follow by the same transforms.
+        aug_input = T.AugInput(image, sem_seg=colors)
         transforms = self.augmentations(aug_input)
         image = aug_input.image
         # 3. Bring the targets to the sample's size, and pad the image with grey.
-        padded_size = self.padded_size(image.shape[:2])
-        sample |= annotation.targets(transforms, image.shape[:2], padded_size)
-        sample["image"] = _to_tensor(pad(image, padded_size, _IMAGE_PADDING))
+        height, width = (-(-n // self.size_divisor) * self.size_divisor for n in image.shape[:2])
+        sample |= annotation.targets(transforms, image.shape[:2], (height, width))
+        sample["image"] = _to_tensor(pad(image, (height, width), _IMAGE_PADDING))
         return sample
 
 
 class EvaluationMapper:
-    """Maps an entry of a data set to its image alone: evaluators read annotations themselves.
+    """Maps an entry of a data set to its image alone, resized to what the model sees.
 
-    Args:
-        resize: to the size that the model sees.
-        image_format: of the image's channels, see ``read_image``.
+    Evaluators read annotations themselves.
     """
 
     @configurable
@@ -142,14 +235,11 @@ class EvaluationMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.INPUT
-        resize = ResizeShortestEdge(node.MIN_SIZE_TEST, node.MAX_SIZE_TEST, "choice")
-        return {"resize": resize, "image_format": node.FORMAT}
+        resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
+        return {"resize": resize, "image_format": cfg.INPUT.FORMAT}
 
     def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """
-        Args:
-            entry: in Detectron2's format. It is not changed.
+        """Map an entry in Detectron2's format. It is not changed.
 
         Returns:
             the entry without its annotations, ``height`` and ``width`` of the file, and ``image``

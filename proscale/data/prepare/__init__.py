@@ -1,7 +1,6 @@
 """Makes of downloaded data sets the files that Detectron2's and Mask2Former's names read.
 
-Every step can be interrupted and called again: complete files are kept, missing ones are made. A
-source that is missing or not as expected raises a DataError that names it.
+Every step can be interrupted and called again: complete files are kept, missing ones are made.
 """
 
 from collections.abc import Callable
@@ -28,13 +27,7 @@ PREPARATIONS: dict[str, tuple[Callable[[Path, int], list[Tally]], ...]] = {
 
 
 def prepare(name: str, root: Path, *, workers: int) -> list[Tally]:
-    """Run a preparation, with a progress bar where there is a terminal.
-
-    Args:
-        name: one of ``PREPARATIONS``.
-        root: the folder of all data sets, with ``coco``, ``cityscapes`` or ``ADEChallengeData2016``
-            in it; results are written there.
-        workers: images converted at a time.
+    """Run one of ``PREPARATIONS`` in ``root``, the folder of all data sets, on so many threads.
 
     Returns:
         a tally for every step and every split that is there.

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 
 from proscale.data.datasets.ade20k import FOLDER, SPLITS, THINGS, categories
-from proscale.data.formats.image_file import open_image
-from proscale.data.formats.label_image import read_label_image
-from proscale.data.formats.panoptic_png import VOID, id_to_rgb
+from proscale.data.formats.image_file import VOID, id_to_rgb, open_image, read_label_image
 from proscale.data.formats.run_lengths import describe_segments
 from proscale.data.prepare.conversion import (
     CocoPart,
@@ -62,7 +60,16 @@ def _prepare_coco(root: Path, kind: str, workers: int) -> list[Tally]:
     is_panoptic = kind == "panoptic"
 
     def convert(image_id: str, source: Path, png: Path) -> CocoPart:
-        ids = _panoptic_ids(source) if is_panoptic else _instance_ids(source)
+        labels = _read_labels(source).astype(np.int32) if is_panoptic else None
+        ids = _instance_ids(source)
+        if labels is not None:
+            if ids.shape != labels.shape:
+                detail = f"it has (height, width) {labels.shape}: expected {ids.shape}"
+                raise DataError(f"{source}: {detail}, that of its instances")
+            # Things come from the instance image alone.
+            is_thing = np.isin(labels, np.array(THINGS) + 1)
+            stuff = np.where(is_thing, VOID, labels * _INSTANCES_PER_CLASS)
+            ids = np.where(ids != VOID, ids, stuff)
         annotations: list[dict[str, Any]] = []
         for id_, (area, bbox, code) in describe_segments(ids).items():
             if id_ == VOID:
@@ -105,18 +112,6 @@ def _read_labels(source: Path) -> np.ndarray:
     if labels.max() > count:
         raise DataError(f"{source}: it has the label {labels.max()}: expected 0 to {count}")
     return labels
-
-
-def _panoptic_ids(source: Path) -> np.ndarray:
-    labels = _read_labels(source).astype(np.int32)
-    objects = _instance_ids(source)
-    if objects.shape != labels.shape:
-        detail = f"it has (height, width) {labels.shape}: expected {objects.shape}"
-        raise DataError(f"{source}: {detail}, that of its instances")
-    # Things come from the instance image alone.
-    is_thing = np.isin(labels, np.array(THINGS) + 1)
-    stuff = np.where(is_thing, VOID, labels * _INSTANCES_PER_CLASS)
-    return np.where(objects != VOID, objects, stuff)
 
 
 def _instance_ids(source: Path) -> np.ndarray:

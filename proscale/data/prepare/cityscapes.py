@@ -16,8 +16,7 @@ from proscale.data.datasets.cityscapes import (
     LABELS_SUFFIX,
     SPLITS,
 )
-from proscale.data.formats.label_image import read_label_image, relabel
-from proscale.data.formats.panoptic_png import VOID, id_to_rgb
+from proscale.data.formats.image_file import VOID, id_to_rgb, read_label_image, relabel
 from proscale.data.formats.run_lengths import describe_segments
 from proscale.data.formats.semantic_folders import IGNORE_LABEL
 from proscale.data.prepare.conversion import (

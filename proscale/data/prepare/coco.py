@@ -10,9 +10,8 @@ import numpy as np
 
 from proscale.data.datasets.registration import detectron2_metadata
 from proscale.data.formats.coco_format import check_panoptic_annotations
-from proscale.data.formats.json_file import DataFolder, read_json
-from proscale.data.formats.label_image import relabel
-from proscale.data.formats.panoptic_png import VOID, read_panoptic_png
+from proscale.data.formats.image_file import VOID, read_panoptic_png, relabel
+from proscale.data.formats.json_file import path_below, read_json
 from proscale.data.formats.semantic_folders import IGNORE_LABEL
 from proscale.data.prepare.conversion import Tally, convert_images, write_png
 from proscale.errors import DataError, MissingFileError
@@ -74,6 +73,6 @@ def _prepare_split(
         write_png(target, image)
 
     # Names come from the file: none may lead out of its folder.
-    targets, masks, where = DataFolder(folder), DataFolder(sources), f"{path}: file_name"
-    files = {Path(targets.file(name, where)): Path(masks.file(name, where)) for name in categories}
+    where = f"{path}: file_name"
+    files = {Path(path_below(folder, name, where)): sources / name for name in categories}
     return convert_images(files, convert, folder=folder, workers=workers)

@@ -51,13 +51,9 @@ def find_sources(folders: Mapping[_Key, Path], pattern: str) -> dict[_Key, list[
 def convert_images(
     files: Mapping[Path, Path], convert: Callable[[Path, Path], None], *, folder: Path, workers: int
 ) -> Tally:
-    """Make those files that are not there.
+    """Make those files below ``folder`` that are not there, on so many threads.
 
-    Args:
-        files: the source of every target; targets are below ``folder``.
-        convert: writes a target from its source, with ``write_png``.
-        folder: named in the tally and the progress bar.
-        workers: threads; reading, writing and most of NumPy release Python's lock.
+    ``convert`` writes a target from its source in ``files``, with ``write_png``.
     """
     # Each file is written whole, so one that is there is complete.
     missing = [target for target in files if not target.is_file()]
@@ -86,7 +82,7 @@ def convert_to_coco(
         categories: its ``categories``.
         png_suffix: of the PNG files, after the id; empty: there are none. Missing ones are made
             again.
-        workers: threads.
+        workers: threads; reading, writing and most of NumPy release Python's lock.
     """
     folder = target.with_suffix("")
     target.parent.mkdir(parents=True, exist_ok=True)

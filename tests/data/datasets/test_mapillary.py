@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from proscale.data.datasets.mapillary import read_classes, register_mapillary
-from proscale.data.formats.panoptic_png import write_panoptic_png
+from proscale.data.formats.image_file import write_panoptic_png
 
 LABELS = [
     {"readable": "Bird", "instances": True, "evaluate": True, "color": [165, 42, 42]},

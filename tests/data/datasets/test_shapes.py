@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from proscale.data.datasets import shapes
 from proscale.data.datasets.registration import register
 from proscale.data.formats.coco_format import load_coco_panoptic
-from proscale.data.formats.panoptic_png import read_panoptic_png
+from proscale.data.formats.image_file import read_panoptic_png
 
 SIZES = {"train": 30, "val": 12}
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from proscale.config.schema import add_proscale_config
 from proscale.data import build_mapper
-from proscale.data.formats.panoptic_png import id_to_rgb, write_panoptic_png
+from proscale.data.formats.image_file import id_to_rgb, write_panoptic_png
 
 # 10334639 and 16777215 do not survive formats with fewer than 24 bits, 1 and 255 are small.
 IDS = (10334639, 1, 16777215, 255, 65536)

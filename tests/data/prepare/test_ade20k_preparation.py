@@ -11,8 +11,7 @@ from PIL import Image
 
 from proscale.data import build_mapper
 from proscale.data.datasets.ade20k import THINGS, register_ade20k
-from proscale.data.formats.label_image import read_label_image
-from proscale.data.formats.panoptic_png import read_panoptic_png
+from proscale.data.formats.image_file import read_label_image, read_panoptic_png
 from proscale.data.prepare import prepare
 
 NAME = "ADE_val_00000001"

@@ -12,7 +12,7 @@ from PIL import Image
 
 from proscale.data import build_mapper
 from proscale.data.datasets.cityscapes import register_cityscapes
-from proscale.data.formats.label_image import read_label_image
+from proscale.data.formats.image_file import read_label_image
 from proscale.data.prepare import prepare
 from proscale.errors import UserError
 

@@ -9,8 +9,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from proscale.data.datasets.coco import register_coco
-from proscale.data.formats.label_image import read_label_image
-from proscale.data.formats.panoptic_png import write_panoptic_png
+from proscale.data.formats.image_file import read_label_image, write_panoptic_png
 from proscale.data.prepare import prepare
 
 PERSON, BANNER, PAPER = 1, 92, 200

@@ -10,7 +10,7 @@ from PIL import Image
 
 from proscale.data.check import check_datasets
 from proscale.data.datasets.own import register_own_data
-from proscale.data.formats.panoptic_png import read_panoptic_png, write_panoptic_png
+from proscale.data.formats.image_file import read_panoptic_png, write_panoptic_png
 from proscale.data.formats.problems import ERRORS, WARNINGS
 
 # Few images of few shapes: not all classes occur, and the generator numbers images by split.

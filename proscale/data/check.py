@@ -1,0 +1,463 @@
+"""Checks data sets before hours of training: each image and its annotation, then shared images.
+
+Training stops at the first error; here problems are collected. Annotation files of COCO's formats
+and folders of label images are read leniently, anything else through Detectron2's catalog.
+"""
+
+import hashlib
+import multiprocessing
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pycocotools.mask
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from tabulate import tabulate
+from tqdm import tqdm
+
+from proscale.data.datasets.registration import instance_metadata
+from proscale.data.formats.coco_format import (
+    INSTANCE_CATEGORIES,
+    Entries,
+    load_coco_instances,
+    load_coco_panoptic,
+    read_categories,
+)
+from proscale.data.formats.image_file import (
+    check_stated_size,
+    exif_orientation,
+    open_image,
+    to_array,
+)
+from proscale.data.formats.problems import ERRORS, WARNINGS, Problem, Reporter, first_few
+from proscale.data.formats.semantic_folders import IMAGE_SUFFIXES, load_semantic_folders, mask_files
+from proscale.data.mappers.annotations import (
+    AnnotationReader,
+    Entry,
+    InstanceReader,
+    PanopticReader,
+    SemanticReader,
+    count_values,
+)
+from proscale.errors import ConfigError, DataError, MissingFileError, shown
+from proscale.utils.types import Size
+
+# Keys of Detectron2's entries by task; panoptic ones may have labels besides.
+_TASKS_BY_KEY = {
+    "segments_info": "panoptic",
+    "annotations": "instance",
+    "sem_seg_file_name": "semantic",
+}
+_CHUNK = 16
+_ROWS, _COLUMNS = 20, 3
+_ALIGN = ("left", "right", "right", "right")
+
+
+@dataclass
+class Findings:
+    """Results of checking one image: ``segments`` and ``pixels`` count those of each class.
+
+    ``digest`` is of the pixels in RGB: the same for a picture, whatever its file's format.
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    digest: str | None = None
+    segments: Counter[int] = field(default_factory=Counter)
+    pixels: Counter[int] = field(default_factory=Counter)
+
+    def count(self, class_: int | None, area: int) -> None:
+        """Count a segment; None is an unknown class."""
+        if class_ is not None and area:
+            self.segments[class_] += 1
+            self.pixels[class_] += area
+
+
+@dataclass
+class DatasetReport:
+    """Results for a data set; its ``task`` is ``unknown`` if it cannot be read.
+
+    ``images``, ``segments`` and ``pixels`` count, by place, those with or of each class.
+    ``digests`` has the files by their pixels.
+    """
+
+    name: str
+    task: str = "unknown"
+    class_names: Sequence[str] = ()
+    num_images: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    images: Counter[int] = field(default_factory=Counter)
+    segments: Counter[int] = field(default_factory=Counter)
+    pixels: Counter[int] = field(default_factory=Counter)
+    digests: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    image_ids: set = field(default_factory=set)
+
+
+@dataclass
+class Report:
+    """Results for several data sets, and problems between them."""
+
+    datasets: list[DatasetReport]
+    between: list[Problem]
+
+    @property
+    def problems(self) -> list[Problem]:
+        return [*(p for dataset in self.datasets for p in dataset.problems), *self.between]
+
+    @property
+    def has_errors(self) -> bool:
+        return any(problem.is_error for problem in self.problems)
+
+
+def check_datasets(names: Sequence[str], *, workers: int) -> Report:
+    """Check registered data sets, and that no picture is in two of them, in ``workers`` processes.
+
+    Raises:
+        ConfigError: a data set has no annotations of a kind that can be checked.
+    """
+    datasets = [_check(name, workers) for name in names]
+    # Pictures of a training set in its validation set make results worthless.
+    pairs = combinations(datasets, 2)
+    return Report(datasets, [problem for a, b in pairs for problem in _compare(a, b)])
+
+
+def _check(name: str, workers: int) -> DatasetReport:
+    report = DatasetReport(name)
+    metadata: dict[str, Any] = {}
+    entries: Entries = []
+    try:
+        metadata = MetadataCatalog.get(name).as_dict()
+        report.task, entries = _read(metadata, report.problems)
+    except DataError as error:
+        file = metadata.get("panoptic_json") or metadata.get("json_file") or name
+        detail = str(error).removeprefix(f"{file}: ")
+        report.problems.append(Problem("annotation-file", file, detail))
+    # Without entries there is nothing more to check.
+    if report.task == "unknown":
+        return report
+    report.class_names = metadata.get("thing_classes") or metadata["stuff_classes"]
+    reader: AnnotationReader = InstanceReader()
+    if report.task == "panoptic":
+        reader = PanopticReader()
+    elif report.task == "semantic":
+        report.class_names, ignored = metadata["stuff_classes"], metadata["ignore_label"]
+        reader = SemanticReader(num_classes=len(report.class_names), ignore_label=ignored)
+    report.num_images = len(entries)
+    # Images are decoded in parallel; counts are added up here.
+    results = _map(partial(_check_sample, reader, metadata.get("json_file", "")), entries, workers)
+    progress = tqdm(results, name, len(entries), unit="image", disable=None)
+    for entry, findings in zip(entries, progress, strict=True):
+        report.problems += findings.problems
+        report.images.update(findings.segments.keys())
+        report.segments.update(findings.segments)
+        report.pixels.update(findings.pixels)
+        if findings.digest is not None:
+            report.digests[findings.digest].append(entry["file_name"])
+        if entry.get("image_id") is not None:
+            report.image_ids.add(entry["image_id"])
+    # The same pixels twice within a data set, under whatever names.
+    for files in report.digests.values():
+        if len(files) > 1:
+            detail = f"also {first_few(files[1:])}"
+            report.problems.append(Problem("image-duplicate", files[0], detail))
+    # A class without a segment cannot be learned, or not be evaluated.
+    absent = [n for i, n in enumerate(report.class_names) if not report.segments[i]]
+    if absent and entries:
+        detail = f"{len(absent)} of {len(report.class_names)} classes: {first_few(absent)}"
+        report.problems.append(Problem("class-absent", name, detail))
+    return report
+
+
+def _read(metadata: dict[str, Any], problems: list[Problem]) -> tuple[str, Entries]:
+    """The task and the entries of a data set, read leniently."""
+    report, name = problems.append, metadata["name"]
+    evaluator = metadata.get("evaluator_type", "")
+    # Cityscapes' panoptic file has names of images that do not exist; its loader mends them.
+    if metadata.get("panoptic_json") and not evaluator.startswith("cityscapes"):
+        entries = load_coco_panoptic(metadata, report)
+        images = Counter(entry["file_name"] for entry in entries)
+        _check_unique(images, metadata["panoptic_json"], "image file", "image-repeated", report)
+        if "image_ids" not in metadata:
+            pngs = {entry["pan_seg_file_name"] for entry in entries}
+            folders = metadata["image_root"], metadata["panoptic_root"]
+            problems += _unused("image-not-annotated", folders[0], IMAGE_SUFFIXES, images)
+            problems += _unused("mask-unused", folders[1], (".png",), pngs)
+        return "panoptic", entries
+    if evaluator in ("coco", "lvis"):
+        path = metadata["json_file"]
+        if "thing_dataset_id_to_contiguous_id" not in metadata:
+            # Detectron2 learns them from the file when it loads the data.
+            categories = read_categories(path, INSTANCE_CATEGORIES)
+            metadata |= instance_metadata(
+                categories, image_root=metadata["image_root"], json_file=path
+            )
+        entries = load_coco_instances(metadata, report)
+        images = Counter(entry["file_name"] for entry in entries)
+        _check_unique(images, path, "image file", "image-repeated", report)
+        ids = Counter(a["id"] for entry in entries for a in entry["annotations"])
+        _check_unique(ids, path, "annotation", "segment-repeated", report)
+        return "instance", entries
+    if evaluator.endswith("sem_seg") and metadata.get("mask_suffix"):
+        entries = load_semantic_folders(metadata, report)
+        used = {entry.get("sem_seg_file_name") for entry in entries}
+        unused = [mask.name for mask in mask_files(metadata) if str(mask) not in used]
+        if unused:
+            detail = f"{len(unused)}: {first_few(unused)}"
+            report(Problem("mask-unused", metadata["sem_seg_root"], detail))
+        return "semantic", entries
+    # Others' loaders stop at the first error.
+    try:
+        entries = DatasetCatalog.get(name)
+    except (OSError, ValueError, KeyError, AssertionError) as error:
+        raise DataError(str(error)) from error
+    if not entries:
+        report(Problem("image-missing", name, "the data set has no images"))
+        return "unknown", []
+    task = next((task for key, task in _TASKS_BY_KEY.items() if key in entries[0]), None)
+    if task is None:
+        there, expected = ", ".join(entries[0]), ", ".join(_TASKS_BY_KEY)
+        raise ConfigError(f"data set {name} has entries with {there}: expected {expected}")
+    return task, entries
+
+
+def _unused(
+    kind: str, folder: str, suffixes: tuple[str, ...], used: Collection[str]
+) -> Iterable[Problem]:
+    files = {file for file in Path(folder).glob("*") if file.suffix.lower() in suffixes}
+    unused = sorted(file.name for file in files - {Path(file) for file in used})
+    if unused:
+        detail = "files that are in no pair of image and annotation"
+        yield Problem(kind, folder, f"{len(unused)} {detail}: {first_few(unused)}")
+
+
+def _map(function: partial, entries: Entries, workers: int) -> Iterator[Findings]:
+    if workers == 1:
+        yield from map(function, entries)
+    else:
+        with multiprocessing.Pool(workers) as pool:
+            yield from pool.imap(function, entries, chunksize=_CHUNK)
+
+
+def _compare(a: DatasetReport, b: DatasetReport) -> Iterable[Problem]:
+    # The same pixels under any name spoil an evaluation; the same name or id need not.
+    for digest in a.digests.keys() & b.digests.keys():
+        files = a.digests[digest][0], b.digests[digest][0]
+        yield Problem("leaked-image", files[0], f"the same picture is {files[1]} of {b.name}")
+    names = [
+        {Path(file).name for files in report.digests.values() for file in files}
+        for report in (a, b)
+    ]
+    for kind, both in (
+        ("name-in-both", names[0] & names[1]),
+        ("id-in-both", a.image_ids & b.image_ids),
+    ):
+        if both:
+            detail = f"{len(both)}: {first_few(sorted(both, key=str))}"
+            yield Problem(kind, f"{a.name}, {b.name}", detail)
+
+
+def _check_sample(reader: AnnotationReader, annotation_file: str, entry: Entry) -> Findings:
+    # Without an annotation only the image is checked.
+    findings = Findings()
+    stated = (entry["height"], entry["width"]) if "height" in entry else None
+    size = _check_image(entry["file_name"], stated, findings)
+    if reader.key not in entry:
+        return findings
+    # Errors in training are reported by the reader, implausible values here.
+    if isinstance(reader, PanopticReader):
+        _check_panoptic(reader, entry, size, findings)
+    elif isinstance(reader, SemanticReader):
+        labels = reader.read_labels(entry, size, findings.problems.append)
+        if labels is not None:
+            areas = count_values(labels)
+            # Unlabelled pixels are of no class.
+            areas.pop(reader.ignore_label, None)
+            for label, area in areas.items():
+                findings.count(label if 0 <= label < reader.num_classes else None, area)
+            if not areas:
+                problem = Problem("image-empty", entry["file_name"], "no pixel has a label")
+                findings.problems.append(problem)
+    elif isinstance(reader, InstanceReader):
+        _check_instances(reader, entry, annotation_file or entry["file_name"], findings)
+    return findings
+
+
+def _check_unique(
+    counts: Mapping[Any, int], file: str, name: str, kind: str, report: Reporter
+) -> None:
+    """Report ids that are there more than once."""
+    for id_, times in counts.items():
+        if times > 1:
+            segment = id_ if kind == "segment-repeated" else None
+            report(Problem(kind, file, f"{name} {id_}, {times} times", segment))
+
+
+def _check_image(path: str, stated: Size | None, findings: Findings) -> Size | None:
+    """Decode an image as training does; returns its (height, width), or None if that fails."""
+
+    def found(kind: str, detail: str) -> None:
+        findings.problems.append(Problem(kind, path, detail))
+
+    try:
+        with open_image(path) as image:
+            orientation, mode = exif_orientation(image), image.mode
+            has_alpha = "A" in mode or "transparency" in image.info
+            pixels = to_array(image, "RGB", path)
+    except DataError as error:
+        kind = "image-missing" if isinstance(error, MissingFileError) else "image-unreadable"
+        found(kind, str(error).removeprefix(f"{path}: "))
+        return None
+    height, width = pixels.shape[:2]
+    # The shape belongs to the digest: 2x8 and 4x4 pixels may have the same bytes.
+    content = repr(pixels.shape).encode() + pixels.tobytes()
+    findings.digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    if orientation != 1:
+        read_as = f"read as {height}x{width} (height x width)"
+        found("exif-rotation", f"EXIF orientation {orientation}, {read_as}")
+    check_stated_size(path, (height, width), stated, findings.problems.append)
+    # Readable, but read otherwise than it looks.
+    if mode.startswith("I"):
+        found("image-depth", f"mode {mode}")
+    elif mode == "CMYK":
+        found("image-cmyk", f"mode {mode}")
+    elif mode in ("1", "L", "LA"):
+        found("image-greyscale", f"mode {mode}")
+    if has_alpha:
+        found("image-alpha", f"mode {mode}")
+    return height, width
+
+
+def _check_panoptic(
+    reader: PanopticReader, entry: Entry, size: Size | None, findings: Findings
+) -> None:
+    report, png = findings.problems.append, entry["pan_seg_file_name"]
+    segments = entry["segments_info"]
+    _check_unique(Counter(s["id"] for s in segments), png, "segment", "segment-repeated", report)
+    ids = reader.read_ids(entry, size, report)
+    areas = {} if ids is None else count_values(ids)
+    for segment in segments:
+        id_, stated = segment["id"], segment.get("area")
+        where, area = f"segment {id_}", areas.get(id_, 0)
+        # Boxes are those of the map, if it is the image's.
+        map_size = size if ids is not None and ids.shape == size else None
+        _check_values(segment, map_size, where, id_, png, report)
+        if area and _is_number(stated) and stated > 0 and stated != area:
+            report(Problem("area-differs", png, f"{where}: area {stated}, {area} pixels", id_))
+        findings.count(segment["category_id"], area)
+    _check_targets(segments, "segments", entry, report)
+
+
+def _check_instances(reader: InstanceReader, entry: Entry, file: str, findings: Findings) -> None:
+    report, size = findings.problems.append, (entry["height"], entry["width"])
+    for index, annotation in enumerate(entry["annotations"]):
+        id_ = annotation.get("id", index)
+        where = f"annotation {id_} of {entry['file_name']}"
+        _check_values(annotation, size, where, id_, file, report)
+    # Crowds are checked and counted, too.
+    for id_, annotation, code in reader.read_codes(entry, size, report, crowds=True):
+        area = int(pycocotools.mask.area(code))
+        if not area:
+            detail = f"annotation {id_} of {entry['file_name']}"
+            report(Problem("segment-without-pixels", file, detail, id_))
+        findings.count(annotation["category_id"], area)
+    _check_targets(entry["annotations"], "instances", entry, report)
+
+
+def _check_targets(
+    segments: Sequence[Mapping[str, Any]], name: str, entry: Entry, report: Reporter
+) -> None:
+    if all(segment.get("iscrowd", 0) for segment in segments):
+        detail = f"{len(segments)} {name}, all of them crowds"
+        report(Problem("image-empty", entry["file_name"], detail))
+
+
+def _check_values(
+    segment: Mapping[str, Any], size: Size | None, where: str, id_: Any, file: str, report: Reporter
+) -> None:
+    """Look at the stated area, and at the box [x, y, width, height] in an image of that size."""
+    area, box = segment.get("area"), segment.get("bbox")
+    if area is not None and not (_is_number(area) and area > 0):
+        report(Problem("area-not-positive", file, f"{where}: area {shown(area)}", id_))
+    if box is None or size is None:
+        return
+    # Four numbers, inside the image, with a tolerance of a pixel for other ways to count.
+    if isinstance(box, Sequence) and len(box) == 4 and all(map(_is_number, box)):
+        (x, y, width, height), (bottom, right) = box, size
+        if -1 <= x <= x + width <= right + 1 and -1 <= y <= y + height <= bottom + 1:
+            return
+    detail = f"{where}: bbox {shown(box)}, image (height, width) {size}"
+    report(Problem("box-outside", file, detail, id_))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def histogram(dataset: DatasetReport) -> str:
+    """How often each class occurs, and its fraction of all annotated pixels."""
+    # Many classes are set in several columns, read downwards.
+    total = sum(dataset.pixels.values()) or 1
+    cells = [
+        (name, dataset.images[i], dataset.segments[i], f"{100 * dataset.pixels[i] / total:.2f}")
+        for i, name in enumerate(dataset.class_names)
+    ]
+    columns = 1 if len(cells) <= _ROWS else _COLUMNS
+    rows = -(-len(cells) // columns)
+    lines = [[value for cell in cells[row::rows] for value in cell] for row in range(rows)]
+    headers = ["class", "images", "segments", "pixels %"] * columns
+    return tabulate(lines, headers=headers, disable_numparse=True, colalign=_ALIGN * columns)
+
+
+def summary(report: Report) -> str:
+    """How often every kind of problem was found, and the first; then the verdict."""
+    by_kind: dict[str, list[Problem]] = defaultdict(list)
+    for problem in report.problems:
+        by_kind[problem.kind].append(problem)
+    # Errors before warnings, each in the order of the tables.
+    rows = [
+        (severity, kind, len(by_kind[kind]), f"{by_kind[kind][0].file}: {by_kind[kind][0].detail}")
+        for severity, kinds in (("error", ERRORS), ("warning", WARNINGS))
+        for kind in kinds
+        if kind in by_kind
+    ]
+    headers, widths = ["", "check", "found", "the first"], [None, None, None, 96]
+    table = tabulate(rows, headers=headers, maxcolwidths=widths)
+    # The verdict, which alone is printed if there are no problems.
+    errors = sum(problem.is_error for problem in report.problems)
+    images = sum(dataset.num_images for dataset in report.datasets)
+    verdict = (
+        f"{images} images of {', '.join(d.name for d in report.datasets)}: {errors} errors, "
+        f"{len(report.problems) - errors} warnings"
+    )
+    return f"{table}\n\n{verdict}" if rows else verdict
+
+
+def as_document(report: Report) -> dict[str, Any]:
+    """Everything that was found."""
+    return {
+        "errors": sum(problem.is_error for problem in report.problems),
+        "warnings": sum(not problem.is_error for problem in report.problems),
+        "datasets": [
+            {
+                "name": dataset.name,
+                "task": dataset.task,
+                "images": dataset.num_images,
+                "classes": [
+                    {"name": name, "images": dataset.images[i]}
+                    | {"segments": dataset.segments[i], "pixels": dataset.pixels[i]}
+                    for i, name in enumerate(dataset.class_names)
+                ],
+                "faults": list(map(_describe, dataset.problems)),
+            }
+            for dataset in report.datasets
+        ],
+        "between": list(map(_describe, report.between)),
+        "meanings": ERRORS | WARNINGS,
+    }
+
+
+def _describe(problem: Problem) -> dict[str, Any]:
+    return {"severity": "error" if problem.is_error else "warning", **asdict(problem)}
