@@ -33,9 +33,8 @@ _KNOWN = ("evaluator_type", "image_root", "label_divisor")
 def register_mapillary(root: Path | None = None) -> None:
     """Register ``mapillary_vistas_{sem_seg,panoptic}_{train,val}``.
 
-    Their metadata read the configuration file when their classes are asked for, which raises a
-    DataError if it is missing or wrong. ``root``, ``data_root()`` when None, has the folder
-    ``mapillary_vistas``.
+    Asking for their classes reads the configuration file, or raises a DataError. ``root``,
+    ``data_root()`` when None, has the folder ``mapillary_vistas``.
     """
     root = (root or data_root()) / "mapillary_vistas"
     for split, folder in SPLITS.items():
