@@ -12,7 +12,6 @@ from torch import Tensor
 
 from proscale.benchmark.latency import Timing, device_clock, measure
 from proscale.benchmark.machine import print_header
-from proscale.benchmark.tables import milliseconds
 from proscale.cli.arguments import add_benchmark_arguments, find_device, parse_size, positive
 from proscale.cost.tables import markdown_table, write_json
 from proscale.errors import ConfigError
@@ -160,7 +159,7 @@ def operator_table(times: OperatorTimes) -> str:
         row = [name]
         for mode, timing in modes.items():
             speed_up = baseline[mode].median / timing.median
-            row += [*milliseconds(timing), f"{speed_up:.2f}x"]
+            row += [*timing.milliseconds, f"{speed_up:.2f}x"]
         rows.append(row)
     headers = ["backend"]
     for mode in baseline:

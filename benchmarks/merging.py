@@ -17,7 +17,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from proscale.benchmark.latency import Timing, device_clock, measure
 from proscale.benchmark.machine import print_header
 from proscale.benchmark.merging import DOWNSAMPLE
-from proscale.benchmark.tables import milliseconds
 from proscale.cli.arguments import add_benchmark_arguments, find_device, parse_size, positive
 from proscale.cost.tables import markdown_table, write_json
 from proscale.modeling.backbones.mit import VARIANTS, MixVisionTransformer
@@ -174,7 +173,7 @@ def merging_table(times: Mapping[tuple[str, tuple[int, int]], Mapping[str, Timin
     for (variant, (height, width)), by_run in times.items():
         for name, timing in by_run.items():
             speed_up = by_run[NO_MERGING].median / timing.median
-            row = [variant, f"{height}x{width}", name, *milliseconds(timing), f"{speed_up:.2f}x"]
+            row = [variant, f"{height}x{width}", name, *timing.milliseconds, f"{speed_up:.2f}x"]
             rows.append(row)
     text = ("variant", "size", "merging")
     return markdown_table(rows, [*text, "ms", "quartiles", "speed-up"], text)

@@ -21,13 +21,15 @@ from proscale.benchmark.models import (
     ModelSettings,
     ModelTimes,
     benchmark_models,
+    list_tables,
+    mebibytes,
     precision,
+    times_as_dict,
 )
-from proscale.benchmark.tables import mebibytes, times_as_dict
 from proscale.cli import benchmark
 from proscale.cli.arguments import check_report_arguments, find_device, split_overrides
-from proscale.cost.parts import BACKBONE, ENCODER_PART, TRANSFORMER_DECODER
-from proscale.cost.tables import markdown_table, write_json, write_markdown
+from proscale.cost.model_cost import BACKBONE, ENCODER_PART, TRANSFORMER_DECODER
+from proscale.cost.tables import markdown_table, print_report
 from proscale.errors import ConfigError
 from proscale.utils.malloc import (
     can_disable_malloc_trim,
@@ -195,7 +197,7 @@ def run(options: argparse.Namespace) -> None:
     memory = FreedMemory(runs, options.keep_freed_memory)
     times = benchmark_models(runs, repeats=options.repeats, before=memory.prepare)
     peak = fp32_peak(device)
-    tables = benchmark.list_tables(times, options.batch, peak)
+    tables = list_tables(times, options.batch, peak)
     found: dict[str, dict[str, float]] = {}
     if options.reference:
         compared = {name: run for name, run in runs.items() if name + REFERENCE in runs}
@@ -203,12 +205,9 @@ def run(options: argparse.Namespace) -> None:
             found = {name: compare_with_reference(run) for name, run in compared.items()}
         pairs = {name: (times[name], times[name + REFERENCE]) for name in compared}
         tables.append(reference_table(pairs, found))
-    report = "\n\n".join(tables)
-    print(report)
     models = {name: times_as_dict(one, options.batch, peak) for name, one in times.items()}
     document = {"fp32_peak_flops": peak, "models": models, "differences": found}
-    write_json(options.json, {**header, **document})
-    write_markdown(options.markdown, report)
+    print_report(tables, {**header, **document}, options.json, options.markdown)
     if options.plot:
         benchmark.draw_times(times, quality, options)
     if options.dtype == ["fp32"]:  # mixed precision rounds differently

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -37,17 +38,20 @@ class Timing:
         return float(lower), float(upper)
 
     @property
+    def milliseconds(self) -> tuple[str, str]:
+        """Median and quartiles, for tables."""
+        lower, upper = self.quartiles
+        return f"{1e3 * self.median:.4g}", f"{1e3 * lower:.4g}–{1e3 * upper:.4g}"
+
+    @property
     def best(self) -> float:
         """Seconds of the fastest call."""
         return min(self.samples)
 
     def as_dict(self) -> dict:
         """For JSON; everything in seconds."""
-        return {
-            "median": self.median,
-            "quartiles": list(self.quartiles),
-            "samples": list(self.samples),
-        }
+        quartiles, samples = list(self.quartiles), list(self.samples)
+        return {"median": self.median, "quartiles": quartiles, "samples": samples}
 
 
 class Stopwatch:
@@ -89,23 +93,13 @@ def measure(
     warmup: int,
     clock: Clock = time.perf_counter,
 ) -> dict[Key, Timing]:
-    """Time whole calls.
+    """Time whole calls; arguments as for :func:`measure_parts`."""
 
-    Args:
-        callables: the functions, by any key.
-        repeats: rounds that count.
-        warmup: rounds before them that do not.
-        clock: seconds; see :func:`device_clock`.
-    """
+    def call(function: Callable[[], object], watch: Stopwatch) -> None:
+        function()
+        watch.lap("call")
 
-    def timed(function: Callable[[], object]) -> Callable[[Stopwatch], None]:
-        def call(watch: Stopwatch) -> None:
-            function()
-            watch.lap("call")
-
-        return call
-
-    by_part = {key: timed(function) for key, function in callables.items()}
+    by_part = {key: partial(call, function) for key, function in callables.items()}
     times = measure_parts(by_part, repeats=repeats, warmup=warmup, clock=clock)
     return {key: parts[TOTAL] for key, parts in times.items()}
 
@@ -123,7 +117,8 @@ def measure_parts(
     Args:
         callables: each gets a stopwatch and laps it at the end of every part; the last lap ends the
             call.
-        repeats, warmup, clock: as for :func:`measure`.
+        repeats, warmup: rounds that count, and rounds before them that do not.
+        clock: seconds; see :func:`device_clock`.
         before: called with the key before its callable is, while no time is taken.
 
     Returns:

@@ -31,14 +31,20 @@ _M_MMAP_THRESHOLD = -3  # mallopt's name for it in <malloc.h>
 
 def describe_machine(device: torch.device) -> dict[str, str | int]:
     """Device, threads and versions, which a reader needs to compare numbers."""
-    about: dict[str, str | int] = {"device": _device_name(device)}
+    about: dict[str, str | int] = {}
     if device.type == "cuda":
+        about["device"] = torch.cuda.get_device_name(device)
         # TF32 makes products faster and coarser.
         about["CUDA"] = str(torch.version.cuda)
         about["TF32 convolutions"] = "on" if torch.backends.cudnn.allow_tf32 else "off"
         precision = torch.get_float32_matmul_precision()
         about["TF32 matrix products"] = "off" if precision == "highest" else "on"
     else:
+        # A line for each core, all with the same name. Elsewhere than on Linux platform has it.
+        cpuinfo = Path("/proc/cpuinfo")
+        lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+        names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        about["device"] = next(names, "") or platform.processor() or platform.machine()
         about["instructions"] = torch.backends.cpu.get_cpu_capability()
         about["cores"] = os.cpu_count() or 0
     about["threads"] = torch.get_num_threads()
@@ -94,11 +100,8 @@ def peak_allocated(function: Callable[[], object], device: torch.device) -> int:
 def peak_resident(function: Callable[[], object]) -> int:
     """Bytes of main memory that a call holds at most beyond those the process holds already.
 
-    It changes how the process allocates, so that it belongs in a fresh one: see
-    :func:`in_fresh_process`.
-
-    Raises:
-        OSError: this is not Linux, whose ``/proc`` and allocator the count needs.
+    It changes how the process allocates: call it by :func:`in_fresh_process`. :class:`OSError`
+    where this is not Linux, whose ``/proc`` and allocator the count needs.
     """
     if not can_measure_resident():
         raise OSError("peak memory on the CPU is read from Linux's /proc, which is not there")
@@ -128,17 +131,6 @@ def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Res
 
 
 def _status_bytes(field: str) -> int:
-    status = Path("/proc/self/status").read_text()
-    sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB", status, re.MULTILINE))
-    return 1024 * int(sizes[field])
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    # platform.processor() is empty or an architecture on Linux.
-    cpuinfo = Path("/proc/cpuinfo")
-    # A line for each core, all with the same name.
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
+    """Of a field of the kernel's description of this process, in kB."""
+    (size,) = re.findall(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    return 1024 * int(size)

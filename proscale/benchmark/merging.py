@@ -4,6 +4,7 @@ The same weights run with every preset of SegFormer++ and with halved images, in
 images of a data set (Kienzle et al., SegFormer++, 2024, table I, without retraining).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from proscale.benchmark.latency import Stopwatch, Timing, device_clock, measure_parts
 from proscale.cost.flops import count_flops
-from proscale.cost.parts import BACKBONE
+from proscale.cost.model_cost import BACKBONE
 from proscale.errors import ConfigError, DataError
 from proscale.evaluation.semantic_evaluator import SemanticEvaluator
 from proscale.modeling import SlidingWindow, with_sliding_window
@@ -41,29 +42,13 @@ _PANEL_WIDTH = 5.0  # inches
 
 @dataclass(frozen=True)
 class MergingResult:
-    """A variant on a data set.
+    """A variant on a data set."""
 
-    Attributes:
-        metrics: of the data set, percent, by name: ``mIoU`` and others.
-        agreement: percent of all pixels that get the class that they get without merging.
-        multiply_adds: of the network for one image.
-        times: of one image, by :data:`BACKBONE`, :data:`REST` (pre-processing, head, results) and
-            :data:`~proscale.benchmark.latency.TOTAL`.
-    """
-
-    metrics: Mapping[str, float]
-    agreement: float
-    multiply_adds: int
+    metrics: Mapping[str, float]  #: of the data set, percent, by name: ``mIoU`` and others
+    agreement: float  #: percent of all pixels that get the class that they get without merging
+    multiply_adds: int  #: of the network for one image
+    #: Of one image: ``BACKBONE``, ``REST`` (pre-processing, head, results) and ``TOTAL``.
     times: Mapping[str, Timing]
-
-    def as_dict(self) -> dict:
-        """For JSON."""
-        return {
-            "metrics": dict(self.metrics),
-            "agreement": self.agreement,
-            "multiply_adds": self.multiply_adds,
-            "seconds": {part: timing.as_dict() for part, timing in self.times.items()},
-        }
 
 
 class MergedModel:
@@ -84,24 +69,18 @@ class MergedModel:
                 f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME}: expected MixVisionTransformer, "
                 "which merges tokens"
             )
-        is_mask_former = cfg.MODEL.META_ARCHITECTURE == "MaskFormer"
-        if is_mask_former and not cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON:
+        is_semantic = cfg.MODEL.META_ARCHITECTURE != "MaskFormer"
+        if not (is_semantic or cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON):
             raise ConfigError(
                 "MODEL.MASK_FORMER.TEST.SEMANTIC_ON is False: expected True, because mIoU is "
                 "compared"
             )
-        # Merging has no weights: presets are switched in one model.
-        self.cfg = cfg
-        self.model = _build(cfg, downsample=False)
+        # Merging has no weights: presets are switched in one model. Halved images, with other
+        # strides, take another model of the same weights.
+        self.cfg, self.device = cfg, torch.device(cfg.MODEL.DEVICE)
+        self.model, self._halved = (self._build(downsample) for downsample in (False, True))
         load(self.model)
-        # Strides differ, so that it is another model, with the same weights.
-        self._halved = _build(cfg, downsample=True)
         self._halved.load_state_dict(self.model.state_dict())
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return torch.device(self.cfg.MODEL.DEVICE)
 
     def variant(self, name: str) -> nn.Module:
         """The network as one of :data:`VARIANTS`, until another one is asked for."""
@@ -116,6 +95,12 @@ class MergedModel:
         """:meth:`variant` as it is evaluated, by windows or on whole images."""
         return with_sliding_window(self.cfg, self.variant(name))
 
+    def _build(self, downsample: bool) -> nn.Module:
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.MIT.DOWNSAMPLE, cfg.MODEL.MIT.TOKEN_MERGING = downsample, NO_MERGING
+        return build_model(cfg).eval()
+
 
 @torch.no_grad()
 def compare_merging(
@@ -125,8 +110,7 @@ def compare_merging(
 
     Args:
         merged: the model.
-        loader: batches of one image of the data set, as a test loader gives them.
-        dataset_name: its registered name.
+        loader: batches of one image of the data set ``dataset_name``, as a test loader gives them.
         repeats: calls that count, of each variant.
 
     Raises:
@@ -148,8 +132,20 @@ def compare_merging(
     if first is None:
         raise DataError(f"data set {dataset_name} has no images")
 
-    # Time and cost of the first image stand for all.
-    times = _measure(merged, first, repeats=repeats)
+    def call(name: str, watch: Stopwatch) -> None:
+        segmenter = merged.segmenter(name)
+        backbone = merged.variant(name).get_submodule("backbone")
+        # Pre-processing, backbone, then head and results.
+        with (
+            backbone.register_forward_pre_hook(watch.hook(REST)),
+            backbone.register_forward_hook(watch.hook(BACKBONE)),
+        ):
+            segmenter(first)
+        watch.lap(REST)
+
+    # Time and cost of the first image stand for all. No warm-up: all of them ran just now.
+    calls = {name: partial(call, name) for name in VARIANTS}
+    times = measure_parts(calls, repeats=repeats, warmup=0, clock=device_clock(merged.device))
     height, width = first[0]["image"].shape[-2:]
     return {
         name: MergingResult(
@@ -167,58 +163,21 @@ def multiply_adds(merged: MergedModel, name: str, size: Size) -> int:
     """Of the network as the variant ``name``, for an image of ``size`` (height, width) pixels; by
     windows, that of all of them."""
     segmenter, network = merged.segmenter(name), merged.variant(name)
-    sizes = [size]
+    sizes = Counter([size])
     if isinstance(segmenter, SlidingWindow):
         rows, columns = ([end - start for start, end in axis] for axis in segmenter.windows(*size))
-        sizes = list(product(rows, columns))
+        sizes = Counter(product(rows, columns))
     # Windows of equal size cost the same.
-    counts = {size: count_flops(network, size).total for size in set(sizes)}
-    return sum(counts[size] for size in sizes)
-
-
-def _build(cfg: CfgNode, *, downsample: bool) -> nn.Module:
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.MIT.DOWNSAMPLE = downsample
-    cfg.MODEL.MIT.TOKEN_MERGING = NO_MERGING
-    return build_model(cfg).eval()
-
-
-def _measure(
-    merged: MergedModel, batch: list[dict], *, repeats: int
-) -> dict[str, dict[str, Timing]]:
-    def timed(name: str) -> Callable[[Stopwatch], None]:
-        def call(watch: Stopwatch) -> None:
-            segmenter = merged.segmenter(name)
-            backbone = merged.variant(name).get_submodule("backbone")
-            # Pre-processing, backbone, then head and results.
-            before = backbone.register_forward_pre_hook(watch.hook(REST))
-            after = backbone.register_forward_hook(watch.hook(BACKBONE))
-            segmenter(batch)
-            before.remove()
-            after.remove()
-            watch.lap(REST)
-
-        return call
-
-    calls = {name: timed(name) for name in VARIANTS}
-    # No warm-up: all of them ran just now.
-    return measure_parts(calls, repeats=repeats, warmup=0, clock=device_clock(merged.device))
+    return sum(count_flops(network, size).total * number for size, number in sizes.items())
 
 
 @dataclass(frozen=True)
 class MergedMap:
-    """The tokens of a stage's first block.
+    """The tokens of a stage's first block."""
 
-    Attributes:
-        stage: from 1.
-        side: :data:`QUERIES` or :data:`KEYS_AND_VALUES`.
-        owners: ``(h, w)`` integers: tokens of equal number are merged into one.
-    """
-
-    stage: int
-    side: str
-    owners: np.ndarray
+    stage: int  #: from 1
+    side: str  #: :data:`QUERIES` or :data:`KEYS_AND_VALUES`
+    owners: np.ndarray  #: ``(h, w)`` integers: tokens of equal number are merged into one
 
     @property
     def length(self) -> int:
@@ -239,12 +198,27 @@ def merged_maps(model: nn.Module, image: Tensor) -> list[MergedMap]:
         stays alone.
     """
     maps: list[MergedMap] = []
+
+    def record(stage: int, side: str, match: Callable, tokens: Tensor, size: Size) -> object:
+        matching = match(tokens, size)
+        length = matching.merge(tokens).shape[1]
+        # Un-merging copies tokens; copying their numbers shows the sources. Exact in float32 below
+        # 2**24 tokens.
+        numbers = torch.arange(length, dtype=torch.float32, device=tokens.device)
+        owners = matching.unmerge(numbers.expand(len(tokens), length)[..., None])[0, :, 0]
+        maps.append(MergedMap(stage, side, owners.long().view(size).cpu().numpy()))
+        return matching
+
+    def record_block(stage: int, _block: nn.Module, arguments: tuple) -> tuple:
+        # A block gets the functions that plan its merging as arguments.
+        x, size, match_query, match_key_value = arguments
+        queries = partial(record, stage, QUERIES, match_query)
+        return x, size, queries, partial(record, stage, KEYS_AND_VALUES, match_key_value)
+
     with ExitStack() as hooks:
         for number, stage in enumerate(model.get_submodule("backbone.stages").children(), 1):
-            # A block gets the functions that plan its merging as arguments.
-            record = partial(_record_block, maps, number)
-            hook = stage.get_submodule("blocks.0").register_forward_pre_hook(record)
-            hooks.callback(hook.remove)
+            block = stage.get_submodule("blocks.0")
+            hooks.enter_context(block.register_forward_pre_hook(partial(record_block, number)))
         model([{"image": image}])
     return [merged for merged in maps if merged.length < merged.owners.size]
 
@@ -258,10 +232,9 @@ def draw_merged_tokens(
     Args:
         path: file to write; its suffix is a picture format's.
         image: ``(H, W, 3)`` uint8 RGB.
-        maps: by row of the picture; one picture for each of its maps.
+        maps: by row of the picture, a panel each.
         padded_size: (height, width) of the image that the maps belong to, pixels.
     """
-    # A row for each variant, a panel for each of its maps.
     columns = max(len(row) for row in maps.values())
     height = _PANEL_WIDTH * image.shape[0] / image.shape[1] + 0.35
     figure = Figure(figsize=(columns * _PANEL_WIDTH, len(maps) * height), layout="constrained")
@@ -270,33 +243,11 @@ def draw_merged_tokens(
         axis.set_axis_off()
     for row, (name, row_maps) in zip(axes, maps.items(), strict=True):
         for axis, merged in zip(row, row_maps, strict=False):
-            tokens = f"{merged.owners.size} → {merged.length}"
-            title = f"{name}, stage {merged.stage}, {merged.side}: {tokens}"
-            axis.set_title(title, fontsize=9)
+            title = f"{name}, stage {merged.stage}, {merged.side}: "
+            axis.set_title(f"{title}{merged.owners.size} → {merged.length}", fontsize=9)
             axis.imshow(_overlay(image, merged.owners, padded_size))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
-
-
-def _record_block(maps: list[MergedMap], stage: int, _block: nn.Module, arguments: tuple) -> tuple:
-    """Arguments of a block that append its matchings to ``maps``."""
-    x, size, match_query, match_key_value = arguments
-    queries = partial(_record, maps, stage, QUERIES, match_query)
-    return x, size, queries, partial(_record, maps, stage, KEYS_AND_VALUES, match_key_value)
-
-
-def _record(
-    maps: list[MergedMap], stage: int, side: str, match: Callable, tokens: Tensor, size: Size
-) -> object:
-    """``match(tokens, size)``, whose result for the first image is appended to ``maps``."""
-    matching = match(tokens, size)
-    length = matching.merge(tokens).shape[1]
-    # Un-merging copies tokens; copying their numbers shows the sources. Exact in float32 below
-    # 2**24 tokens.
-    numbers = torch.arange(length, dtype=torch.float32, device=tokens.device)
-    owners = matching.unmerge(numbers.expand(len(tokens), length)[..., None])[0, :, 0]
-    maps.append(MergedMap(stage, side, owners.long().view(size).cpu().numpy()))
-    return matching
 
 
 def _overlay(image: np.ndarray, owners: np.ndarray, padded_size: Size) -> np.ndarray:

@@ -1,13 +1,14 @@
-"""Speed and memory of whole models by part, several models in turns.
+"""Speed and memory of whole models by part, several models in turns, and tables of them.
 
 Neither weights nor data are needed: images and targets are random. A model with random weights
 finds nothing, which would make its panoptic results free, so that its class scores are replaced by
 such as a trained model gives.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from detectron2.config import CfgNode
@@ -24,8 +25,9 @@ from proscale.benchmark.machine import (
     peak_resident,
 )
 from proscale.cost.flops import count_flops
-from proscale.cost.parts import BACKBONE, ENCODER_PART, HEAD, NETWORK, TRANSFORMER_DECODER
+from proscale.cost.model_cost import BACKBONE, ENCODER_PART, HEAD, NETWORK, TRANSFORMER_DECODER
 from proscale.cost.shape_tracing import build_without_weights
+from proscale.cost.tables import markdown_table
 from proscale.utils.types import Size
 
 WARMUP = 2
@@ -44,38 +46,24 @@ TARGETS_PER_IMAGE = 10
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Input and mode of the calls.
+    """Input and mode of the calls."""
 
-    Attributes:
-        size: (height, width) of the images, pixels.
-        batch: images per call.
-        dtype: of :data:`DTYPES`: fp32, or the number format of mixed precision (autocast).
-        train: forward and backward pass of a training step with random targets, without the
-            optimiser; else inference.
-        compiled: backbone, pixel decoder, transformer decoder or head by ``torch.compile``.
-    """
-
-    size: Size
-    batch: int
-    dtype: str = "fp32"
+    size: Size  #: (height, width) of the images, pixels
+    batch: int  #: images per call
+    dtype: str = "fp32"  #: of :data:`DTYPES`; all but fp32 are mixed precision (autocast)
+    #: Forward and backward pass of a training step with random targets, without the optimiser.
     train: bool = False
+    #: Backbone, pixel decoder, transformer decoder or head by ``torch.compile``.
     compiled: bool = False
 
 
 @dataclass(frozen=True)
 class ModelTimes:
-    """Time and memory of a model's calls.
+    """Time and memory of a model's calls."""
 
-    Attributes:
-        times: by part; :data:`~proscale.cost.parts.NETWORK`, the parts of the network together;
-            and :data:`~proscale.benchmark.latency.TOTAL`.
-        peak_memory: bytes, the parameters included; None where it cannot be measured.
-        multiply_adds: of one image by part of the network and :data:`NETWORK`; empty in training.
-    """
-
-    times: dict[str, Timing]
-    peak_memory: int | None
-    multiply_adds: dict[str, int]
+    times: dict[str, Timing]  #: by part; ``NETWORK``, its parts together; and ``TOTAL``
+    peak_memory: int | None  #: bytes, parameters included; None where it cannot be measured
+    multiply_adds: dict[str, int]  #: of one image, by part and ``NETWORK``; empty in training
 
 
 class ModelRun:
@@ -86,12 +74,8 @@ class ModelRun:
     logits to the results that are configured, in the size of the image); training has ``losses``
     (matching included) and ``backward`` in place of the last.
 
-    Args:
-        cfg: the model; its weights are not loaded.
-        settings: see :class:`ModelSettings`.
-
     Raises:
-        ValueError: no model can be built from ``cfg``.
+        ValueError: no model can be built from ``cfg``, whose weights are not loaded.
     """
 
     def __init__(self, cfg: CfgNode, settings: ModelSettings):
@@ -101,21 +85,26 @@ class ModelRun:
         self.device = torch.device(cfg.MODEL.DEVICE)
         self.model = build_model(cfg).train(settings.train)
         head = self.model.sem_seg_head
-        self.predictor: nn.Module | None = (
-            head.predictor if hasattr(head, "pixel_decoder") else None
-        )
+        has_decoders = hasattr(head, "pixel_decoder")
+        self.predictor: nn.Module | None = head.predictor if has_decoders else None
         # Inputs have a generator of their own: models draw different numbers of weights.
         generator = torch.Generator().manual_seed(0)
         num_classes = head.num_classes if settings.train else 0
-        self.batch = random_images(
-            settings.size, settings.batch, generator, num_classes=num_classes
-        )
+        self.batch = _random_images(settings, num_classes, generator)
         if self.predictor is not None and not settings.train:
             num_queries = cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
             logits = confident_logits(num_queries, head.num_classes, generator)
             self.class_logits = logits.to(self.device)
-        if settings.compiled:
-            self._compile()
+        if not settings.compiled:
+            return
+        # Between the seams, so that their hooks stay outside.
+        self.model.backbone.forward = torch.compile(self.model.backbone.forward)
+        if self.predictor is None:
+            head.forward = torch.compile(head.forward)
+        else:
+            decoder = head.pixel_decoder
+            decoder.forward_features = torch.compile(decoder.forward_features)
+            head.predictor.forward = torch.compile(head.predictor.forward)
 
     def __reduce__(self):
         """Another process builds its own."""
@@ -123,7 +112,22 @@ class ModelRun:
 
     def __call__(self, watch: Stopwatch) -> None:
         """Run once, lapping ``watch`` after every part."""
-        with self._lapped(watch):
+        backbone, head, predictor = self.model.backbone, self.model.sem_seg_head, self.predictor
+        # A pre-hook ends the part before the module, a hook the module's own.
+        hooks = [
+            backbone.register_forward_pre_hook(watch.hook(INPUT)),
+            backbone.register_forward_hook(watch.hook(BACKBONE)),
+        ]
+        if predictor is None:
+            hooks.append(head.register_forward_hook(watch.hook(HEAD)))
+        else:
+            # The head calls the pixel decoder by another method than ``forward``: its part lies
+            # between the backbone and the predictor.
+            hooks.append(predictor.register_forward_pre_hook(watch.hook(ENCODER_PART)))
+            hooks.append(predictor.register_forward_hook(watch.hook(TRANSFORMER_DECODER)))
+        with ExitStack() as stack:
+            for hook in hooks:
+                stack.enter_context(hook)
             if not self.settings.train:
                 self.results()
                 watch.lap(RESULTS)
@@ -140,11 +144,15 @@ class ModelRun:
     @torch.no_grad()
     def results(self) -> list[dict]:
         """Results of the images, by inference."""
-        with precision(self.device, self.settings.dtype):
-            if self.predictor is None:
-                return self.model(self.batch)
-            with _predicting(self.predictor, self.class_logits):
-                return self.model(self.batch)
+
+        def make_confident(_module: nn.Module, _inputs: tuple, outputs: dict) -> dict:
+            predicted = outputs["pred_logits"]
+            return {**outputs, "pred_logits": self.class_logits.to(predicted).expand_as(predicted)}
+
+        with precision(self.device, self.settings.dtype), ExitStack() as stack:
+            if self.predictor is not None:
+                stack.enter_context(self.predictor.register_forward_hook(make_confident))
+            return self.model(self.batch)
 
     def multiply_adds(self) -> dict[str, int]:
         """See :class:`ModelTimes`."""
@@ -163,61 +171,37 @@ class ModelRun:
             found[TRANSFORMER_DECODER] = decoder
         return {**found, NETWORK: sum(found.values())}
 
-    @contextmanager
-    def _lapped(self, watch: Stopwatch) -> Iterator[None]:
-        """Lap ``watch`` at the seams of the network.
-
-        The pixel decoder, which the head calls by another method than ``forward``, lies between
-        the backbone and the predictor.
-        """
-        backbone, head, predictor = self.model.backbone, self.model.sem_seg_head, self.predictor
-        # A pre-hook ends the part before the module, a hook the module's own.
-        hooks = [
-            backbone.register_forward_pre_hook(watch.hook(INPUT)),
-            backbone.register_forward_hook(watch.hook(BACKBONE)),
-        ]
-        if predictor is None:
-            hooks.append(head.register_forward_hook(watch.hook(HEAD)))
-        else:
-            hooks.append(predictor.register_forward_pre_hook(watch.hook(ENCODER_PART)))
-            hooks.append(predictor.register_forward_hook(watch.hook(TRANSFORMER_DECODER)))
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def _compile(self) -> None:
-        """Compile between the seams, so that their hooks stay outside."""
-        head = self.model.sem_seg_head
-        self.model.backbone.forward = torch.compile(self.model.backbone.forward)
-        if self.predictor is None:
-            head.forward = torch.compile(head.forward)
-        else:
-            decoder = head.pixel_decoder
-            decoder.forward_features = torch.compile(decoder.forward_features)
-            head.predictor.forward = torch.compile(head.predictor.forward)
-
 
 def benchmark_models(
     runs: Mapping[str, ModelRun], *, repeats: int, before: Callable[[str], object] = lambda _: None
 ) -> dict[str, ModelTimes]:
     """Measure models, by any name; all on the same device.
 
-    Args:
-        runs: the models and their inputs.
-        repeats: calls that count, of each model.
-        before: called with the name before each call, see
-            :func:`~proscale.benchmark.latency.measure_parts`.
+    ``repeats`` and ``before`` are those of :func:`~proscale.benchmark.latency.measure_parts`.
     """
-    clock = device_clock(next(iter(runs.values())).device)
+    device = next(iter(runs.values())).device
+    clock = device_clock(device)
     # Memory first, model by model; then all in turns.
-    peaks = {name: _peak_memory(run) for name, run in runs.items()}
+    peaks: dict[str, int | None] = dict.fromkeys(runs)
+    for name, run in runs.items():
+        if device.type == "cuda":
+            peak = peak_allocated(partial(run, Stopwatch(clock)), device)
+        elif can_measure_resident():
+            peak = in_fresh_process(peak_resident, partial(run, Stopwatch(clock)))
+        else:
+            continue
+        # A call's peak is measured beyond the parameters, which are there before.
+        peaks[name] = model_bytes(run.model) + peak
     times = measure_parts(runs, repeats=repeats, warmup=WARMUP, clock=clock, before=before)
-    return {
-        name: ModelTimes(_with_network(times[name]), peaks[name], run.multiply_adds())
-        for name, run in runs.items()
-    }
+    results = {}
+    for name, run in runs.items():
+        total = times[name].pop(TOTAL)
+        # Sample by sample: medians of parts do not add up to the median of their sum.
+        parts = [times[name][part].samples for part in NETWORK_PARTS if part in times[name]]
+        network = Timing(tuple(map(sum, zip(*parts, strict=True))))
+        by_part = {**times[name], NETWORK: network, TOTAL: total}
+        results[name] = ModelTimes(by_part, peaks[name], run.multiply_adds())
+    return results
 
 
 def precision(device: torch.device, dtype: str) -> torch.autocast:
@@ -226,25 +210,26 @@ def precision(device: torch.device, dtype: str) -> torch.autocast:
     return torch.autocast(device.type, DTYPES[dtype] if mixed else None, enabled=mixed)
 
 
-def random_images(
-    size: Size, count: int, generator: torch.Generator, *, num_classes: int
+def _random_images(
+    settings: ModelSettings, num_classes: int, generator: torch.Generator
 ) -> list[dict]:
-    """Samples as a mapper makes them.
-
-    Args:
-        size: (height, width) of the images, pixels.
-        count: images.
-        generator: of the random numbers.
-        num_classes: of the targets, ``instances`` and ``sem_seg``; 0 makes none.
-    """
+    """Samples as a mapper makes them, with targets of ``num_classes`` (0 makes none)."""
+    size, count = settings.size, TARGETS_PER_IMAGE
     samples: list[dict] = []
-    for _ in range(count):
+    for _ in range(settings.batch):
         image = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
         samples.append({"image": image, "height": size[0], "width": size[1]})
-    if num_classes:
-        for sample in samples:
-            sample["instances"] = _rectangles(size, num_classes, generator)
-            sample["sem_seg"] = torch.randint(num_classes, size, generator=generator)
+    for sample in samples if num_classes else ():
+        # Rectangles: two corners each, sorted by coordinate, as fractions of the image.
+        masks = torch.zeros(count, *size, dtype=torch.bool)
+        corners = torch.rand(count, 2, 2, generator=generator).sort(dim=-1).values
+        for mask, (rows, columns) in zip(masks, corners.tolist(), strict=True):
+            top, bottom = (int(place * size[0]) for place in rows)
+            left, right = (int(place * size[1]) for place in columns)
+            mask[top : bottom + 1, left : right + 1] = True
+        classes = torch.randint(num_classes, (count,), generator=generator)
+        sample["instances"] = Instances(size, gt_classes=classes, gt_masks=BitMasks(masks))
+        sample["sem_seg"] = torch.randint(num_classes, size, generator=generator)
     return samples
 
 
@@ -260,54 +245,67 @@ def confident_logits(num_queries: int, num_classes: int, generator: torch.Genera
     return logits
 
 
-def _rectangles(size: Size, num_classes: int, generator: torch.Generator) -> Instances:
-    """:data:`TARGETS_PER_IMAGE` of random place, size and class."""
-    # Two corners each, sorted by coordinate, as fractions of the image.
-    masks = torch.zeros(TARGETS_PER_IMAGE, *size, dtype=torch.bool)
-    corners = torch.rand(TARGETS_PER_IMAGE, 2, 2, generator=generator).sort(dim=-1).values
-    for mask, (rows, columns) in zip(masks, corners.tolist(), strict=True):
-        top, bottom = (int(place * size[0]) for place in rows)
-        left, right = (int(place * size[1]) for place in columns)
-        mask[top : bottom + 1, left : right + 1] = True
-    instances = Instances(size)
-    instances.gt_classes = torch.randint(num_classes, (TARGETS_PER_IMAGE,), generator=generator)
-    instances.gt_masks = BitMasks(masks)
-    return instances
+def list_tables(times: Mapping[str, ModelTimes], batch: int, peak: float) -> list[str]:
+    """Tables of several models.
+
+    A row for every model and part, with its time relative to the first model's; the machine's peak;
+    and the speed of every part of the network, where multiply-adds were counted.
+
+    Args:
+        times: by model.
+        batch: images per call.
+        peak: float32 operations per second that the machine reaches.
+    """
+    first = next(iter(times.values())).times
+    rows = []
+    for name, found in times.items():
+        # Models may have different parts: a semantic head has no encoder.
+        for part, timing in found.times.items():
+            ratio = f"{timing.median / first[part].median:.2f}" if part in first else ""
+            row = [name, part, *timing.milliseconds, ratio]
+            if part == TOTAL:
+                row += [f"{batch / timing.median:.2f}", mebibytes(found.peak_memory)]
+            rows.append(row)
+    headers = ["model", "part", "ms", "quartiles", "vs first", "images/s", "peak memory, MiB"]
+    tables = [markdown_table(rows, headers, text=("model", "part"))]
+    tables.append(f"fp32 peak (matrix products, measured in this run): {peak / 1e9:.0f} GFLOP/s")
+
+    rows = []
+    for name, found in times.items():
+        for part, speed in _speeds(found, batch, peak).items():
+            multiply_adds = f"{speed['multiply_adds'] / 1e9:.1f}"
+            percent = f"{100 * speed['share_of_fp32_peak']:.0f} %"
+            rows.append(
+                [name, part, multiply_adds, f"{speed['flops_per_second'] / 1e9:.0f}", percent]
+            )
+    headers = ["model", "part", "G multiply-adds an image", "GFLOP/s", "of fp32 peak"]
+    return [*tables, markdown_table(rows, headers, text=("model", "part"))] if rows else tables
 
 
-@contextmanager
-def _predicting(predictor: nn.Module, class_logits: Tensor) -> Iterator[None]:
-    """Have the predictor return these class logits for every image."""
-
-    def swap(_module: nn.Module, _inputs: tuple, outputs: dict) -> dict:
-        predicted = outputs["pred_logits"]
-        return {**outputs, "pred_logits": class_logits.to(predicted).expand_as(predicted)}
-
-    hook = predictor.register_forward_hook(swap)
-    try:
-        yield
-    finally:
-        hook.remove()
+def times_as_dict(found: ModelTimes, batch: int, peak: float) -> dict:
+    """For JSON: seconds, bytes, operations per second; arguments as for :func:`list_tables`."""
+    return {
+        "times": {part: timing.as_dict() for part, timing in found.times.items()},
+        "images_per_second": batch / found.times[TOTAL].median,
+        "peak_memory_bytes": found.peak_memory,
+        "speed": _speeds(found, batch, peak),
+    }
 
 
-def _with_network(times: Mapping[str, Timing]) -> dict[str, Timing]:
-    # Sample by sample: medians of parts do not add up to the median of their sum.
-    parts = [times[part].samples for part in NETWORK_PARTS if part in times]
-    network = Timing(tuple(map(sum, zip(*parts, strict=True))))
-    others = {part: timing for part, timing in times.items() if part != TOTAL}
-    return {**others, NETWORK: network, TOTAL: times[TOTAL]}
+def mebibytes(count: int | None) -> str:
+    """A number of bytes, which some systems do not know."""
+    return "not on this system" if count is None else f"{count / 2**20:.0f}"
 
 
-def _peak_memory(run: ModelRun) -> int | None:
-    if run.device.type == "cuda":
-        peak = peak_allocated(lambda: run(Stopwatch(device_clock(run.device))), run.device)
-    elif can_measure_resident():
-        peak = in_fresh_process(_peak_resident_of_run, run)
-    else:
-        return None
-    # A call's peak is measured beyond the parameters, which are there before.
-    return model_bytes(run.model) + peak
-
-
-def _peak_resident_of_run(run: ModelRun) -> int:
-    return peak_resident(lambda: run(Stopwatch(device_clock(run.device))))
+def _speeds(found: ModelTimes, batch: int, peak: float) -> dict[str, dict[str, float]]:
+    """Speed by part of the network, and of the network as a whole."""
+    speeds: dict[str, dict[str, float]] = {}
+    for part, multiply_adds in found.multiply_adds.items():
+        # A multiply-add is two floating-point operations.
+        flops_per_second = 2 * batch * multiply_adds / found.times[part].median
+        speeds[part] = {
+            "multiply_adds": multiply_adds,
+            "flops_per_second": flops_per_second,
+            "share_of_fp32_peak": flops_per_second / peak,
+        }
+    return speeds

@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -39,9 +40,8 @@ def split_overrides(options: argparse.Namespace) -> None:
 def split_at_key(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Files, and the KEY VALUE pairs behind them."""
     # All behind the first key is overrides, values that look like files, too.
-    keys = (place for place, text in enumerate(words) if _KEY.fullmatch(text))
-    first = next(keys, len(words))
-    return list(words[:first]), list(words[first:])
+    files = list(takewhile(lambda text: not _KEY.fullmatch(text), words))
+    return files, list(words[len(files) :])
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -50,18 +50,15 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
-    """--config-file with several models."""
+    """--config-file with several models, and KEY VALUE pairs."""
     parser.add_argument(
         "--config-file", nargs="+", required=True, metavar="FILE", help="the models"
     )
+    add_overrides(parser)
 
 
 def short_names(files: Sequence[str]) -> dict[str, str]:
-    """Configuration files by names for tables: without folder where that tells them apart.
-
-    Raises:
-        ConfigError: a file is there twice.
-    """
+    """Different config files by names for tables: without folder where that tells them apart."""
     if len(set(files)) < len(files):
         raise ConfigError(f"--config-file has a file twice: {' '.join(files)}")
     # The names of files alone, if they differ.
@@ -95,11 +92,7 @@ def add_report_arguments(parser: argparse.ArgumentParser, *, plot: str, against:
 
 
 def check_report_arguments(options: argparse.Namespace) -> tuple[str, dict[str, float]] | None:
-    """The metric of --results and its values by model, read before the work begins.
-
-    Raises:
-        ConfigError: --plot or --results cannot be used.
-    """
+    """The metric of --results and its values by model, read before the work begins."""
     # Most commands draw nothing: matplotlib is imported when it is needed.
     from proscale.cost.plots import check_format, read_results
 
@@ -128,11 +121,7 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser, *, repeats: int) ->
 
 
 def find_device(name: str) -> torch.device:
-    """The device of --device.
-
-    Raises:
-        ConfigError: this machine does not have it.
-    """
+    """The device of --device, which this machine must have."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device is cuda, but CUDA is not available: expected cpu")
     return torch.device(name)

@@ -18,36 +18,29 @@ from proscale.benchmark.models import (
     ModelSettings,
     ModelTimes,
     benchmark_models,
+    list_tables,
+    times_as_dict,
 )
-from proscale.benchmark.tables import latency_table, speed_table, times_as_dict
-from proscale.cli.arguments import (
-    add_benchmark_arguments,
-    add_models,
-    add_overrides,
-    add_report_arguments,
-    check_report_arguments,
-    find_device,
-    naming,
-    parse_size,
-    positive,
-    short_names,
-    split_overrides,
-)
+from proscale.cli import arguments
 from proscale.config import setup_cfg
-from proscale.cost.parts import NETWORK
-from proscale.cost.plots import bars, draw, points, quality_points
-from proscale.cost.tables import write_json, write_markdown
+from proscale.cost.model_cost import NETWORK
+from proscale.cost.plots import draw_costs, points
+from proscale.cost.tables import print_report
 from proscale.utils.malloc import disable_malloc_trim
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    add_models(parser)
+    arguments.add_models(parser)
     parser.add_argument(
-        "--size", type=parse_size, default="640x960", metavar="HxW", help="of the images, pixels"
+        "--size",
+        type=arguments.parse_size,
+        default="640x960",
+        metavar="HxW",
+        help="of the images, pixels",
     )
-    parser.add_argument("--batch", type=positive, default=1, help="images per call")
+    parser.add_argument("--batch", type=arguments.positive, default=1, help="images per call")
     parser.add_argument(
         "--dtype",
         nargs="+",
@@ -61,30 +54,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="forward and backward pass of a training step instead of inference",
     )
     parser.add_argument("--compile", action="store_true", help="by torch.compile, part by part")
-    add_report_arguments(parser, plot="latency by part, and against GFLOPs", against="latency")
-    add_benchmark_arguments(parser, repeats=5)
-    add_overrides(parser)
+    arguments.add_report_arguments(
+        parser, plot="latency by part, and against GFLOPs", against="latency"
+    )
+    arguments.add_benchmark_arguments(parser, repeats=5)
 
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
-    split_overrides(options)
-    device = find_device(options.device)
-    quality = check_report_arguments(options)
+    arguments.split_overrides(options)
+    device = arguments.find_device(options.device)
+    quality = arguments.check_report_arguments(options)
     # As ``proscale predict`` and ``train_net.py`` do; this is about the CPU's memory alone.
     kept = disable_malloc_trim()
     runs = build_runs(options)
-    header = print_header(
-        device, {**describe_settings(options), "freed memory": "kept" if kept else "given back"}
-    )
+    settings = {**describe_settings(options), "freed memory": "kept" if kept else "given back"}
+    header = print_header(device, settings)
     times = benchmark_models(runs, repeats=options.repeats)
     # Measured in the same run, because other load of the machine slows both.
     peak = fp32_peak(device)
-    report = "\n\n".join(list_tables(times, options.batch, peak))
-    print(report)
+    tables = list_tables(times, options.batch, peak)
     models = {name: times_as_dict(found, options.batch, peak) for name, found in times.items()}
-    write_json(options.json, {**header, "fp32_peak_flops": peak, "models": models})
-    write_markdown(options.markdown, report)
+    document = {**header, "fp32_peak_flops": peak, "models": models}
+    print_report(tables, document, options.json, options.markdown)
     if options.plot:
         draw_times(times, quality, options)
 
@@ -96,14 +88,10 @@ def build_runs(options: argparse.Namespace) -> dict[str, ModelRun]:
         # Models of one number format need no mark of it.
         suffix = f", {dtype}" if len(options.dtype) > 1 else ""
         settings = ModelSettings(
-            size=options.size,
-            batch=options.batch,
-            dtype=dtype,
-            train=options.train,
-            compiled=options.compile,
+            options.size, options.batch, dtype, train=options.train, compiled=options.compile
         )
-        for name, file in short_names(options.config_file).items():
-            with naming(file):
+        for name, file in arguments.short_names(options.config_file).items():
+            with arguments.naming(file):
                 cfg = setup_cfg(file, [*options.opts, "MODEL.DEVICE", options.device])
                 runs[name + suffix] = ModelRun(cfg, settings)
     return runs
@@ -125,43 +113,30 @@ def describe_settings(options: argparse.Namespace) -> dict[str, str | int]:
     }
 
 
-def list_tables(times: Mapping[str, ModelTimes], batch: int, peak: float) -> list[str]:
-    """Latency, the machine's peak, and speed where multiply-adds were counted."""
-    tables = [latency_table(times, batch)]
-    tables.append(f"fp32 peak (matrix products, measured in this run): {peak / 1e9:.0f} GFLOP/s")
-    if any(found.multiply_adds for found in times.values()):
-        tables.append(speed_table(times, batch, peak))
-    return tables
-
-
 def draw_times(
     times: Mapping[str, ModelTimes],
     quality: tuple[str, Mapping[str, float]] | None,
     options: argparse.Namespace,
 ) -> None:
     """Bars of latency by part; latency against GFLOPs; and quality against latency."""
-    # Every part, the network as a whole, and the total.
-    milliseconds = {
-        name: {part: 1e3 * timing.median for part, timing in found.times.items()}
+    total = {name: 1e3 * found.times[TOTAL].median for name, found in times.items()}
+    # Pieces of a bar add up to the total.
+    parts = {
+        name: {
+            part: 1e3 * timing.median
+            for part, timing in found.times.items()
+            if part not in (NETWORK, TOTAL)
+        }
         for name, found in times.items()
     }
-    parts = {
-        name: {part: value for part, value in values.items() if part not in (NETWORK, TOTAL)}
-        for name, values in milliseconds.items()
-    }
-    total = {name: values[TOTAL] for name, values in milliseconds.items()}
-    label = "latency, ms"
-    # Pieces of a bar add up to the total.
-    panels = [bars(parts, label)]
     # A training step's multiply-adds are not counted.
     counted = {
         name: (options.batch * found.multiply_adds[NETWORK] / 1e9, total[name])
         for name, found in times.items()
         if found.multiply_adds
     }
-    if counted:
-        panels.append(points(counted, ("GFLOPs (multiply-adds) of the network", label)))
-    # The trade-off that a user has to choose from.
-    if quality:
-        panels.append(quality_points(quality, total, label))
-    draw(panels, options.plot)
+    label = "latency, ms"
+    axes = ("GFLOPs (multiply-adds) of the network", label)
+    panels = [points(counted, axes)] if counted else []
+    # Quality against latency is the trade-off that a user has to choose from.
+    draw_costs(options.plot, label, parts, total, panels=panels, quality=quality)

@@ -7,7 +7,6 @@ process.
 """
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from proscale.benchmark.merging import (
     DOWNSAMPLE,
     VARIANTS,
     MergedModel,
-    MergingResult,
     compare_merging,
     draw_merged_tokens,
     merged_maps,
@@ -28,7 +26,7 @@ from proscale.checkpoint import check_weights, load_weights
 from proscale.cli.arguments import add_json, add_overrides, naming, positive
 from proscale.config import setup_cfg
 from proscale.cost.flops import padded_size
-from proscale.cost.parts import BACKBONE
+from proscale.cost.model_cost import BACKBONE
 from proscale.cost.tables import markdown_table, write_json
 from proscale.engine.trainer import Trainer
 from proscale.errors import ConfigError
@@ -75,35 +73,8 @@ def run(options: argparse.Namespace) -> None:
         merged = MergedModel(cfg, lambda model: load_weights(model, cfg))
         loader = Trainer.build_test_loader(cfg, dataset)
         results = compare_merging(merged, loader, dataset, repeats=options.repeats)
-    print(f"{dataset}\n\n{_table(results)}")
-    settings = {
-        "config": options.config_file,
-        "weights": options.weights,
-        "overrides": options.opts,
-        "dataset": dataset,
-        "repeats": options.repeats,
-    }
-    merging = {name: result.as_dict() for name, result in results.items()}
-    machine = describe_machine(merged.device)
-    write_json(options.json, {"machine": machine, "settings": settings, "merging": merging})
-    if options.picture is not None:
-        # Presets alone merge tokens; halved images have none to show.
-        image = next(iter(loader))[0]["image"]
-        photo = convert_image_to_rgb(image.permute(1, 2, 0), cfg.INPUT.FORMAT)
-        drawn = [name for name in VARIANTS if name not in (NO_MERGING, DOWNSAMPLE)]
-        draw_merged_tokens(
-            options.picture,
-            np.full_like(photo, 255) if options.without_photo else photo,
-            {name: merged_maps(merged.variant(name), image) for name in drawn},
-            padded_size=padded_size(merged.model, image.shape[-2:]),
-        )
-        print(f"\nMerged tokens: {options.picture}")
-
-
-def _table(results: Mapping[str, MergingResult]) -> str:
     # Speeds are relative to the unmerged model.
-    unmerged = results[NO_MERGING]
-    rows = []
+    unmerged, rows, merging = results[NO_MERGING], [], {}
     for name, result in results.items():
         row = [name, f"{result.metrics['mIoU']:.2f}", f"{result.agreement:.2f} %"]
         row.append(f"{result.multiply_adds / 1e9:.2f}")
@@ -111,6 +82,35 @@ def _table(results: Mapping[str, MergingResult]) -> str:
             seconds = result.times[part].median
             row += [f"{1000 * seconds:.0f}", f"{unmerged.times[part].median / seconds:.2f}×"]
         rows.append(row)
+        times = {part: timing.as_dict() for part, timing in result.times.items()}
+        merging[name] = {
+            "metrics": dict(result.metrics),
+            "agreement": result.agreement,
+            "multiply_adds": result.multiply_adds,
+            "seconds": times,
+        }
     headers = ["merging", "mIoU", "as unmerged", "GFLOPs"]
     headers += ["backbone, ms", "backbone's speed", "image, ms", "image's speed"]
-    return markdown_table(rows, headers, text=("merging",))
+    print(f"{dataset}\n\n{markdown_table(rows, headers, text=('merging',))}")
+    settings = {
+        "config": options.config_file,
+        "weights": options.weights,
+        "overrides": options.opts,
+        "dataset": dataset,
+        "repeats": options.repeats,
+    }
+    machine = describe_machine(merged.device)
+    write_json(options.json, {"machine": machine, "settings": settings, "merging": merging})
+    if options.picture is None:
+        return
+    # Presets alone merge tokens; halved images have none to show.
+    image = next(iter(loader))[0]["image"]
+    photo = convert_image_to_rgb(image.permute(1, 2, 0), cfg.INPUT.FORMAT)
+    drawn = [name for name in VARIANTS if name not in (NO_MERGING, DOWNSAMPLE)]
+    draw_merged_tokens(
+        options.picture,
+        np.full_like(photo, 255) if options.without_photo else photo,
+        {name: merged_maps(merged.variant(name), image) for name in drawn},
+        padded_size=padded_size(merged.model, image.shape[-2:]),
+    )
+    print(f"\nMerged tokens: {options.picture}")

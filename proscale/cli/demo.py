@@ -23,7 +23,7 @@ from torch import nn
 from proscale.cli.arguments import add_overrides
 from proscale.config import setup_cfg
 from proscale.cost.encoder_cost import MASK2FORMER_LAYERS
-from proscale.cost.flops import FlopCount, count_flops
+from proscale.cost.flops import count_flops
 from proscale.cost.shape_tracing import build_without_weights
 from proscale.data import build_mapper
 from proscale.data.datasets.shapes import DEFAULT_ROOT, generate
@@ -50,7 +50,14 @@ def run(options: argparse.Namespace) -> None:
     output: Path = options.output
     cfg = setup_cfg(options.config_file, [*options.opts, "OUTPUT_DIR", str(output)])
     output.mkdir(parents=True, exist_ok=True)
-    _log_to_file(output / "log.txt")
+    # The terminal has the demo's own lines alone.
+    handler = logging.FileHandler(output / "log.txt", mode="w")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
+    for name in ("detectron2", "fvcore", "proscale", "py.warnings"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        logger.addHandler(handler)
     (output / "config.yaml").write_text(cfg.dump())
     logging.getLogger("proscale").info("Environment info:\n%s", collect_env_info())
     seed_all_rng(cfg.SEED)
@@ -94,9 +101,7 @@ class _ProgressLine(EventWriter):
     """Prints the iteration, the loss and the time that is left."""
 
     def __init__(self, max_iter: int):
-        self._max_iter = max_iter
-        self._start = time.monotonic()
-        self._written = 0
+        self._max_iter, self._start, self._written = max_iter, time.monotonic(), 0
 
     def write(self) -> None:
         storage = get_event_storage()
@@ -114,17 +119,6 @@ class _ProgressLine(EventWriter):
             f"{elapsed / done:.2f} s each   {int(left) // 60}:{int(left) % 60:02d} left",
             flush=True,
         )
-
-
-def _log_to_file(path: Path) -> None:
-    # The terminal has the demo's own lines alone.
-    handler = logging.FileHandler(path, mode="w")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
-    for name in ("detectron2", "fvcore", "proscale", "py.warnings"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-        logger.addHandler(handler)
 
 
 def _name(cfg: CfgNode) -> str:
@@ -168,19 +162,16 @@ def _table(cfg: CfgNode, model: nn.Module, quality: dict[str, float]) -> str:
     baseline.MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS = MASK2FORMER_LAYERS
     # Only its cost is wanted, so that it needs no weights.
     theirs = count_flops(build_without_weights(baseline), size)
-
-    def cost(count: FlopCount) -> list[str]:
-        return [f"{count.encoder / 1e9:.2f}", f"{count.total / 1e9:.2f}"]
-
-    saved = [
-        f"−{100 * (1 - mine / other):.0f} %"
-        for mine, other in ((ours.encoder, theirs.encoder), (ours.total, theirs.total))
-    ]
+    pairs = ((ours.encoder, theirs.encoder), (ours.total, theirs.total))
     scores = [f"{quality[key]:.1f}" for key in ("PQ", "PQ_th", "PQ_st")]
+    mine, others = (
+        [f"{number / 1e9:.2f}" for number in numbers] for numbers in zip(*pairs, strict=True)
+    )
+    saved = [f"−{100 * (1 - number / other):.0f} %" for number, other in pairs]
     return tabulate(
         [
-            [_name(cfg), *scores, *cost(ours)],
-            ["Mask2Former, same backbone (not trained)", "", "", "", *cost(theirs)],
+            [_name(cfg), *scores, *mine],
+            ["Mask2Former, same backbone (not trained)", "", "", "", *others],
             ["difference", "", "", "", *saved],
         ],
         headers=["", "PQ", "things", "stuff", "encoder GFLOPs", "total GFLOPs"],

@@ -6,53 +6,37 @@ but shapes. With --budget, the PRO-SCALE encoders that cost at most a fraction o
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from proscale.cli.arguments import (
-    add_json,
-    add_models,
-    add_overrides,
-    add_report_arguments,
-    check_report_arguments,
-    naming,
-    parse_size,
-    positive,
-    short_names,
-    split_overrides,
-)
+from proscale.cli import arguments
 from proscale.config import setup_cfg
-from proscale.cost.budget import AffordableEncoder, affordable, pareto_front, write_config
-from proscale.cost.encoder_cost import EncoderDesign
+from proscale.cost.encoder_cost import EncoderDesign, affordable, pareto_front, write_config
 from proscale.cost.flops import padded_size
-from proscale.cost.model_cost import ModelCost, cost_at_size, cost_over_images, dataset_sizes
-from proscale.cost.parts import ENCODER_PART, EVERYTHING, NETWORK
-from proscale.cost.plots import bars, draw, quality_points
-from proscale.cost.shape_tracing import build_without_weights
-from proscale.cost.tables import (
-    CONVENTION,
-    budget_table,
-    model_tables,
-    write_json,
-    write_markdown,
+from proscale.cost.model_cost import (
+    ENCODER_PART,
+    EVERYTHING,
+    NETWORK,
+    average_cost,
+    dataset_sizes,
+    resize_for_test,
 )
+from proscale.cost.plots import draw_costs
+from proscale.cost.shape_tracing import build_without_weights
+from proscale.cost.tables import CONVENTION, budget_table, model_tables, print_report
 from proscale.errors import ConfigError
-
-DEFAULT_SIZE = (800, 1280)
-_AXIS = "GFLOPs (multiply-adds) an image"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    add_models(parser)
+    arguments.add_models(parser)
     images = parser.add_mutually_exclusive_group()
     images.add_argument(
         "--size",
-        type=parse_size,
-        default=DEFAULT_SIZE,
+        type=arguments.parse_size,
+        default=(800, 1280),
         metavar="HxW",
         help="of the image, pixels (default: 800x1280)",
     )
@@ -63,10 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "are read",
     )
     parser.add_argument(
-        "-n", type=positive, default=100, dest="images", help="images of it (default: 100)"
+        "-n",
+        type=arguments.positive,
+        default=100,
+        dest="images",
+        help="images of it (default: 100)",
     )
-    add_json(parser)
-    add_report_arguments(parser, plot="cost by part", against="GFLOPs")
+    arguments.add_json(parser)
+    arguments.add_report_arguments(parser, plot="cost by part", against="GFLOPs")
     budget = parser.add_argument_group("planning by the closed form of the encoder's cost")
     budget.add_argument(
         "--budget",
@@ -75,89 +63,76 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of Mask2Former's encoder, such as 55%%: list the encoders within it",
     )
     budget.add_argument(
-        "--max-layers", type=positive, default=6, help="layers of a stage at most (default: 6)"
+        "--max-layers",
+        type=arguments.positive,
+        default=6,
+        help="layers of a stage at most (default: 6)",
     )
     budget.add_argument(
         "--choose", type=_layers, metavar="p1,p2,p3", help="the configuration to write"
     )
     budget.add_argument("--write", type=Path, metavar="FILE", help="its YAML file")
-    add_overrides(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
-    split_overrides(options)
+    arguments.split_overrides(options)
     if (options.choose is None) != (options.write is None):
         raise ConfigError("--choose and --write go together: which configuration, and where to")
     if options.choose and options.budget is None:
         raise ConfigError("--choose needs --budget, the cost that may be chosen from")
-    quality = check_report_arguments(options)
-    names = short_names(options.config_file)
-    cfgs = {name: _configure(file, options.opts) for name, file in names.items()}
+    quality = arguments.check_report_arguments(options)
+    # The device does not matter, but one that the machine lacks would be refused.
+    overrides = [*options.opts, "MODEL.DEVICE", "cpu"]
+    cfgs, files = {}, arguments.short_names(options.config_file)
+    for name, file in files.items():
+        with arguments.naming(file):
+            cfgs[name] = setup_cfg(file, overrides)
     if options.budget is not None:
         _plan(cfgs, options)
         return
     # With --dataset, --size is not used.
-    sizes = dataset_sizes(options.dataset, options.images) if options.dataset else []
-    costs = {name: _count(names[name], cfg, options.size, sizes) for name, cfg in cfgs.items()}
-
     images = "Image: {}x{} pixels, padded as the model asks for.".format(*options.size)
+    sizes = dataset_sizes(options.dataset, options.images) if options.dataset else []
     if options.dataset:
         images = (
             f"Images: the first {len(sizes)} of {options.dataset}, resized as for evaluation; "
             "mean ± standard deviation."
         )
-    report = "\n\n".join([CONVENTION, images, *model_tables(costs)])
-    print(report)
+    costs = {}
+    for name, cfg in cfgs.items():
+        with arguments.naming(files[name]):
+            resized = [(resize_for_test(size, cfg), size) for size in sizes]
+            costs[name] = average_cost(cfg, resized or [(options.size, options.size)])
     settings = {"images": images, "overrides": options.opts}
     models = {name: asdict(cost) for name, cost in costs.items()}
-    write_json(options.json, {"unit": CONVENTION, "settings": settings, "models": models})
-    write_markdown(options.markdown, report)
-    if options.plot:
-        _draw(costs, quality, options.plot)
-
-
-def _draw(
-    costs: Mapping[str, ModelCost], quality: tuple[str, Mapping[str, float]] | None, file: Path
-) -> None:
-    """Bars of cost by part; and quality against cost where it is known."""
-    # The parts of the network and the results, without their sums.
+    document = {"unit": CONVENTION, "settings": settings, "models": models}
+    tables = [CONVENTION, images, *model_tables(costs)]
+    print_report(tables, document, options.json, options.markdown)
+    if not options.plot:
+        return
+    # Bars of the parts of the network and the results, without their sums.
     giga = {
         name: {
-            part.name: part.multiply_adds.mean / 1e9
-            for part in cost.parts
-            if not part.within and part.name not in (NETWORK, EVERYTHING)
+            part: part_cost.multiply_adds.mean / 1e9
+            for part, part_cost in cost.by_part.items()
+            if part not in (NETWORK, EVERYTHING)
         }
         for name, cost in costs.items()
     }
-    panels = [bars(giga, _AXIS)]
-    # Quality is known of some models only.
-    if quality:
-        totals = {name: sum(parts.values()) for name, parts in giga.items()}
-        panels.append(quality_points(quality, totals, _AXIS))
-    draw(panels, file)
-
-
-def _configure(file: str, overrides: Sequence[str]) -> CfgNode:
-    # The device does not matter, but one that the machine lacks would be refused.
-    with naming(file):
-        return setup_cfg(file, [*overrides, "MODEL.DEVICE", "cpu"])
-
-
-def _count(
-    file: str, cfg: CfgNode, size: tuple[int, int], sizes: Sequence[tuple[int, int]]
-) -> ModelCost:
-    with naming(file):
-        return cost_over_images(cfg, sizes) if sizes else cost_at_size(cfg, size)
+    totals = {name: sum(parts.values()) for name, parts in giga.items()}
+    label = "GFLOPs (multiply-adds) an image"
+    draw_costs(options.plot, label, giga, totals, quality=quality)
 
 
 def _plan(cfgs: dict[str, CfgNode], options: argparse.Namespace) -> None:
+    """List the encoders within the budget, and write the chosen one."""
     if len(cfgs) > 1:
         raise ConfigError("--budget plans for one --config-file at a time")
     ((name, cfg),) = cfgs.items()
     (file,) = options.config_file
     # The closed form, not the trace: hundreds of encoders are compared.
-    with naming(file):
+    with arguments.naming(file):
         size = padded_size(build_without_weights(cfg), options.size)
         design = EncoderDesign.from_config(cfg, size)
     budget = f"{100 * options.budget:g}%"
@@ -175,25 +150,22 @@ def _plan(cfgs: dict[str, CfgNode], options: argparse.Namespace) -> None:
         f"{budget} of Mask2Former's: those of the {len(candidates)} with up to "
         f"{options.max_layers} layers a stage that no other one matches at every scale."
     )
-    report = "\n\n".join([CONVENTION, title, budget_table(front, sorted(levels, reverse=True))])
-    print(report)
+    tables = [CONVENTION, title, budget_table(front, sorted(levels, reverse=True))]
     encoders = [vars(one) for one in front]
-    write_json(options.json, {"unit": CONVENTION, "budget": options.budget, "front": encoders})
-    write_markdown(options.markdown, report)
-    if options.choose:
-        _write(options, file, candidates)
-
-
-def _write(options: argparse.Namespace, file: str, found: Sequence[AffordableEncoder]) -> None:
-    if options.choose not in [one.layers for one in found]:
+    document = {"unit": CONVENTION, "budget": options.budget, "front": encoders}
+    print_report(tables, document, options.json, options.markdown)
+    if not options.choose:
+        return
+    if options.choose not in [one.layers for one in candidates]:
         raise ConfigError(
             f"--choose is {','.join(map(str, options.choose))}: expected layers within --budget "
-            f"{100 * options.budget:g}% and --max-layers {options.max_layers}"
+            f"{budget} and --max-layers {options.max_layers}"
         )
     # Read back and counted on a trace, to check both the file and the closed form.
     write_config(options.write, Path(file), options.choose)
     cfg = setup_cfg(str(options.write), ["MODEL.DEVICE", "cpu"])
-    counted = cost_at_size(cfg, options.size).part(ENCODER_PART).multiply_adds.mean
+    cost = average_cost(cfg, [(options.size, options.size)])
+    counted = cost.by_part[ENCODER_PART].multiply_adds.mean
     print(f"\n{options.write}: builds, and its encoder is counted at {counted / 1e9:.2f} GFLOPs")
 
 

@@ -8,21 +8,27 @@ deformable layer over the first L levels, T = S_1 + … + S_L tokens, costs
 multiply-adds: values and output; offsets (2 a point) and weights (1); four cells sampled a point;
 the feed-forward network; two norms. PRO-SCALE (§3) has p_s such layers over the first s levels,
 Mask2Former all of them over all levels. The rest, linear in the pixels, does not depend on p.
+
+Layers buy depth at each scale: the tokens of the coarsest level pass p1 + p2 + p3 layers, those of
+the next p2 + p3, the finest p3. Every layer costs something, so that all configurations together
+are one Pareto front; within a budget those count that no other affordable one matches at every
+scale.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, product
 from math import prod
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
+import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 
-from proscale.modeling.pixel_decoders.base import (
-    PyramidArguments,
-    coarse_to_fine,
-    pyramid_levels,
-)
+from proscale.modeling.pixel_decoders.base import PyramidArguments, coarse_to_fine, pyramid_levels
 from proscale.modeling.pixel_decoders.deformable_encoder import EncoderLayerArguments
 from proscale.utils.types import Size
 
@@ -33,8 +39,7 @@ _AFFINE_NORM = 5
 _NORMS = {"GN": _AFFINE_NORM, "BN": 2, "SyncBN": 2, "": 0}
 
 
-@dataclass(frozen=True)
-class Level:
+class Level(NamedTuple):
     """A level of the backbone: cells of its map, and channels."""
 
     cells: int
@@ -43,37 +48,24 @@ class Level:
 
 @dataclass(frozen=True)
 class EncoderDesign:
-    """All that the cost of a pixel decoder depends on, besides its layers.
+    """All that the cost of a pixel decoder depends on, besides its layers."""
 
-    Attributes:
-        levels: that the deformable encoder sees, coarse to fine.
-        pyramid: the finer ones, which join top-down; the mask features have the first one's size.
-        width: C. heads: M. points: P, per head and level. d_ffn: F.
-        mask_dim: channels of the mask features.
-        norm: of the pyramid: GN, BN, SyncBN or none ("").
-        light: PRO-SCALE's Light-Pixel Embedding; else the 3x3 convolution.
-        recalibration: PRO-SCALE's Token Re-Calibration.
-    """
-
-    levels: Sequence[Level]
+    levels: Sequence[Level]  #: that the deformable encoder sees, coarse to fine
+    #: The finer ones, which join top-down; the mask features have the size of the first one.
     pyramid: Sequence[Level]
-    width: int
-    heads: int
-    points: int
-    d_ffn: int
-    mask_dim: int
-    norm: str
-    light: bool
-    recalibration: bool
+    width: int  #: C
+    heads: int  #: M
+    points: int  #: P, per head and level
+    d_ffn: int  #: F
+    mask_dim: int  #: channels of the mask features
+    norm: str  #: of the pyramid: GN, BN, SyncBN or none ("")
+    light: bool  #: PRO-SCALE's Light-Pixel Embedding; else the 3x3 convolution
+    recalibration: bool  #: PRO-SCALE's Token Re-Calibration
 
     @classmethod
     def from_config(cls, cfg: CfgNode, padded_size: Size) -> "EncoderDesign":
         """Of PRO-SCALE's decoder with the backbone and widths of ``cfg``, which may have
-        Mask2Former's.
-
-        Args:
-            cfg: the configuration of a model with a pixel decoder.
-            padded_size: (height, width) of the network's input.
+        Mask2Former's, at ``padded_size`` (height, width) of the network's input.
 
         Raises:
             ValueError: naming a key with whose value there is no such decoder.
@@ -88,17 +80,16 @@ class EncoderDesign:
         with torch.device("meta"):
             shapes = build_backbone(cfg).output_shape()
         shapes = {name: shapes[name] for name in cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES}
-
-        def level(name: str) -> Level:
-            shape = shapes[name]
-            cells = prod(-(-length // shape.stride) for length in padded_size)
-            return Level(cells, shape.channels)
-
+        levels = {
+            name: Level(prod(-(-side // shape.stride) for side in padded_size), shape.channels)
+            for name, shape in shapes.items()
+        }
         names = coarse_to_fine(shapes, pyramid.transformer_in_features)
+        finer = pyramid_levels(shapes, names, pyramid.common_stride)
         node = cfg.MODEL.PROSCALE
         return cls(
-            levels=[level(name) for name in names],
-            pyramid=[level(name) for name in pyramid_levels(shapes, names, pyramid.common_stride)],
+            levels=[levels[name] for name in names],
+            pyramid=[levels[name] for name in finer],
             width=pyramid.conv_dim,
             heads=layer.n_heads,
             points=layer.n_points,
@@ -124,11 +115,8 @@ def layer_cost(design: EncoderDesign, num_levels: int) -> int:
 
 
 def proscale_cost(design: EncoderDesign, layers: Sequence[int]) -> int:
-    """Multiply-adds of PRO-SCALE's pixel decoder for one image.
-
-    Args:
-        design: everything else.
-        layers: (p1, p2, p3), layers of each stage; one number a level.
+    """Multiply-adds of PRO-SCALE's pixel decoder for one image, with ``layers`` (p1, p2, p3), one
+    number a level.
 
     Raises:
         ValueError: ``layers`` has another length than the levels.
@@ -140,19 +128,15 @@ def proscale_cost(design: EncoderDesign, layers: Sequence[int]) -> int:
         )
     # Stage s has p_s layers over the s coarsest levels.
     staged = sum(count * layer_cost(design, stage) for stage, count in enumerate(layers, start=1))
-    return staged + _recalibration_cost(design) + _pyramid_cost(design, light=design.light)
+    # The finest tokens resized to every other level, four multiply-adds a number, and a gate.
+    gated = sum(level.cells for level in design.levels[:-1]) if design.recalibration else 0
+    recalibration = gated * (4 + 1) * design.width
+    return staged + recalibration + _pyramid_cost(design, light=design.light)
 
 
 def mask2former_cost(design: EncoderDesign, num_layers: int = MASK2FORMER_LAYERS) -> int:
     """Multiply-adds of Mask2Former's pixel decoder for one image."""
     return num_layers * layer_cost(design, len(design.levels)) + _pyramid_cost(design, light=False)
-
-
-def _recalibration_cost(design: EncoderDesign) -> int:
-    """The finest tokens resized to every other level, four multiply-adds a number, and a gate."""
-    if not design.recalibration:
-        return 0
-    return sum(level.cells * (4 + 1) * design.width for level in design.levels[:-1])
 
 
 def _pyramid_cost(design: EncoderDesign, *, light: bool) -> int:
@@ -170,3 +154,58 @@ def _pyramid_cost(design: EncoderDesign, *, light: bool) -> int:
     )
     finest = [*design.levels, *reversed(design.pyramid)][-1]
     return inputs + pyramid + finest.cells * width * design.mask_dim
+
+
+@dataclass(frozen=True)
+class AffordableEncoder:
+    """An encoder within the budget."""
+
+    layers: tuple[int, ...]  #: (p1, p2, p3)
+    multiply_adds: int  #: of its pixel decoder, one image
+    share: float  #: them as a fraction of those of Mask2Former's pixel decoder
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Layers that the tokens of each level pass, coarse to fine."""
+        # Level l takes part from stage l on: sums from the last stage back.
+        return tuple(reversed(list(accumulate(reversed(self.layers)))))
+
+
+def affordable(design: EncoderDesign, budget: float, *, max_layers: int) -> list[AffordableEncoder]:
+    """All encoders with at least one layer, and at most ``max_layers`` a stage, that cost at most
+    ``budget``, a fraction of the cost of Mask2Former's pixel decoder; the cheapest first."""
+    whole = mask2former_cost(design)
+    found = []
+    for layers in product(range(max_layers + 1), repeat=len(design.levels)):
+        cost = proscale_cost(design, layers)
+        # Without any layer there is no encoder.
+        if any(layers) and cost <= budget * whole:
+            found.append(AffordableEncoder(layers, cost, cost / whole))
+    return sorted(found, key=lambda candidate: (candidate.multiply_adds, candidate.layers))
+
+
+def pareto_front(candidates: Sequence[AffordableEncoder]) -> list[AffordableEncoder]:
+    """Those whose depths no other candidate matches or exceeds at every scale."""
+    return [
+        candidate
+        for candidate in candidates
+        if not any(
+            other.depths != candidate.depths
+            and all(more >= mine for more, mine in zip(other.depths, candidate.depths, strict=True))
+            for other in candidates
+        )
+    ]
+
+
+def write_config(file: Path, base: Path, layers: Sequence[int]) -> None:
+    """Write the YAML file of a PRO-SCALE model with these layers, all else as in ``base``."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        # Relative, so that both files can move together.
+        "_BASE_": os.path.relpath(base.resolve(), file.parent.resolve()),
+        "MODEL": {
+            "SEM_SEG_HEAD": {"PIXEL_DECODER_NAME": "PROSCALE"},
+            "PROSCALE": {"PROSCALE_NUM_LAYERS": list(layers)},
+        },
+    }
+    file.write_text(yaml.safe_dump(document, sort_keys=False, default_flow_style=None))

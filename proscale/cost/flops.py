@@ -13,12 +13,13 @@ in the papers; they are listed so that an operator without a count is noticed.
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import torch
 from fvcore.nn import FlopCountAnalysis
+from fvcore.nn.jit_handles import elementwise_flop_counter
 from torch import Tensor, nn
 
 from proscale.cost.shape_tracing import TracedShapes, without_memory
@@ -47,29 +48,15 @@ def _attention(inputs: list, outputs: list) -> int:
     return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-def _deformable(inputs: list, outputs: list) -> int:
-    # Values (B, ΣHW, M, D), shapes, locations (B, N, M, L, P, 2), weights.
-    value, _, locations, *_ = inputs
-    return multiply_adds(shape(value), shape(locations))
-
-
-def _each_input(inputs: list, outputs: list) -> int:
-    return prod(shape(inputs[0]))
-
-
-def _each_scattered(inputs: list, outputs: list) -> int:
-    _, _, _, source, *_ = inputs
-    return prod(shape(source))
-
-
 #: Beyond fvcore's own; by operator.
 HANDLES: dict[str, Handle] = {
     ATTENTION: _attention,
-    DEFORMABLE_ATTENTION: _deformable,
-    # Token merging: lengths of tokens, and averages.
-    "aten::linalg_vector_norm": _each_input,
-    "aten::avg_pool2d": _each_input,
-    "aten::scatter_reduce": _each_scattered,
+    # Values (B, ΣHW, M, D), shapes, locations (B, N, M, L, P, 2), weights.
+    DEFORMABLE_ATTENTION: lambda inputs, _: multiply_adds(shape(inputs[0]), shape(inputs[2])),
+    # Token merging: lengths of tokens, and averages; of every input, and every scattered number.
+    "aten::linalg_vector_norm": elementwise_flop_counter(1, 0),
+    "aten::avg_pool2d": elementwise_flop_counter(1, 0),
+    "aten::scatter_reduce": lambda inputs, _: prod(shape(inputs[3])),
 }
 
 _PRODUCTS = "_convolution addmm bmm einsum linear matmul mm"
@@ -81,20 +68,17 @@ ACTIVATION_SOURCES = {
     DEFORMABLE_ATTENTION,
 }
 
-_ARITHMETIC = "add sub rsub mul div neg reciprocal pow sqrt rsqrt exp log sin cos sum mean ceil"
-_ACTIVATIONS = "gelu sigmoid softmax silu hardsigmoid hardswish hardtanh"
-_COMPARISONS = "clamp_min clamp_max maximum minimum lt le ne any all __or__ logical_not where isinf"
-_SELECTION = "max_pool2d topk sort argsort argmax amax"
-_COPIES = "index_select scatter masked_fill fill pad repeat clone unflatten"
-_VIEWS = "expand_as mT mH movedim swapaxes unfold"
-
+# Arithmetic, activations, comparisons, selection, copies and views.
+_FREE = """
+    add sub rsub mul div neg reciprocal pow sqrt rsqrt exp log sin cos sum mean ceil
+    gelu sigmoid softmax silu hardsigmoid hardswish hardtanh
+    clamp_min clamp_max maximum minimum lt le ne any all __or__ logical_not where isinf
+    max_pool2d topk sort argsort argmax amax
+    index_select scatter masked_fill fill pad repeat clone unflatten
+    expand_as mT mH movedim swapaxes unfold
+"""
 #: Not counted, beyond those that fvcore ignores; also in their in-place forms.
-FREE = tuple(
-    f"aten::{name}{form}"
-    for group in (_ARITHMETIC, _ACTIVATIONS, _COMPARISONS, _SELECTION, _COPIES, _VIEWS)
-    for name in group.split()
-    for form in ("", "_")
-)
+FREE = tuple(f"aten::{name}{form}" for name in _FREE.split() for form in ("", "_"))
 
 
 @dataclass(frozen=True)
@@ -102,7 +86,6 @@ class FlopCount:
     """Cost of one image.
 
     Attributes:
-        size: (height, width) of the image, pixels, before padding.
         by_module: multiply-adds by module name; ``""`` is the whole network.
         by_operator: multiply-adds by operator name, without results.
         activations: numbers that products put out, by module name.
@@ -113,7 +96,6 @@ class FlopCount:
         uncounted: calls by name of the operators that have no count.
     """
 
-    size: Size
     by_module: dict[str, int]
     by_operator: dict[str, int]
     activations: dict[str, int]
@@ -129,27 +111,14 @@ class FlopCount:
 
     @property
     def encoder(self) -> int:
-        """Multiply-adds of the pixel decoder.
-
-        Raises:
-            KeyError: the model has none.
-        """
+        """Multiply-adds of the pixel decoder; :class:`KeyError` where the model has none."""
         return self.by_module[ENCODER]
-
-    def with_result(self, model: nn.Module, size: Size) -> "FlopCount":
-        """The same network with results of another size than the image's."""
-        return replace(self, results=count_results(model, self.size, size))
 
 
 def count_flops(model: nn.Module, size: Size) -> FlopCount:
-    """Count a :class:`~proscale.modeling.MaskFormer` or a Detectron2 ``SemanticSegmentor``; neither
-    data nor trained weights are needed, nor their memory: see
-    :func:`~proscale.cost.shape_tracing.build_without_weights`.
-
-    Args:
-        model: the model; it is left as it is.
-        size: (height, width) of the image, pixels, before padding.
-    """
+    """Count a :class:`~proscale.modeling.MaskFormer` or a Detectron2 ``SemanticSegmentor``, which
+    is left as it is, for an image of ``size`` (height, width) pixels before padding. Neither data
+    nor weights are needed: see :func:`~proscale.cost.shape_tracing.build_without_weights`."""
     # The image must be made as the parameters are: without memory.
     network, mode = without_memory(_Network(model))
     with mode:
@@ -158,34 +127,29 @@ def count_flops(model: nn.Module, size: Size) -> FlopCount:
     with torch.no_grad(), TracedShapes():
         counts = analysis.by_module_and_operator()
 
+    def by_operator(name: str, wanted: str) -> dict[str, int]:
+        return {short: n for (kind, short), n in counts[name].items() if kind == wanted}
+
     def by_module(wanted: str) -> dict[str, int]:
-        return {
-            name: sum(number for (kind, _), number in counts[name].items() if kind == wanted)
-            for name in counts
-        }
+        return {name: sum(by_operator(name, wanted).values()) for name in counts}
 
     return FlopCount(
-        size=size,
         by_module=by_module("multiply-adds"),
-        by_operator={
-            operator: number
-            for (kind, operator), number in counts[""].items()
-            if kind == "multiply-adds"
-        },
+        by_operator=by_operator("", "multiply-adds"),
         activations=by_module("activations"),
         parameters={
             name: sum(parameter.numel() for parameter in module.parameters())
             for name, module in network.named_modules()
         },
-        queries=analysis.queries(),
+        queries=analysis.queries[DEFORMABLE_ATTENTION] or analysis.queries[ATTENTION],
         results=count_results(model, size, size),
         uncounted=dict(analysis.unsupported_ops()),
     )
 
 
 def count_results(model: nn.Module, size: Size, result_size: Size) -> int:
-    """Multiply-adds from masks to results of a :class:`~proscale.modeling.MaskFormer`; other models
-    end in their logits."""
+    """Multiply-adds from masks to results of a :class:`~proscale.modeling.MaskFormer`."""
+    # Other models end in their logits.
     if not isinstance(model, MaskFormer):
         return 0
     head = model.sem_seg_head
@@ -232,15 +196,12 @@ class _Analysis(FlopCountAnalysis):
         super().__init__(network, image)
         self.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         self.tracer_warnings("none")
-        self._queries: dict[str, dict[str, int]] = {ATTENTION: {}, DEFORMABLE_ATTENTION: {}}
+        #: tokens by module, for each kind of attention
+        self.queries: dict[str, dict[str, int]] = {ATTENTION: {}, DEFORMABLE_ATTENTION: {}}
         # Every handle, fvcore's too, also counts activations.
         handles: dict[str, Handle] = {**self._op_handles, **HANDLES}
         self.set_op_handle(**{name: self._handle(name, handles[name]) for name in handles})
         self.set_op_handle(**dict.fromkeys(FREE))
-
-    def queries(self) -> dict[str, int]:
-        """See :class:`FlopCount`."""
-        return self._queries[DEFORMABLE_ATTENTION] or self._queries[ATTENTION]
 
     def _handle(self, operator: str, handle: Handle) -> Callable[[list, list], Counter]:
         short = operator.partition("::")[2].lstrip("_")
@@ -253,13 +214,11 @@ class _Analysis(FlopCountAnalysis):
             kinds = Counter({("multiply-adds", short): int(number)})
             if operator in ACTIVATION_SOURCES:
                 kinds["activations", short] = prod(shape(outputs[0]))
-            if operator in self._queries:
+            if operator in self.queries:
                 module = outputs[0].node().scopeName().split("/")[-1]
-                # Scaled dot products: (…, tokens, channels) of the queries. Deformable attention:
-                # (B, N, M, L, P, 2) of the locations.
-                attending = inputs[0 if operator == ATTENTION else 2]
-                axis = -2 if operator == ATTENTION else 1
-                self._queries[operator][module] = shape(attending)[axis]
+                # (…, tokens, channels) of the queries, or (B, N, M, L, P, 2) of the locations.
+                place, axis = (0, -2) if operator == ATTENTION else (2, 1)
+                self.queries[operator][module] = shape(inputs[place])[axis]
             return kinds
 
         return count

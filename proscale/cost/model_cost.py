@@ -1,21 +1,29 @@
-"""Cost of a model for an image of one size, or on average over the images of a data set, which are
-resized as in evaluation. No pixel is read."""
+"""Cost of a model by the parts that the papers name, for an image of one size, or on average over
+images that are resized as in evaluation. No pixel is read."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.transforms import ResizeShortestEdge
 from PIL import Image
+from torch import nn
 
-from proscale.cost.flops import count_flops, padded_size
-from proscale.cost.parts import ModelPart, list_parts
+from proscale.cost.flops import ENCODER, FlopCount, count_flops, count_results, padded_size
 from proscale.cost.shape_tracing import build_without_weights
 from proscale.errors import ConfigError
+from proscale.modeling.pixel_decoders.base import LightPixelEmbedding, PixelDecoder
+from proscale.modeling.pixel_decoders.deformable_encoder import DeformableEncoderLayer
+from proscale.modeling.pixel_decoders.proscale import TokenRecalibration
 from proscale.utils.types import Size
+
+BACKBONE, ENCODER_PART, TRANSFORMER_DECODER = "backbone", "encoder", "transformer decoder"
+HEAD, REST = "head", "rest of the head"
+NETWORK, RESULTS, EVERYTHING = "network", "results", "network and results"
 
 
 @dataclass(frozen=True)
@@ -26,59 +34,83 @@ class MeanStd:
     deviation: float
 
 
-@dataclass(frozen=True)
-class PartCost:
-    """A :class:`~proscale.cost.parts.ModelPart` over images, on which parameters do not depend."""
+Number = TypeVar("Number", int, MeanStd)
 
-    name: str
-    within: str
-    multiply_adds: MeanStd
-    activations: MeanStd
+
+@dataclass(frozen=True)
+class PartCost(Generic[Number]):
+    """Cost of a part for one image, or over images, on which parameters do not depend."""
+
+    name: str  #: of the papers
+    within: str  #: name of the part that it is a piece of; empty for the parts of the network
+    multiply_adds: Number
+    activations: Number  #: numbers that products put out
     parameters: int
 
 
 @dataclass(frozen=True)
 class ModelCost:
-    """Cost of a model.
+    """Cost of a model over images."""
 
-    Attributes:
-        parts: see :func:`~proscale.cost.parts.list_parts`.
-        operators: multiply-adds of the network by operator.
-        queries: tokens that ask in each attention layer of the encoder, in order.
-        uncounted: calls of the operators without a count, by name, in one image.
-    """
+    parts: list[PartCost[MeanStd]]  #: see :func:`list_parts`
+    operators: dict[str, MeanStd]  #: multiply-adds of the network by operator
+    queries: dict[str, MeanStd]  #: tokens that ask in each attention layer of the encoder, in order
+    uncounted: dict[str, int]  #: calls of the operators without a count, by name, in one image
 
-    parts: list[PartCost]
-    operators: dict[str, MeanStd]
-    queries: dict[str, MeanStd]
-    uncounted: dict[str, int]
-
-    def has(self, name: str) -> bool:
-        """Whether the network has a part of this name."""
-        return any(part.name == name and not part.within for part in self.parts)
-
-    def part(self, name: str) -> PartCost:
-        """The part of the network with this name.
-
-        Raises:
-            KeyError: the model has no such part.
-        """
-        return {part.name: part for part in self.parts if not part.within}[name]
+    @property
+    def by_part(self) -> dict[str, PartCost[MeanStd]]:
+        """The parts of the network by name, without their pieces."""
+        return {part.name: part for part in self.parts if not part.within}
 
 
-def cost_at_size(cfg: CfgNode, size: Size) -> ModelCost:
-    """For one image of ``size`` (height, width), which is not resized.
+def average_cost(cfg: CfgNode, sizes: Sequence[tuple[Size, Size]]) -> ModelCost:
+    """Average the cost of a model over images.
+
+    Args:
+        cfg: the model.
+        sizes: (height, width) of each image, before padding, and of its results, pixels.
 
     Raises:
         ValueError: no model can be built from ``cfg``.
     """
-    return _average(cfg, [(size, size)])
+    model = build_without_weights(cfg)
+    # Only results depend on more than the padded size: each padded size is traced once.
+    groups = Counter((padded_size(model, image), result) for image, result in sizes)
+    networks = {padded: count_flops(model, padded) for padded in {padded for padded, _ in groups}}
+    counts = [
+        replace(networks[padded], results=count_results(model, padded, result))
+        for padded, result in groups
+    ]
+    # An image counts as often as its sizes occur.
+    weights = list(groups.values())
 
+    def mean_std(values: Iterable[int]) -> MeanStd:
+        numbers = np.array(list(values))
+        mean = np.average(numbers, weights=weights)
+        variance = np.average((numbers - mean) ** 2, weights=weights)
+        return MeanStd(float(mean), float(variance**0.5))
 
-def cost_over_images(cfg: CfgNode, sizes: Sequence[Size]) -> ModelCost:
-    """On average over images of ``sizes``, resized as the configuration says for evaluation;
-    results have the sizes of the images."""
-    return _average(cfg, [(resize_for_test(size, cfg), size) for size in sizes])
+    # Parts and operators are the same for all sizes.
+    first = counts[0]
+    parts = zip(*(list_parts(model, count) for count in counts), strict=True)
+    return ModelCost(
+        parts=[
+            PartCost(
+                name=same[0].name,
+                within=same[0].within,
+                multiply_adds=mean_std(part.multiply_adds for part in same),
+                activations=mean_std(part.activations for part in same),
+                parameters=same[0].parameters,
+            )
+            for same in parts
+        ],
+        operators={
+            name: mean_std(count.by_operator[name] for count in counts)
+            for name in first.by_operator
+        },
+        queries={name: mean_std(count.queries[name] for count in counts) for name in first.queries},
+        uncounted=first.uncounted,
+    )
 
 
 def dataset_sizes(name: str, limit: int) -> list[Size]:
@@ -91,12 +123,20 @@ def dataset_sizes(name: str, limit: int) -> list[Size]:
         raise ConfigError(
             f"--dataset is {name}: expected registered ones: {', '.join(DatasetCatalog.list())}"
         )
+    sizes = []
     try:
-        return [_size(entry) for entry in DatasetCatalog.get(name)[:limit]]
+        for entry in DatasetCatalog.get(name)[:limit]:
+            # Annotation files may state the size; else the image's header is read.
+            if "height" in entry and "width" in entry:
+                sizes.append((entry["height"], entry["width"]))
+            else:
+                with Image.open(entry["file_name"]) as image:
+                    sizes.append((image.height, image.width))
     except OSError as error:
         raise ConfigError(
             f"--dataset {name}: {error}; $DETECTRON2_DATASETS names the folder of the data sets"
         ) from error
+    return sizes
 
 
 def resize_for_test(size: Size, cfg: CfgNode) -> Size:
@@ -104,54 +144,90 @@ def resize_for_test(size: Size, cfg: CfgNode) -> Size:
     the first leaves it."""
     if not cfg.INPUT.MIN_SIZE_TEST:
         return size
-    height, width = ResizeShortestEdge.get_output_shape(
-        *size, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-    )
+    limits = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    height, width = ResizeShortestEdge.get_output_shape(*size, *limits)
     return height, width
 
 
-def _size(entry: Mapping) -> Size:
-    # Annotation files may state the size.
-    if "height" in entry and "width" in entry:
-        return entry["height"], entry["width"]
-    with Image.open(entry["file_name"]) as image:  # reads the header
-        return image.height, image.width
+def list_parts(model: nn.Module, count: FlopCount) -> list[PartCost[int]]:
+    """Parts of the model that was counted, found by the kinds of its modules, in the order of the
+    data, each followed by its pieces; then :data:`NETWORK`, :data:`RESULTS`, which have no
+    parameters, and both together."""
+    kinds = (count.by_module, count.activations, count.parameters)
 
+    def sum_up(name: str, *modules: str, within: str = "") -> PartCost[int]:
+        numbers = (sum(kind[module] for module in modules) for kind in kinds)
+        return PartCost(name, within, *numbers)
 
-def _average(cfg: CfgNode, sizes: Sequence[tuple[Size, Size]]) -> ModelCost:
-    """Over pairs of image and result sizes."""
-    model = build_without_weights(cfg)
-    # Only results depend on more than the padded size: each padded size is traced once.
-    groups = Counter((padded_size(model, image), result) for image, result in sizes)
-    networks = {padded: count_flops(model, padded) for padded in {padded for padded, _ in groups}}
-    # An image counts as often as its sizes occur.
-    counts = [networks[padded].with_result(model, result) for padded, result in groups]
-    weights = list(groups.values())
+    def list_pieces(
+        within: str, prefix: str, groups: Mapping[str, Sequence[str]]
+    ) -> list[PartCost[int]]:
+        pieces = [
+            sum_up(name, *(f"{prefix}.{module}" for module in modules), within=within)
+            for name, modules in groups.items()
+        ]
+        return [piece for piece in pieces if piece.multiply_adds]
 
-    def mean_std(values: Iterable[int]) -> MeanStd:
-        numbers = np.array(list(values))
-        mean = np.average(numbers, weights=weights)
-        variance = np.average((numbers - mean) ** 2, weights=weights)
-        return MeanStd(float(mean), float(variance**0.5))
-
-    def part_cost(same: Sequence[ModelPart]) -> PartCost:
-        return PartCost(
-            name=same[0].name,
-            within=same[0].within,
-            multiply_adds=mean_std(part.multiply_adds for part in same),
-            activations=mean_std(part.activations for part in same),
-            parameters=same[0].parameters,
+    # Stages of the backbone: children, and the members of lists among them.
+    stages: dict[str, list[str]] = {}
+    for name, child in model.get_submodule("backbone").named_children():
+        if isinstance(child, nn.ModuleList):
+            stages |= {f"{name} {number}": [f"{name}.{number}"] for number in range(len(child))}
+        else:
+            stages[name] = [name]
+    parts = [sum_up(BACKBONE, "backbone"), *list_pieces(BACKBONE, "backbone", stages)]
+    head = sum_up(HEAD, "sem_seg_head")
+    decoder = getattr(model.sem_seg_head, "pixel_decoder", None)
+    if isinstance(decoder, PixelDecoder):
+        # Mask2Former's head: pixel decoder (the papers' encoder) and transformer decoder.
+        encoder = sum_up(ENCODER_PART, ENCODER)
+        transformer = sum_up(TRANSFORMER_DECODER, "sem_seg_head.predictor")
+        pieces = list_pieces(ENCODER_PART, ENCODER, _encoder_groups(decoder))
+        parts += [encoder, *pieces, transformer]
+        # Between them: up-sampling in the pyramid.
+        rest = PartCost(
+            REST,
+            "",
+            head.multiply_adds - encoder.multiply_adds - transformer.multiply_adds,
+            head.activations - encoder.activations - transformer.activations,
+            head.parameters - encoder.parameters - transformer.parameters,
         )
+        if rest.multiply_adds:
+            parts.append(rest)
+    else:
+        parts.append(head)
+    # fvcore calls the whole network by an empty name.
+    whole = sum_up(NETWORK, "")
+    results = PartCost(RESULTS, "", count.results, 0, 0)
+    both = count.total + count.results
+    everything = PartCost(EVERYTHING, "", both, whole.activations, whole.parameters)
+    return [*parts, whole, results, everything]
 
-    # Parts and operators are the same for all sizes.
-    first = counts[0]
-    parts = zip(*(list_parts(model, count) for count in counts), strict=True)
-    return ModelCost(
-        parts=list(map(part_cost, parts)),
-        operators={
-            name: mean_std(count.by_operator[name] for count in counts)
-            for name in first.by_operator
-        },
-        queries={name: mean_std(count.queries[name] for count in counts) for name in first.queries},
-        uncounted=first.uncounted,
-    )
+
+def _encoder_groups(decoder: PixelDecoder) -> Mapping[str, list[str]]:
+    """Names of the modules that make up each piece of a pixel decoder."""
+    # In the order of the data: projections of the levels, …
+    groups: dict[str, list[str]] = defaultdict(list)
+    groups["input projections"].append("input_proj")
+    layers = {
+        name: module.self_attn.n_levels
+        for name, module in decoder.named_modules()
+        if isinstance(module, DeformableEncoderLayer)
+    }
+    for name, module in decoder.named_modules():
+        if isinstance(module, TokenRecalibration):
+            groups["token re-calibration"].append(name)
+    # … stages, which see more and more levels (PRO-SCALE, §3), …
+    for levels in sorted(set(layers.values())):
+        names = [name for name in layers if layers[name] == levels]
+        seen = " + ".join(decoder.transformer_in_features[:levels])
+        groups[f"{len(names)} layer{'s' * (len(names) > 1)} over {seen}"] = names
+    # … and the pyramid with the mask features.
+    for name, module in decoder.named_children():
+        if name.startswith("adapter_"):
+            groups["lateral projections"].append(name)
+        elif name.startswith("layer_"):
+            light = isinstance(module, LightPixelEmbedding)
+            groups["light-pixel embedding" if light else "3x3 convolutions"].append(name)
+    groups["mask features"].append("mask_features")
+    return groups

@@ -64,12 +64,7 @@ def read_results(file: Path) -> tuple[str, dict[str, float]]:
 
 
 def bars(costs: Mapping[str, Mapping[str, float]], label: str) -> Panel:
-    """Stacked bars, a bar for each model and a piece for each of its parts.
-
-    Args:
-        costs: by model and part.
-        label: of the axis, with the unit.
-    """
+    """Stacked bars of ``costs`` by model and part; ``label`` is the axis's, with the unit."""
     parts = list(dict.fromkeys(part for pieces in costs.values() for part in pieces))
 
     def draw(axes: Axes) -> None:
@@ -100,12 +95,7 @@ def bars(costs: Mapping[str, Mapping[str, float]], label: str) -> Panel:
 
 
 def points(places: Mapping[str, tuple[float, float]], labels: tuple[str, str]) -> Panel:
-    """A labelled point for each model.
-
-    Args:
-        places: (x, y) by model.
-        labels: of both axes, with units.
-    """
+    """A labelled point (x, y) for each model; ``labels`` are those of both axes, with units."""
 
     def draw(axes: Axes) -> None:
         # All colours with one marker, then with the next.
@@ -113,8 +103,7 @@ def points(places: Mapping[str, tuple[float, float]], labels: tuple[str, str]) -
         for (x, y), (marker, colour) in zip(places.values(), styles, strict=False):
             axes.plot(x, y, marker, color=colour, markersize=6)
         axes.margins(0.1)
-        axes.set_xlabel(labels[0])
-        axes.set_ylabel(labels[1])
+        axes.set(xlabel=labels[0], ylabel=labels[1])
         axes.grid(color="0.9", linewidth=0.6)
         axes.set_axisbelow(True)
         _label_points(axes, places)
@@ -122,19 +111,27 @@ def points(places: Mapping[str, tuple[float, float]], labels: tuple[str, str]) -
     return max(3.2, 1.0 + 0.17 * len(places)), draw
 
 
-def quality_points(
-    quality: tuple[str, Mapping[str, float]], costs: Mapping[str, float], label: str
-) -> Panel:
-    """The metric of :func:`read_results` against the cost of each model.
-
-    Raises:
-        ConfigError: it has none of the models.
-    """
-    metric, values = quality
-    places = {name: (costs[name], values[name]) for name in costs if name in values}
-    if not places:
-        raise ConfigError(f"--results has {', '.join(values)}: expected {', '.join(costs)}")
-    return points(places, (label, metric))
+def draw_costs(
+    file: Path,
+    label: str,
+    parts: Mapping[str, Mapping[str, float]],
+    totals: Mapping[str, float],
+    *,
+    panels: Sequence[Panel] = (),
+    quality: tuple[str, Mapping[str, float]] | None,
+) -> None:
+    """Draw bars of cost by model and part, then ``panels``, then the metric of
+    :func:`read_results` against the totals of its models, at least one; ``label`` is that of the
+    cost, with its unit."""
+    panels = [bars(parts, label), *panels]
+    if quality:
+        metric, values = quality
+        # Quality is known of some models only.
+        places = {name: (totals[name], values[name]) for name in totals if name in values}
+        if not places:
+            raise ConfigError(f"--results has {', '.join(values)}: expected {', '.join(totals)}")
+        panels.append(points(places, (label, metric)))
+    draw(panels, file)
 
 
 def draw(panels: Sequence[Panel], file: Path) -> None:

@@ -33,11 +33,8 @@ def build_without_weights(cfg: CfgNode) -> nn.Module:
 
 
 def without_memory(model: nn.Module) -> tuple[nn.Module, FakeTensorMode]:
-    """A copy of the model whose parameters and buffers are fake tensors on the CPU.
-
-    Returns:
-        the copy, and the mode that its inputs must be made in.
-    """
+    """A copy of the model whose parameters and buffers are fake tensors on the CPU, and the mode
+    that its inputs must be made in."""
     # Maps of coordinates that a model makes for itself stay real.
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
@@ -68,6 +65,7 @@ class TracedShapes(TorchDispatchMode):
         state = torch._C._get_tracing_state()
         if state is None:
             return func(*args, **kwargs)
+        set_state = torch._C._set_tracing_state  # type: ignore[attr-defined]  # not in the stubs
         # The tracer excludes itself while an operator runs: let it in for calls made here.
         excluded = torch._C._dispatch_tls_is_dispatch_key_excluded(_TRACER)
         torch._C._dispatch_tls_set_dispatch_key_excluded(_TRACER, False)
@@ -77,12 +75,8 @@ class TracedShapes(TorchDispatchMode):
                 with self:
                     return torch.ops.aten._convolution(*args, False, False, False, False)
             # Everything else is recorded already: work out its shape unseen.
-            _set_tracing_state(None)
+            set_state(None)
             return func(*args, **kwargs)
         finally:
-            _set_tracing_state(state)
+            set_state(state)
             torch._C._dispatch_tls_set_dispatch_key_excluded(_TRACER, excluded)
-
-
-def _set_tracing_state(state: object) -> None:
-    torch._C._set_tracing_state(state)  # type: ignore[attr-defined]  # missing in PyTorch's stubs

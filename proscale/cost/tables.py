@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from tabulate import tabulate
 
-from proscale.cost.budget import AffordableEncoder
-from proscale.cost.model_cost import MeanStd, ModelCost, PartCost
-from proscale.cost.parts import (
+from proscale.cost.encoder_cost import AffordableEncoder
+from proscale.cost.model_cost import (
     BACKBONE,
     ENCODER_PART,
     EVERYTHING,
@@ -16,6 +17,8 @@ from proscale.cost.parts import (
     NETWORK,
     RESULTS,
     TRANSFORMER_DECODER,
+    MeanStd,
+    ModelCost,
 )
 
 CONVENTION = (
@@ -30,13 +33,8 @@ _COLUMNS = (BACKBONE, ENCODER_PART, TRANSFORMER_DECODER, HEAD, NETWORK, RESULTS,
 def markdown_table(
     rows: Sequence[Sequence[str]], headers: Sequence[str], text: Collection[str]
 ) -> str:
-    """A table in Markdown's pipe format.
-
-    Args:
-        rows: cells.
-        headers: of the columns.
-        text: headers of the columns that are aligned to the left; others are numbers.
-    """
+    """A table in Markdown's pipe format; ``text`` are the headers of the columns that are aligned
+    to the left, others are numbers."""
     alignment = ["left" if header in text else "right" for header in headers]
     return tabulate(rows, headers, tablefmt="pipe", colalign=alignment, disable_numparse=True)
 
@@ -46,9 +44,14 @@ def write_json(file: Path | None, document: Mapping) -> None:
     _write(file, json.dumps(document, indent=2), "All numbers")
 
 
-def write_markdown(file: Path | None, text: str) -> None:
-    """Write the tables that were printed and say so; None writes nothing."""
-    _write(file, text.rstrip(), "Tables")
+def print_report(
+    tables: Sequence[str], document: Mapping, json_file: Path | None, markdown: Path | None
+) -> None:
+    """Print tables; write them to ``markdown`` and the document to ``json_file``, if named."""
+    report = "\n\n".join(tables)
+    print(report)
+    write_json(json_file, document)
+    _write(markdown, report.rstrip(), "Tables")
 
 
 def _write(file: Path | None, text: str, title: str) -> None:
@@ -63,8 +66,9 @@ def model_tables(costs: Mapping[str, ModelCost]) -> list[str]:
     tables = ["## Models (GFLOPs)", summary_table(costs)]
     if len(costs) == 1:
         (cost,) = costs.values()
-        tables += ["## Parts", parts_table(cost), "## Operators", operators_table(cost)]
-        tables += ["## Tokens", tokens_table(cost)]
+        headers, rows = parts_rows(cost)
+        tables += ["## Parts", markdown_table(rows, headers, text=["part"])]
+        tables += ["## Operators", operators_table(cost), "## Tokens", tokens_table(cost)]
     else:
         tables.append("Parts, operators and tokens of each model: run it alone, or see --json.")
     # An operator that is neither counted nor known to be free.
@@ -78,23 +82,30 @@ def model_tables(costs: Mapping[str, ModelCost]) -> list[str]:
 
 def summary_table(costs: Mapping[str, ModelCost]) -> str:
     """A row for every model; changes are relative to the first one with the same backbone."""
+    by_part = {model: cost.by_part for model, cost in costs.items()}
     # Models may have different parts: a semantic head has no encoder.
-    columns = [name for name in _COLUMNS if any(cost.has(name) for cost in costs.values())]
+    columns = [name for name in _COLUMNS if any(name in parts for parts in by_part.values())]
     compared = [name for name in (ENCODER_PART, EVERYTHING) if name in columns and len(costs) > 1]
     headers = ["model", *columns]
     headers += ["encoder's share"] if ENCODER_PART in columns else []
     headers += [f"{name} vs first*" for name in compared]
     headers += ["parameters, M", "activations, M"]
     rows = []
-    for model, cost in costs.items():
-        row = [model, *(_giga(cost.part(name)) if cost.has(name) else "" for name in columns)]
+    for model, parts in by_part.items():
+        mean = {name: part.multiply_adds.mean for name, part in parts.items()}
+        row = [model]
+        row += [_format(parts[n].multiply_adds, 1e9, 2) if n in parts else "" for n in columns]
         if ENCODER_PART in columns:
-            row.append(_share(cost, ENCODER_PART))
+            has_encoder = ENCODER_PART in parts
+            row.append(_percent(mean[ENCODER_PART] / mean[EVERYTHING]) if has_encoder else "")
         # Backbones are told apart by their parameters: merging tokens changes their cost.
-        size = cost.part(BACKBONE).parameters
-        first = next(one for one in costs.values() if one.part(BACKBONE).parameters == size)
-        row += [_change(cost, first, name) for name in compared]
-        whole = cost.part(NETWORK)
+        size = parts[BACKBONE].parameters
+        first = next(one for one in by_part.values() if one[BACKBONE].parameters == size)
+        for name in compared:
+            is_shared = name in parts and name in first
+            change = mean[name] / first[name].multiply_adds.mean - 1 if is_shared else None
+            row.append("" if change is None else f"{100 * change:+.1f} %")
+        whole = parts[NETWORK]
         row += [f"{whole.parameters / 1e6:.2f}", _format(whole.activations, 1e6, 0)]
         rows.append(row)
     note = "\n\n\\* with the same backbone." if len(costs) > 1 else ""
@@ -103,12 +114,12 @@ def summary_table(costs: Mapping[str, ModelCost]) -> str:
 
 def parts_rows(cost: ModelCost) -> tuple[list[str], list[list[str]]]:
     """Headers, and a row for every part and, with a dash, its pieces."""
-    whole = cost.part(EVERYTHING).multiply_adds.mean
+    whole = cost.by_part[EVERYTHING].multiply_adds.mean
     # Pieces are marked, because they are part of the row above them.
     rows = [
         [
             f"– {part.name}" if part.within else part.name,
-            _giga(part),
+            _format(part.multiply_adds, 1e9, 2),
             _percent(part.multiply_adds.mean / whole),
             f"{part.parameters / 1e6:.2f}",
             _format(part.activations, 1e6, 1),
@@ -118,15 +129,9 @@ def parts_rows(cost: ModelCost) -> tuple[list[str], list[list[str]]]:
     return ["part", "GFLOPs", "share", "parameters, M", "activations, M"], rows
 
 
-def parts_table(cost: ModelCost) -> str:
-    """:func:`parts_rows` as a table."""
-    headers, rows = parts_rows(cost)
-    return markdown_table(rows, headers, text=["part"])
-
-
 def operators_table(cost: ModelCost) -> str:
     """A row for every operator of the network, the costliest first."""
-    whole = cost.part(NETWORK).multiply_adds.mean
+    whole = cost.by_part[NETWORK].multiply_adds.mean
     ordered = sorted(cost.operators.items(), key=lambda item: -item[1].mean)
     rows = [[name, _format(one, 1e9, 2), _percent(one.mean / whole)] for name, one in ordered]
     return markdown_table(rows, ["operator", "GFLOPs", "share of the network"], text=["operator"])
@@ -134,38 +139,23 @@ def operators_table(cost: ModelCost) -> str:
 
 def tokens_table(cost: ModelCost) -> str:
     """Tokens seen by each encoder layer; neighbours that see the same share a row."""
-    runs: list[tuple[int, int, MeanStd]] = []
-    # Runs of layers: the first, the last, and their tokens.
-    for number, tokens in enumerate(cost.queries.values(), start=1):
-        if runs and runs[-1][2] == tokens:
-            runs[-1] = (runs[-1][0], number, tokens)
-        else:
-            runs.append((number, number, tokens))
-    rows = [
-        [str(first) if first == last else f"{first}–{last}", _format(tokens, 1, 0)]
-        for first, last, tokens in runs
-    ]
+    rows = []
+    for tokens, run in groupby(enumerate(cost.queries.values(), start=1), key=itemgetter(1)):
+        first, *more = (str(number) for number, _ in run)
+        layers = f"{first}–{more[-1]}" if more else first
+        rows.append([layers, _format(tokens, 1, 0)])
     return markdown_table(rows, ["encoder layers", "tokens"], text=["encoder layers"])
 
 
 def budget_table(candidates: Sequence[AffordableEncoder], levels: Sequence[str]) -> str:
     """A row for every encoder."""
-    rows = [
-        [
-            ",".join(map(str, candidate.layers)),
-            f"{candidate.multiply_adds / 1e9:.2f}",
-            _percent(candidate.share),
-            *map(str, candidate.depths),
-        ]
-        for candidate in candidates
-    ]
+    rows = []
+    for one in candidates:
+        layers, cost = ",".join(map(str, one.layers)), f"{one.multiply_adds / 1e9:.2f}"
+        rows.append([layers, cost, _percent(one.share), *map(str, one.depths)])
     headers = ["p1,p2,p3", "encoder, GFLOPs", "of Mask2Former's"]
     headers += [f"layers seen by {level}" for level in levels]
     return markdown_table(rows, headers, text=["p1,p2,p3"])
-
-
-def _giga(part: PartCost) -> str:
-    return _format(part.multiply_adds, 1e9, 2)
 
 
 def _format(value: MeanStd, unit: float, digits: int) -> str:
@@ -175,16 +165,3 @@ def _format(value: MeanStd, unit: float, digits: int) -> str:
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
-
-
-def _share(cost: ModelCost, name: str) -> str:
-    if not cost.has(name):
-        return ""
-    return _percent(cost.part(name).multiply_adds.mean / cost.part(EVERYTHING).multiply_adds.mean)
-
-
-def _change(cost: ModelCost, first: ModelCost, name: str) -> str:
-    if not (cost.has(name) and first.has(name)):
-        return ""
-    ratio = cost.part(name).multiply_adds.mean / first.part(name).multiply_adds.mean
-    return f"{100 * (ratio - 1):+.1f} %"

@@ -14,8 +14,13 @@ from detectron2.config import CfgNode, get_cfg
 
 from proscale.config.schema import add_proscale_config
 from proscale.config.setup import read_config_file
-from proscale.cost.model_cost import cost_at_size, dataset_sizes, resize_for_test
-from proscale.cost.parts import EVERYTHING, NETWORK
+from proscale.cost.model_cost import (
+    EVERYTHING,
+    NETWORK,
+    average_cost,
+    dataset_sizes,
+    resize_for_test,
+)
 from proscale.cost.tables import CONVENTION, parts_rows
 from proscale.errors import ConfigError
 from proscale.report.evaluations import Evaluation
@@ -124,7 +129,7 @@ def cost_html(cfg: CfgNode) -> str:
             if sizes:
                 size = sorted(sizes, key=lambda size: size[0] * size[1])[len(sizes) // 2]
                 origin = f"the median of {name}, resized as for evaluation"
-    cost = cost_at_size(cfg, size)
+    cost = average_cost(cfg, [(size, size)])
     costs = {part.name: part.multiply_adds.mean for part in cost.parts if not part.within}
     whole = costs[EVERYTHING]
     # The bar's pieces are as long as the parts' fractions of all multiply-adds.

@@ -19,7 +19,7 @@ from proscale.benchmark.merging import (
     merged_maps,
     multiply_adds,
 )
-from proscale.cost.parts import BACKBONE
+from proscale.cost.model_cost import BACKBONE
 from proscale.modeling.backbones import MixVisionTransformer
 
 DATASET = "merging_toy"

@@ -17,7 +17,7 @@ from proscale.benchmark.models import (
     benchmark_models,
     confident_logits,
 )
-from proscale.cost.parts import NETWORK
+from proscale.cost.model_cost import NETWORK
 
 INFERENCE = ModelSettings(size=(50, 70), batch=1)
 TRAINING = dataclasses.replace(INFERENCE, train=True)

@@ -5,8 +5,14 @@ from pathlib import Path
 import pytest
 
 from proscale.config import setup_cfg
-from proscale.cost.budget import affordable, pareto_front, write_config
-from proscale.cost.encoder_cost import EncoderDesign, mask2former_cost, proscale_cost
+from proscale.cost.encoder_cost import (
+    EncoderDesign,
+    affordable,
+    mask2former_cost,
+    pareto_front,
+    proscale_cost,
+    write_config,
+)
 from proscale.cost.flops import count_flops, padded_size
 from proscale.cost.shape_tracing import build_without_weights
 

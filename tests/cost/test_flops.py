@@ -11,7 +11,7 @@ from torch import nn
 
 from proscale.config import setup_cfg
 from proscale.cost.flops import FREE, HANDLES, count_flops
-from proscale.cost.parts import ENCODER_PART, EVERYTHING, NETWORK, RESULTS, list_parts
+from proscale.cost.model_cost import ENCODER_PART, EVERYTHING, NETWORK, RESULTS, list_parts
 from proscale.cost.shape_tracing import build_without_weights
 
 ROOT = Path(__file__).parents[2]
