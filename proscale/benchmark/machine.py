@@ -40,7 +40,7 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
         precision = torch.get_float32_matmul_precision()
         about["TF32 matrix products"] = "off" if precision == "highest" else "on"
     else:
-        # A line for each core, all with the same name. Elsewhere than on Linux platform has it.
+        # A line for each core, all with the same name; only Linux has the file.
         cpuinfo = Path("/proc/cpuinfo")
         lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
         names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -17,6 +17,7 @@ _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 
 def positive(text: str) -> int:
     """A whole number from 1."""
+    # A sign or a point would make it another number.
     value = int(text) if text.isdecimal() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers from 1")
@@ -122,6 +123,7 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser, *, repeats: int) ->
 
 def find_device(name: str) -> torch.device:
     """The device of --device, which this machine must have."""
+    # Said here, because PyTorch would say it in the middle of the work.
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device is cuda, but CUDA is not available: expected cpu")
     return torch.device(name)

@@ -53,8 +53,7 @@ def run(options: argparse.Namespace) -> None:
     # The terminal has the demo's own lines alone.
     handler = logging.FileHandler(output / "log.txt", mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
-    for name in ("detectron2", "fvcore", "proscale", "py.warnings"):
-        logger = logging.getLogger(name)
+    for logger in map(logging.getLogger, ("detectron2", "fvcore", "proscale", "py.warnings")):
         logger.setLevel(logging.INFO)
         logger.propagate = False
         logger.addHandler(handler)
@@ -69,20 +68,23 @@ def run(options: argparse.Namespace) -> None:
         f"[1/4] Data: {len(DatasetCatalog.get(train))} training and "
         f"{len(DatasetCatalog.get(test))} held-out images in {dataset}"
     )
+    layers = ", ".join(map(str, cfg.MODEL.PROSCALE.PROSCALE_NUM_LAYERS))
+    name = f"PRO-SCALE ({layers}) with ResNet-{cfg.MODEL.RESNETS.DEPTH}"
     trainer = _DemoTrainer(cfg)
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     print(
-        f"[2/4] Training {_name(cfg)}, {parameters / 1e6:.1f} M parameters, for "
+        f"[2/4] Training {name}, {parameters / 1e6:.1f} M parameters, for "
         f"{cfg.SOLVER.MAX_ITER} iterations of {cfg.SOLVER.IMS_PER_BATCH} images"
     )
     trainer.train()
     print(f"[3/4] Evaluating and drawing held-out images of {test}")
+    # The trainer evaluates nothing itself, so that its progress lines stay together.
     results = Trainer.test(cfg, trainer.model)
-    pictures = _draw(cfg, trainer.model, output / "pictures")
+    _draw(cfg, trainer.model, output / "pictures")
     print("[4/4] Counting multiply-adds\n")
-    print(_table(cfg, trainer.model, results["panoptic_seg"]))
+    print(_table(name, cfg, trainer.model, results["panoptic_seg"]))
     print(
-        f"\nPictures (image, ground truth, prediction): {pictures}\n"
+        f"\nPictures (image, ground truth, prediction): {output / 'pictures'}\n"
         f"Weights: {output / 'model_final.pth'}, curves: {output / 'metrics.json'}, "
         f"every class: {output / 'inference' / test / 'panoptic_seg.json'}\n"
         f"{time.monotonic() - start:.0f} seconds in all"
@@ -121,13 +123,8 @@ class _ProgressLine(EventWriter):
         )
 
 
-def _name(cfg: CfgNode) -> str:
-    layers = ", ".join(map(str, cfg.MODEL.PROSCALE.PROSCALE_NUM_LAYERS))
-    return f"PRO-SCALE ({layers}) with ResNet-{cfg.MODEL.RESNETS.DEPTH}"
-
-
 @torch.no_grad()
-def _draw(cfg: CfgNode, model: nn.Module, folder: Path) -> Path:
+def _draw(cfg: CfgNode, model: nn.Module, folder: Path) -> None:
     """Draw the first test images, each beside its ground truth and the model's prediction."""
     folder.mkdir(parents=True, exist_ok=True)
     name = cfg.DATASETS.TEST[0]
@@ -148,10 +145,9 @@ def _draw(cfg: CfgNode, model: nn.Module, folder: Path) -> Path:
         ]
         picture = Image.fromarray(side_by_side(pictures))
         picture.save(folder / f"{Path(entry['file_name']).stem}.png")
-    return folder
 
 
-def _table(cfg: CfgNode, model: nn.Module, quality: dict[str, float]) -> str:
+def _table(name: str, cfg: CfgNode, model: nn.Module, quality: dict[str, float]) -> str:
     """Quality and cost of the model beside the cost of Mask2Former with the same backbone."""
     size = (cfg.INPUT.IMAGE_SIZE, cfg.INPUT.IMAGE_SIZE)
     ours = count_flops(model, size)
@@ -165,12 +161,12 @@ def _table(cfg: CfgNode, model: nn.Module, quality: dict[str, float]) -> str:
     pairs = ((ours.encoder, theirs.encoder), (ours.total, theirs.total))
     scores = [f"{quality[key]:.1f}" for key in ("PQ", "PQ_th", "PQ_st")]
     mine, others = (
-        [f"{number / 1e9:.2f}" for number in numbers] for numbers in zip(*pairs, strict=True)
+        [f"{count.encoder / 1e9:.2f}", f"{count.total / 1e9:.2f}"] for count in (ours, theirs)
     )
     saved = [f"−{100 * (1 - number / other):.0f} %" for number, other in pairs]
     return tabulate(
         [
-            [_name(cfg), *scores, *mine],
+            [name, *scores, *mine],
             ["Mask2Former, same backbone (not trained)", "", "", "", *others],
             ["difference", "", "", "", *saved],
         ],

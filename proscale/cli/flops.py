@@ -88,6 +88,7 @@ def run(options: argparse.Namespace) -> None:
     for name, file in files.items():
         with arguments.naming(file):
             cfgs[name] = setup_cfg(file, overrides)
+    # Planning looks at encoders that no file describes yet.
     if options.budget is not None:
         _plan(cfgs, options)
         return
@@ -102,6 +103,7 @@ def run(options: argparse.Namespace) -> None:
     costs = {}
     for name, cfg in cfgs.items():
         with arguments.naming(files[name]):
+            # Networks see resized images; results have the sizes of the files.
             resized = [(resize_for_test(size, cfg), size) for size in sizes]
             costs[name] = average_cost(cfg, resized or [(options.size, options.size)])
     settings = {"images": images, "overrides": options.opts}

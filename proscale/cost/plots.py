@@ -123,15 +123,15 @@ def draw_costs(
     """Draw bars of cost by model and part, then ``panels``, then the metric of
     :func:`read_results` against the totals of its models, at least one; ``label`` is that of the
     cost, with its unit."""
-    panels = [bars(parts, label), *panels]
+    column = [bars(parts, label), *panels]
     if quality:
         metric, values = quality
         # Quality is known of some models only.
         places = {name: (totals[name], values[name]) for name in totals if name in values}
         if not places:
             raise ConfigError(f"--results has {', '.join(values)}: expected {', '.join(totals)}")
-        panels.append(points(places, (label, metric)))
-    draw(panels, file)
+        column.append(points(places, (label, metric)))
+    draw(column, file)
 
 
 def draw(panels: Sequence[Panel], file: Path) -> None:
