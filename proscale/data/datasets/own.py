@@ -54,7 +54,7 @@ def _register_coco(dataset: OwnDataset) -> OwnDataset:
     categories = [read_categories(file, keys) for file in files]
     classes = [{(c["id"], c["name"], bool(c.get("isthing", 1))) for c in cs} for cs in categories]
     # Splits must agree: a contiguous id means one class in both.
-    differing = set.union(*classes) - set.intersection(*classes)
+    differing = classes[0] ^ classes[-1]
     if differing:
         raise DataError(
             f"{files[0]} and {files[-1]} differ in the categories with ids "

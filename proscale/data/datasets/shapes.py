@@ -45,7 +45,7 @@ _SUPERSAMPLING = 4
 
 # As in COCO, the ids have gaps.
 CATEGORIES: tuple[dict[str, Any], ...] = tuple(
-    {"id": id_, "name": name, "supercategory": ("stuff", "thing")[isthing]}
+    {"id": id_, "name": name, "supercategory": "thing" if isthing else "stuff"}
     | {"isthing": isthing, "color": color}
     for id_, name, isthing, color in (
         (1, "disc", 1, [220, 60, 50]),
