@@ -53,10 +53,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OwnSplit:
-    """Paths of a split; None for parts that its task does not have.
-
-    ``name`` is the data set's, with ``_train`` or ``_val``.
-    """
+    """Paths of a split, None where its task has none; ``name`` ends with ``_train`` or ``_val``."""
 
     name: str
     images: Path
@@ -67,10 +64,9 @@ class OwnSplit:
 
 @dataclass(frozen=True)
 class OwnDataset:
-    """One block.
+    """One block, whose full name is ``where``.
 
     Attributes:
-        where: full name of the block, for messages.
         task: one of ``TASKS``.
         splits: by their key, one of ``SPLITS``; at least one.
         classes: names of the labels 0, 1, … of a semantic data set; None takes those found.
@@ -126,11 +122,8 @@ def fit_to_own_data(cfg: CfgNode, datasets: Sequence[OwnDataset], kept: Collecti
         f"DATASETS.{key}": tuple(d.splits[split].name for d in datasets if split in d.splits)
         for key, split in (("TRAIN", "TRAIN"), ("TEST", "VAL"))
     }
-    names_in_use = {
-        name
-        for key, names in follows.items()
-        for name in (value_of(cfg, key) if key in kept else names)
-    }
+    chosen = [value_of(cfg, key) if key in kept else names for key, names in follows.items()]
+    names_in_use = {name for names in chosen for name in names}
     splits = ((split, dataset) for dataset in datasets for split in dataset.splits.values())
     in_use = {split.name: dataset for split, dataset in splits if split.name in names_in_use}
     # 2. Mapper, results and class layer, from the task and classes of the data sets in use.
@@ -145,9 +138,8 @@ def fit_to_own_data(cfg: CfgNode, datasets: Sequence[OwnDataset], kept: Collecti
                     f"{len(theirs)} classes) are in use together: expected data sets of the same "
                     "task and classes: choose by DATASETS.TRAIN and DATASETS.TEST"
                 )
-        has_instances = all(
-            split.instances is not None for d in in_use.values() for split in d.splits.values()
-        )
+        splits_in_use = [split for d in in_use.values() for split in d.splits.values()]
+        has_instances = all(split.instances is not None for split in splits_in_use)
         follows |= {
             "INPUT.DATASET_MAPPER_NAME": _TASKS[task][0],
             "MODEL.MASK_FORMER.TEST.PANOPTIC_ON": task == "panoptic",
@@ -181,10 +173,8 @@ def _parse_block(block: Any, where: str) -> OwnDataset:
         raise ConfigError(f"{where}.TASK is {task!r}: expected {', '.join(TASKS)}")
     for key in _SEMANTIC_KEYS:
         if key in block and task != "semantic":
-            raise ConfigError(
-                f"{where}.{key} is for TASK semantic only; with TASK {task} names come from "
-                "ANNOTATIONS"
-            )
+            instead = f"with TASK {task} names come from ANNOTATIONS"
+            raise ConfigError(f"{where}.{key} is for TASK semantic only; {instead}")
     # Relative paths are relative to ROOT, and ROOT to the current folder.
     root = _path(_string(block, "ROOT", where, default="."), f"{where}.ROOT")
     splits = {
@@ -198,10 +188,8 @@ def _parse_block(block: Any, where: str) -> OwnDataset:
     if "CLASSES" in block:
         is_list = isinstance(classes, (list, tuple)) and len(classes) > 0
         if not is_list or not all(isinstance(name, str) for name in classes):
-            raise ConfigError(
-                f"{where}.CLASSES is {classes!r}: expected a list of texts, the names of the "
-                "labels 0, 1, …"
-            )
+            expected = "a list of texts, the names of the labels 0, 1, …"
+            raise ConfigError(f"{where}.CLASSES is {classes!r}: expected {expected}")
         if len(set(classes)) < len(classes):
             raise ConfigError(f"{where}.CLASSES has a name twice: expected each once")
     return OwnDataset(

@@ -189,7 +189,7 @@ def read_config_file(path: str) -> tuple[dict[str, Any], list[str]]:
     return content, bases
 
 
-def keys_set_by_user(config_file: str, overrides: Sequence[str]) -> set[str]:
+def keys_set_by_user(config_file: str, overrides: Sequence[str] = ()) -> set[str]:
     """Full names of the keys that are set along with ``DATASETS.OWN`` or on top of it.
 
     Args:
@@ -197,7 +197,14 @@ def keys_set_by_user(config_file: str, overrides: Sequence[str]) -> set[str]:
         overrides: KEY VALUE pairs in a row, which come after the file.
     """
     keys = set(overrides[::2])
-    return keys if KEY in keys or not config_file else keys | _keys_down_to_own_data(config_file)
+    if KEY in keys or not config_file:
+        return keys
+    content, bases = read_config_file(config_file)
+    in_file = {key for key, value in _walk(content) if not isinstance(value, Mapping)}
+    # Down to the first file that sets the key: those below it describe another data set.
+    below = [] if KEY in in_file else map(keys_set_by_user, bases)
+    in_base: set[str] = next((found for found in below if KEY in found), set())
+    return keys | in_file | in_base if KEY in in_file | in_base else keys
 
 
 def check_datasets(names: Iterable[str], where: str = "") -> None:
@@ -296,20 +303,9 @@ def _choose_device(wanted: str) -> str:
     except RuntimeError as error:
         raise ConfigError(f"MODEL.DEVICE is {wanted!r}: expected cpu, cuda, cuda:N") from error
     if device.type == "cuda" and not has_cuda:
-        raise ConfigError(
-            f"MODEL.DEVICE is {wanted}, but CUDA is not available; set MODEL.DEVICE cpu"
-        )
+        lack = "but CUDA is not available; set MODEL.DEVICE cpu"
+        raise ConfigError(f"MODEL.DEVICE is {wanted}, {lack}")
     return wanted
-
-
-def _keys_down_to_own_data(file: str) -> set[str]:
-    """Keys of a file and its bases as far as the one that sets the key; empty if none does."""
-    content, bases = read_config_file(file)
-    keys = {key for key, value in _walk(content) if not isinstance(value, Mapping)}
-    if KEY in keys:
-        return keys
-    below = next(filter(None, map(_keys_down_to_own_data, bases)), None)
-    return keys | below if below else set()
 
 
 def _merge(upper: Mapping[str, Any], lower: dict[str, Any]) -> None:
