@@ -20,8 +20,8 @@ from torch import Tensor
 
 from proscale.predict.result import ClassMetadata, Color, Prediction, from_annotation
 
+# Of a segment's colour over the image.
 OPACITY = 0.5
-"""Of a segment's colour over the image."""
 
 _FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
 # Segments smaller than this fraction of the image get no label.
@@ -34,13 +34,10 @@ _SHIFTS = (0, -1, 1, -2, 2)
 
 @dataclass(frozen=True)
 class Drawing:
-    """Segments to draw.
+    """Colours and captions of segments, and their index map, see the module.
 
-    Attributes:
-        index_map: ``(H, W)`` integers, see the module. Of overlapping instances it has the one with
-            the best score.
-        colors: of the segments.
-        captions: of the segments, with scores where objects have them.
+    Of overlapping instances ``index_map`` has the one with the best score. Captions have the scores
+    of objects.
     """
 
     index_map: np.ndarray

@@ -21,7 +21,6 @@ from proscale.utils.background import BackgroundWorkers
 from proscale.utils.whole_files import whole_file
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
-"""Endings that tell videos from images, in lower or upper case."""
 
 VIDEO_SAMPLES = 8
 """Frames of a video, evenly spread, whose results are kept as those of images."""
@@ -116,14 +115,10 @@ class FilePredictor:
         self._waiting: list[tuple[np.ndarray, Callable[[Prediction], None]]] = []
         self._writing = BackgroundWorkers(output.add, num_workers=workers)
         self._failures: list[Failure] = []
-        self._progress = tqdm(unit="image", disable=None, total=0)
+        self._progress = tqdm(unit="image", disable=None)
 
     def predict(self, sources: Sequence[Source]) -> list[Failure]:
-        """Predict the files, see ``find_sources``.
-
-        Returns:
-            the files that could not be read, which are reported on the way.
-        """
+        """Predict the files, and return those that could not be read, reported on the way."""
         images = [source for source in sources if source.image_id is not None]
         self._predict_images(images)
         # Frames of videos have names and ids behind those of all images.
@@ -210,7 +205,7 @@ class FilePredictor:
 
     def _expect(self, number: int) -> None:
         """Count this many images as work to do."""
-        self._progress.total += number
+        self._progress.total = (self._progress.total or 0) + number
         self._progress.refresh()
 
     def _skip(self, source: Source, error: Exception) -> None:

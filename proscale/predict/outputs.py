@@ -57,8 +57,7 @@ class OutputFolder:
     Args:
         folder: is made if need be.
         task: of the predictions.
-        classes: the model's.
-        dataset: name of the data set whose classes they are.
+        classes, dataset: the model's classes, and the name of the data set that has them.
         title: of the page.
 
     Attributes:

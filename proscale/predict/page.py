@@ -45,11 +45,9 @@ _ITEM = Template(
 
 
 class Gallery:
-    """Writes the page while predictions come; it appears when it is complete.
+    """Writes the page ``path`` while predictions come; it appears when it is complete.
 
-    Args:
-        path: of the HTML file; its folder is there.
-        title, subtitle: plain text.
+    Its folder is there; ``title`` and ``subtitle`` are plain text.
     """
 
     def __init__(self, path: Path, *, title: str, subtitle: str) -> None:
@@ -95,10 +93,7 @@ class Gallery:
 def gallery_item(name: str, pixels: np.ndarray, prediction: Prediction, drawing: Drawing) -> str:
     """An image on the page, as HTML: a button with the thumbnail, and the data to enlarge it.
 
-    Args:
-        name: shown, and found by the page's filter.
-        pixels: ``(H, W, 3)`` uint8 RGB.
-        prediction, drawing: for the image.
+    ``pixels`` are ``(H, W, 3)`` uint8 RGB. The page's filter finds ``name``.
     """
     height, width = pixels.shape[:2]
     # Everything is drawn anew at the page's size, so that outlines are as wide as on any image.

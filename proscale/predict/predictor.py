@@ -124,12 +124,8 @@ class Predictor:
     ) -> Prediction | list[Prediction]:
         """The prediction for an image, or a list of them for a list or tuple.
 
-        Images of the same size are in the model together. A prediction does not depend on the
-        other images.
-
-        Args:
-            images: ``ImageInput``, arrays in the order **RGB** for any ``INPUT.FORMAT`` of the
-                model, or a list or tuple of them.
+        Images of the same size are in the model together; no prediction depends on the others.
+        Arrays are in the order **RGB** for any ``INPUT.FORMAT`` of the model.
 
         Raises:
             FileNotFoundError, ValueError, TypeError: an image cannot be read, see ``read_rgb``.

@@ -3,7 +3,7 @@
 Each kind of model output has a function that makes a :class:`Prediction` of it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,11 +41,7 @@ class ClassMetadata:
 
     @classmethod
     def of_dataset(cls, name: str, task: str) -> "ClassMetadata":
-        """The classes of a registered data set.
-
-        Args:
-            name: of ``DATASETS.TEST``.
-            task: panoptic, instance or semantic.
+        """The classes of the registered data set ``name`` for a task.
 
         Raises:
             ConfigError: the data set is unknown, has no classes for the task, or keeps them in a
@@ -62,9 +58,8 @@ class ClassMetadata:
             try:
                 DatasetCatalog.get(name)
             except OSError as error:
-                raise ConfigError(
-                    f"DATASETS.TEST is {name}: expected its files: {error}"
-                ) from error
+                message = f"DATASETS.TEST is {name}: expected its files: {error}"
+                raise ConfigError(message) from error
         return cls.of_metadata(metadata, task)
 
     @classmethod
@@ -109,9 +104,7 @@ class Segment:
             pixels of a class, has the class id.
         name: of its class.
         class_id: position of the class in the model's output, from 0.
-        category_id: of the class in the data set's annotation files; ``class_id`` where these have
-            no numbers of their own.
-        isthing: true for things, countable objects; false for stuff.
+        category_id, isthing: of the class, see :class:`ClassMetadata`.
         score: in [0, 1]: class probability of a panoptic segment, of an instance that times the
             mean mask probability; None for semantic segments.
         area: pixels.
@@ -214,10 +207,9 @@ def from_instances(
 def from_annotation(
     task: str, ids: np.ndarray, class_of: Mapping[int, int], classes: ClassMetadata
 ) -> Prediction:
-    """An annotation in the form of a prediction without scores, to be shown beside one.
+    """A panoptic or semantic annotation as a prediction without scores, to be shown beside one.
 
     Args:
-        task: panoptic or semantic.
         ids: ``(H, W)`` integers, the segment of every pixel.
         class_of: the segments' classes by id; pixels of others have no segment.
     """
@@ -229,12 +221,12 @@ def from_annotation(
 def _prediction(
     task: str,
     classes: ClassMetadata,
-    found: Iterable[tuple[int, int, float | None, dict]],
+    found: Sequence[tuple[int, int, float | None, dict]],
     size: tuple[int, ...],
     id_map: np.ndarray | None,
 ) -> Prediction:
     """From each segment's id, class, score and run lengths, which give its area and box."""
-    segments, codes = [], []
+    segments = []
     for id_, label, score, code in found:
         # COCO's box is (x, y, width, height).
         left, top, width, height = (int(side) for side in pycocotools.mask.toBbox(code))
@@ -250,6 +242,6 @@ def _prediction(
                 box=(left, top, left + width, top + height),
             )
         )
-        codes.append(code)
     height, width = size
-    return Prediction(task, height, width, tuple(segments), tuple(codes), id_map)
+    codes = tuple(code for *_, code in found)
+    return Prediction(task, height, width, tuple(segments), codes, id_map)

@@ -1,8 +1,7 @@
 """Curves of a training as line charts: SVG within HTML.
 
 Colours follow the page, and the page's script reads the data. Values that are not finite break the
-line and are marked at the top edge. Long curves are thinned so that the highest and lowest values
-of every stretch stay.
+line and are marked at the top edge.
 """
 
 import html
@@ -15,9 +14,7 @@ from proscale.predict.page import script_data
 from proscale.report.evaluations import HEADLINES
 from proscale.report.run_folder import Points
 
-MAX_POINTS = 600
-"""Of a line, at most."""
-
+MAX_POINTS = 600  # of a line, at most
 _WIDTH, _HEIGHT = 420, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 8, 12, 26  # margins around the plot
 _COLORS = 6  # that the page's style has
@@ -32,11 +29,7 @@ _COUNTS = {
     "overflowed_steps": "Steps left out by loss scaling",
 }
 # With the main metric those that explain it.
-_FAMILIES = {
-    "PQ": ("PQ", "PQ_th", "PQ_st"),
-    "AP": ("AP", "AP50", "AP75"),
-    "mIoU": ("mIoU", "pACC"),
-}
+_FAMILIES = {"PQ": ["PQ", "PQ_th", "PQ_st"], "AP": ["AP", "AP50", "AP75"], "mIoU": ["mIoU", "pACC"]}
 _TIMES = {"time": "in all", "data_time": "waiting for data"}
 
 

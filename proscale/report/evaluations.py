@@ -48,25 +48,15 @@ class ImageMetric:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The latest results for a task on a data set.
+    """The latest results for a task on a data set."""
 
-    Attributes:
-        dataset: its name; empty if the results do not have it.
-        task: a key of ``HEADLINES``, or another one.
-        metrics: of the data set, by name.
-        classes: in the order of the data set.
-        image_metric: name of the metric of ``images``.
-        images: in the order of the evaluation; empty where images have no metric.
-        has_views: with test-time augmentation.
-    """
-
-    dataset: str
-    task: str
-    metrics: dict[str, float]
+    dataset: str  # empty if the results do not have it
+    task: str  # a key of HEADLINES, or another one
+    metrics: dict[str, float]  # of the data set, by name
     classes: list[ClassMetrics]
-    image_metric: str
-    images: list[ImageMetric]
-    has_views: bool
+    image_metric: str  # name of the metric of the images
+    images: list[ImageMetric]  # none where images have no metric
+    has_views: bool  # with test-time augmentation
 
     @property
     def title(self) -> str:

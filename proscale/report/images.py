@@ -27,12 +27,9 @@ _TASKS = {"panoptic_seg": "panoptic", "sem_seg": "semantic"}
 
 
 def images_html(run: RunFolder, count: int, missing: list[str]) -> str:
-    """The ``count`` best and worst images of every data set, and names of those that are not drawn.
+    """The ``count`` best and worst images of every data set, predicted by the latest weights.
 
-    Args:
-        run: its configuration and latest weights predict.
-        count: 1 or more.
-        missing: gets a sentence for everything that is not drawn.
+    Those that cannot be drawn are named, with the reason in ``missing``.
     """
     parts = []
     # Views change predictions, and single images have no AP.
@@ -91,11 +88,7 @@ def extremes(
 
 
 class _ImagePairs:
-    """Draws images of a data set, prediction and annotation.
-
-    Raises:
-        RenderError: the model or the data set is not there, or they do not fit.
-    """
+    """Draws images; a RenderError if model or data set are not there, or do not fit."""
 
     def __init__(self, run: RunFolder, evaluation: Evaluation) -> None:
         if run.cfg is None:
@@ -116,11 +109,7 @@ class _ImagePairs:
         self._entries = {entry["file_name"]: entry for entry in entries}
 
     def draw(self, image: ImageMetric) -> Iterator[str]:
-        """The prediction and, where the data set has it, the annotation, as HTML for the viewer.
-
-        Raises:
-            RenderError: the image or its annotation cannot be read.
-        """
+        """The prediction and, where the data set has it, the annotation, as HTML for the viewer."""
         name = Path(image.file_name).name
         try:
             pixels = read_rgb(image.file_name)
@@ -129,13 +118,10 @@ class _ImagePairs:
         except (OSError, ValueError) as error:
             raise RenderError(str(error)) from error
         label = f"{self._evaluation.image_metric} {image.value:.1f}"
-        yield self._item(f"{label} · {name}", pixels, prediction)
-        if annotated is not None:
-            yield self._item(f"truth · {name}", pixels, annotated)
-
-    def _item(self, name: str, pixels: np.ndarray, prediction: Prediction) -> str:
-        drawing = Drawing.of(prediction, self._predictor.classes)
-        return gallery_item(name, pixels, prediction, drawing)
+        for title, shown in ((label, prediction), ("truth", annotated)):
+            if shown is not None:
+                drawing = Drawing.of(shown, self._predictor.classes)
+                yield gallery_item(f"{title} · {name}", pixels, shown, drawing)
 
     def _annotated(self, file_name: str, pixels: np.ndarray) -> Prediction | None:
         entry: Mapping[str, Any] = self._entries.get(file_name, {})

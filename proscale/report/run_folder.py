@@ -26,7 +26,6 @@ _CONTENTS = {
     LOG_FILE: "no versions",
 }
 _MAX_ITERATION = 2**53  # iterations are drawn as floats
-_NUMBERED = 5  # damaged lines that are listed
 
 # Detectron2's format of times, and logging's own.
 _TIME = re.compile(r"\[?(\d\d/\d\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)")
@@ -38,22 +37,14 @@ _ENVIRONMENT, _COMMAND = "Environment info:", "Command line arguments: "
 
 @dataclass
 class LogFacts:
-    """Facts that only ``log.txt`` has; empty or None where it does not say.
+    """Facts that only ``log.txt`` has; empty or None where it does not say."""
 
-    Attributes:
-        environment: versions and devices of the latest start, by name.
-        command: arguments of the latest start.
-        starts: number of times training or evaluation was started.
-        first, last: times of the first and the last line, as logged.
-        peak_memory: of the device, MiB.
-    """
-
-    environment: dict[str, str] = field(default_factory=dict)
-    command: str = ""
+    environment: dict[str, str] = field(default_factory=dict)  # versions and devices, by name
+    command: str = ""  # arguments of the latest start, as the environment
     starts: int = 0
-    first: str = ""
+    first: str = ""  # times of the first and the last line, as logged
     last: str = ""
-    peak_memory: int | None = None
+    peak_memory: int | None = None  # of the device, MiB
 
 
 @dataclass(frozen=True)
@@ -99,8 +90,8 @@ def read_run(path: Path) -> RunFolder:
             f"RUN_DIR is {path}: expected the OUTPUT_DIR of a training or evaluation, with "
             f"{', '.join(_CONTENTS)} or results.json; it {problem}"
         )
-    absent = {name: none for name, none in _CONTENTS.items() if name not in there}
-    missing += [f"There is no {name}: {none}." for name, none in absent.items()]
+    absent = [name for name in _CONTENTS if name not in there]
+    missing += [f"There is no {name}: {_CONTENTS[name]}." for name in absent]
     # Each file is read by itself: the page names damage in one and shows the others.
     cfg: CfgNode | None = None
     curves: dict[str, Points] = {}
@@ -116,11 +107,9 @@ def read_run(path: Path) -> RunFolder:
         if METRICS_FILE in there:
             curves, damaged = read_metrics(path / METRICS_FILE)
             if damaged:
-                numbers = ", ".join(map(str, damaged[:_NUMBERED]))
-                numbers += ", …" * (len(damaged) > _NUMBERED)
-                missing.append(
-                    f"{len(damaged)} damaged lines of {METRICS_FILE} are left out: {numbers}."
-                )
+                lines = f"{len(damaged)} damaged lines of {METRICS_FILE}"
+                numbers = [*map(str, damaged[:5]), *["…"] * (len(damaged) > 5)]
+                missing.append(f"{lines} are left out: {', '.join(numbers)}.")
             if not curves:
                 missing.append(f"{METRICS_FILE} has no curves yet.")
     except OSError as error:
@@ -146,11 +135,7 @@ def read_run(path: Path) -> RunFolder:
 
 
 def read_metrics(path: Path) -> tuple[dict[str, Points], list[int]]:
-    """The curves by metric, a JSON object per line, and the numbers of the lines that hold none.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """The curves by metric, a JSON object per line, and the numbers of the lines that hold none."""
     curves: dict[str, Points] = {}
     damaged = []
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -180,11 +165,7 @@ def _parse(line: str) -> tuple[int, dict[str, float]]:
 
 
 def read_log(path: Path) -> LogFacts:
-    """Read a log line by line, however long it is.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Read a log line by line, however long it is; an OSError if it cannot be read."""
     facts = LogFacts()
     rules = 2  # lines of dashes seen around the table of the environment
     with path.open(encoding="utf-8", errors="replace") as file:
