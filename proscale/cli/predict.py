@@ -66,7 +66,13 @@ def run(options: argparse.Namespace) -> None:
     sources = find_sources(inputs, leave_out=options.output)
     cfg = setup_cfg(options.config_file, overrides)
     task = choose_task(cfg, options.task)
-    threshold = _threshold(options.score_threshold, task)
+    threshold = options.score_threshold
+    if task == "semantic" and threshold is not None:
+        raise ConfigError(
+            "--score-threshold is for panoptic and instance results: semantic ones have no scores"
+        )
+    if threshold is None:
+        threshold = INSTANCE_THRESHOLD if task == "instance" else 0.0
     predictor = Predictor(cfg, options.weights, task=task, score_threshold=threshold)
     output = OutputFolder(
         options.output,
@@ -90,11 +96,3 @@ def _fraction(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected 0 to 1")
     return value
-
-
-def _threshold(wanted: float | None, task: str) -> float:
-    if task == "semantic" and wanted is not None:
-        raise ConfigError(
-            "--score-threshold is for panoptic and instance results: semantic ones have no scores"
-        )
-    return wanted if wanted is not None else INSTANCE_THRESHOLD if task == "instance" else 0.0

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -32,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     step = RecordedStep.read(options.file)
-    cfg = _config(step, options.opts)
+    # From a file, so that it is checked as any configuration.
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "config.yaml")
+        file.write_text(step.config)
+        cfg = setup_cfg(str(file), options.opts)
     model = build_model(cfg)
     model.load_state_dict(step.weights)
     files = ", ".join(str(sample.get("file_name", "(unnamed)")) for sample in step.batch)
@@ -54,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
             loop.run_step()
         except FloatingPointError as error:
             print(str(error).partition("; images of this process")[0])
-            print(outputs.describe())
+            print(f"first output that is not finite: {outputs.first or 'none of a module'}")
         else:
             for name, (value, _) in storage.latest().items():
                 if "loss" in name or name == "grad_norm":
@@ -62,35 +65,20 @@ def run(options: argparse.Namespace) -> None:
             print("everything is finite")
 
 
-def _config(step: RecordedStep, overrides: list[str]) -> CfgNode:
-    # From a file, so that it is checked as any configuration.
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "config.yaml")
-        file.write_text(step.config)
-        return setup_cfg(str(file), overrides)
-
-
 class _OutputWatch:
     """Watches the outputs of all modules for the first that is not finite."""
 
     def __init__(self, model: nn.Module):
-        self._first = ""
+        self.first = ""
         # Hooks run in the order in which modules finish: the first one found is the cause.
         for name, module in model.named_modules():
             if name:
                 module.register_forward_hook(partial(self._look, name))
 
     def _look(self, name: str, module: nn.Module, inputs: object, output: object) -> None:
-        if not self._first and not all(map(_is_finite, _tensors(output))):
-            self._first = f"{name} ({type(module).__name__})"
-
-    def describe(self) -> str:
-        """One line."""
-        return f"first output that is not finite: {self._first or 'none of a module'}"
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
+        # Integers are finite.
+        if not self.first and not all(tensor.isfinite().all() for tensor in _tensors(output)):
+            self.first = f"{name} ({type(module).__name__})"
 
 
 def _tensors(output: object) -> list[torch.Tensor]:

@@ -5,6 +5,7 @@ A drawing has an index map: an integer image in which the pixels of the n-th seg
 """
 
 import colorsys
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +25,6 @@ from proscale.predict.result import ClassMetadata, Color, Prediction, from_annot
 OPACITY = 0.5
 
 _FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
-# Segments smaller than this fraction of the image get no label.
-_LABELLED_AREA = 0.001
-# Side in pixels to which maps are reduced to find places for labels.
-_PLACING_SIDE = 400
-# Lines that a label may be moved by to keep clear of others.
-_SHIFTS = (0, -1, 1, -2, 2)
 
 
 @dataclass(frozen=True)
@@ -76,8 +71,9 @@ class Drawing:
             width, height = draw.textlength(caption, font) + size / 2, 1.3 * size
             x0 = min(max(x - width / 2, 0), max(canvas.width - width, 0))
             x1 = x0 + width
-            # A label that finds no free line is left out: larger segments have theirs already.
-            for shift in _SHIFTS:
+            # It keeps clear of others by some lines. A label that finds no free line is left out:
+            # larger segments have theirs already.
+            for shift in (0, -1, 1, -2, 2):
                 y0 = min(max(y + (shift - 0.5) * height, 0), max(canvas.height - height, 0))
                 y1 = y0 + height
                 # Boxes overlap if along both axes each begins before the other ends.
@@ -182,17 +178,17 @@ def outlines(index_map: np.ndarray) -> np.ndarray:
 def label_places(index_map: np.ndarray) -> dict[int, tuple[int, int]]:
     """Where a label belongs: (x, y) of the pixel deepest inside each segment, by its index.
 
-    The largest segments come first; small ones have no place.
+    The largest segments come first; those below a thousandth of the image have no place.
     """
-    # Distances are measured on a smaller map: some pixels do not matter to a label.
-    step = max(1, -(-max(index_map.shape) // _PLACING_SIDE))
+    # Distances are measured on a map of at most 400 pixels: some do not matter to a label.
+    step = max(1, math.ceil(max(index_map.shape) / 400))
     reduced = index_map[::step, ::step]
     areas = np.bincount(reduced.ravel())
     # Index 0 is no segment.
     areas[0] = 0
     places = {}
     for index in np.argsort(-areas, kind="stable").tolist():
-        if areas[index] < max(_LABELLED_AREA * reduced.size, 1):
+        if areas[index] < max(0.001 * reduced.size, 1):
             break
         # The padding makes the image's border a border of the segment.
         mask = np.pad((reduced == index).astype(np.uint8), 1)

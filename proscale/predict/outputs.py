@@ -39,13 +39,8 @@ class Failure:
     reason: str
 
 
-@dataclass(frozen=True)
-class Written:
-    """An image's part in the files that cover all images."""
-
-    record: dict[str, Any]
-    coco: list[dict[str, Any]]
-    item: str
+# An image's part in the files that cover all images: JSON of ours and of COCO, and the page's item.
+_Written = tuple[dict[str, Any], list[dict[str, Any]], str]
 
 
 class OutputFolder:
@@ -82,7 +77,7 @@ class OutputFolder:
         folder.mkdir(exist_ok=True)
         return folder / f"{name}.mp4"
 
-    def write(self, source: Source, pixels: np.ndarray, prediction: Prediction) -> Written:
+    def write(self, source: Source, pixels: np.ndarray, prediction: Prediction) -> _Written:
         """Write the files of an image, ``(H, W, 3)`` uint8 RGB; several threads may."""
         # The drawing is made once, for the picture and for the page.
         drawing = Drawing.of(prediction, self._classes)
@@ -111,13 +106,14 @@ class OutputFolder:
             "segments": [asdict(segment) for segment in prediction.segments],
         }
         item = gallery_item(source.name, pixels, prediction, drawing)
-        return Written(record, _coco_entries(source, prediction), item)
+        return record, _coco_entries(source, prediction), item
 
-    def add(self, written: Written) -> None:
+    def add(self, written: _Written) -> None:
         """Add the result of :meth:`write`, in the order of the page."""
-        self._records.append(written.record)
-        self._coco += written.coco
-        self._gallery.add(written.item)
+        record, coco, item = written
+        self._records.append(record)
+        self._coco += coco
+        self._gallery.add(item)
 
     def finish(self, failures: Sequence[Failure]) -> None:
         """Write the files that cover all images."""

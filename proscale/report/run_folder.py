@@ -49,25 +49,14 @@ class LogFacts:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder of a training or evaluation.
+    """A folder of a training or evaluation."""
 
-    Attributes:
-        path: of the folder.
-        cfg: the configuration, on a device that this machine has; None if none can be used.
-        curves: logged metrics by name.
-        evaluations: latest results.
-        log: see :class:`LogFacts`.
-        weights: the latest checkpoint, None if there is none.
-        missing: a sentence for everything that is not there or damaged.
-    """
-
-    path: Path
-    cfg: CfgNode | None
-    curves: dict[str, Points]
-    evaluations: list[Evaluation]
+    cfg: CfgNode | None  # on a device that this machine has; None if none can be used
+    curves: dict[str, Points]  # logged metrics by name
+    evaluations: list[Evaluation]  # latest results
     log: LogFacts
-    weights: Path | None
-    missing: list[str]
+    weights: Path | None  # the latest checkpoint
+    missing: list[str]  # a sentence for everything that is not there or damaged
 
     @property
     def steps(self) -> int:
@@ -131,7 +120,7 @@ def read_run(path: Path) -> RunFolder:
         weights = Path(cfg.MODEL.WEIGHTS)
     if weights is not None and not weights.is_file():
         weights = None
-    return RunFolder(path, cfg, curves, evaluations, log, weights, missing)
+    return RunFolder(cfg, curves, evaluations, log, weights, missing)
 
 
 def read_metrics(path: Path) -> tuple[dict[str, Points], list[int]]:

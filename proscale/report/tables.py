@@ -28,10 +28,6 @@ from proscale.report.evaluations import Evaluation
 Cell = str | float
 """A text, a percentage, or a count as ``int``."""
 
-USUAL_SIZE = (800, 1280)
-"""Of an image where the test set is not there."""
-
-_SAMPLED = 100  # images of the test set
 _KINDS = {"": "all", "_th": "things", "_st": "stuff"}
 
 
@@ -118,14 +114,13 @@ def cost_html(cfg: CfgNode) -> str:
     """The cost of a model for an image of its test set: a bar of its parts, and a table.
 
     Raises:
-        ValueError, KeyError, AttributeError: the model cannot be built, or is of another
-            architecture than those that are counted.
+        ValueError, KeyError, AttributeError: the model cannot be built, or its cost not be counted.
     """
-    size, origin = USUAL_SIZE, "as the images of the test set are not there"
+    size, origin = (800, 1280), "as the images of the test set are not there"
     for name in cfg.DATASETS.TEST[:1]:
-        # From the headers of some images: their pixels do not matter.
+        # From the headers of 100 images: their pixels do not matter.
         with suppress(ValueError):
-            sizes = [resize_for_test(size, cfg) for size in dataset_sizes(name, _SAMPLED)]
+            sizes = [resize_for_test(size, cfg) for size in dataset_sizes(name, 100)]
             if sizes:
                 size = sorted(sizes, key=lambda size: size[0] * size[1])[len(sizes) // 2]
                 origin = f"the median of {name}, resized as for evaluation"
@@ -134,12 +129,10 @@ def cost_html(cfg: CfgNode) -> str:
     whole = costs[EVERYTHING]
     # The bar's pieces are as long as the parts' fractions of all multiply-adds.
     bar, key = [], []
-    parts = ((name, value) for name, value in costs.items() if name not in (NETWORK, EVERYTHING))
-    for number, (name, value) in enumerate(parts):
-        bar.append(f'<span class="c{number}" style="flex-grow:{value / whole:.4f}"></span>')
-        key.append(
-            f'<li class="c{number}"><i></i>{html.escape(name)} <b>{value / 1e9:.2f}</b></li>'
-        )
+    for number, name in enumerate(name for name in costs if name not in (NETWORK, EVERYTHING)):
+        bar.append(f'<span class="c{number}" style="flex-grow:{costs[name] / whole:.4f}"></span>')
+        label = f"{html.escape(name)} <b>{costs[name] / 1e9:.2f}</b>"
+        key.append(f'<li class="c{number}"><i></i>{label}</li>')
     return (
         f'<div class="panel"><p>For an image of {size[0]}×{size[1]} pixels (height×width), '
         f"{html.escape(origin)}: "
