@@ -86,12 +86,7 @@ def _grouped(curves: Mapping[str, Points]) -> Iterator[tuple[str, list[Line]]]:
 
 
 def chart(title: str, lines: Sequence[Line]) -> str:
-    """A chart with its legend, as HTML.
-
-    Args:
-        title: plain text.
-        lines: one at least, with a point at least each.
-    """
+    """A chart with its legend, as HTML, of one line at least with a point at least each."""
     # Faint lines are drawn first and lie behind the others.
     lines = [Line(line.name, thinned(line.points), line.is_faint) for line in lines]
     plot = _Plot(lines)

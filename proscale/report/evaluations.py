@@ -26,7 +26,6 @@ _DETAILS = {
     "panoptic_seg": (panoptic_evaluator, "per_category", "PQ"),
     "sem_seg": (semantic_evaluator, "per_class", "mIoU"),
 }
-_PER_CLASS = "AP-"
 
 
 @dataclass(frozen=True)
@@ -88,50 +87,44 @@ def read_evaluations(run: Path) -> tuple[list[Evaluation], list[str]]:
         if any(isinstance(metrics, Mapping) for metrics in unnamed.values()):
             folders = [path.name for path in (run / folder).glob("*/")]
             by_dataset.append((folders[0] if len(folders) == 1 else "", unnamed))
-        for dataset, tasks in by_dataset:
-            for task, metrics in tasks.items():
-                if isinstance(metrics, Mapping) and metrics:
-                    files, task = run / folder / dataset, task.removesuffix("_TTA")
-                    has_views = name == RESULTS_TTA_FILE
-                    found.append(_evaluation(files, dataset, task, metrics, has_views, problems))
+        entries = ((dataset, *entry) for dataset, tasks in by_dataset for entry in tasks.items())
+        for dataset, task, metrics in entries:
+            if not isinstance(metrics, Mapping) or not metrics:
+                continue
+            # COCO's AP of classes is among the metrics of the data set.
+            whole = {k: _number(v) for k, v in metrics.items() if not k.startswith("AP-")}
+            classes = [
+                ClassMetrics(key.removeprefix("AP-"), "", {"AP": _number(value)})
+                for key, value in metrics.items()
+                if key.startswith("AP-")
+            ]
+            image_metric, images = "", []
+            # Files of other tasks are not read; without a data set's name its folder is unknown.
+            task = task.removesuffix("_TTA")
+            if task in _DETAILS and dataset:
+                evaluator, key, image_metric = _DETAILS[task]
+                files = run / folder / dataset
+                records = _records(files / evaluator.RESULTS_FILE, key, problems)
+                classes = [_class_metrics(record) for record in records]
+                images = [
+                    ImageMetric(str(record.get("file_name")), _number(record.get(image_metric)))
+                    for record in _records(files / evaluator.IMAGES_FILE, "images", problems)
+                ]
+            has_views = name == RESULTS_TTA_FILE
+            found.append(Evaluation(dataset, task, whole, classes, image_metric, images, has_views))
     return found, problems
 
 
-def _evaluation(
-    folder: Path,
-    dataset: str,
-    task: str,
-    metrics: Mapping[str, Any],
-    has_views: bool,
-    problems: list[str],
-) -> Evaluation:
-    # COCO's AP of classes is among the metrics of the data set.
-    whole = {k: _number(v) for k, v in metrics.items() if not k.startswith(_PER_CLASS)}
-    classes = [
-        ClassMetrics(key.removeprefix(_PER_CLASS), "", {"AP": _number(value)})
-        for key, value in metrics.items()
-        if key.startswith(_PER_CLASS)
-    ]
-    image_metric, images = "", []
-    # Files of other tasks are not read; without a data set's name its folder is unknown.
-    if task in _DETAILS and dataset:
-        evaluator, key, image_metric = _DETAILS[task]
-        classes = []
-        for record in _records(folder / evaluator.RESULTS_FILE, key, problems):
-            isthing = record.get("isthing")
-            kind = ("thing" if isthing else "stuff") if isinstance(isthing, bool) else ""
-            # Panoptic files have lower-case keys: pq, sq, rq, tp.
-            values = {
-                key.upper() if key.islower() else key: _number(value)
-                for key, value in record.items()
-                if key not in ("id", "name", "isthing")
-            }
-            classes.append(ClassMetrics(str(record.get("name")), kind, values))
-        images = [
-            ImageMetric(str(record.get("file_name")), _number(record.get(image_metric)))
-            for record in _records(folder / evaluator.IMAGES_FILE, "images", problems)
-        ]
-    return Evaluation(dataset, task, whole, classes, image_metric, images, has_views)
+def _class_metrics(record: Mapping[str, Any]) -> ClassMetrics:
+    isthing = record.get("isthing")
+    kind = ("thing" if isthing else "stuff") if isinstance(isthing, bool) else ""
+    metrics = {
+        # Panoptic files have lower-case keys: pq, sq, rq, tp.
+        key.upper() if key.islower() else key: _number(value)
+        for key, value in record.items()
+        if key not in ("id", "name", "isthing")
+    }
+    return ClassMetrics(str(record.get("name")), kind, metrics)
 
 
 def _records(path: Path, key: str, problems: list[str]) -> list[Mapping[str, Any]]:

@@ -75,13 +75,11 @@ def extremes(
 ) -> tuple[list[ImageMetric], list[ImageMetric]]:
     """At most ``count`` best, from the best, and ``count`` worst, from the worst.
 
-    Of few images none is both; those without a metric, in which nothing is annotated, are neither.
+    Of few images none is both; those without a metric are neither.
     """
     # By name where metrics are equal: the page is the same whenever it is made.
-    ordered = sorted(
-        (image for image in images if math.isfinite(image.value)),
-        key=lambda image: (image.value, image.file_name),
-    )
+    finite = (image for image in images if math.isfinite(image.value))
+    ordered = sorted(finite, key=lambda image: (image.value, image.file_name))
     worst = ordered[: min(count, len(ordered) // 2)]
     best = ordered[len(worst) :][::-1][:count]
     return best, worst
@@ -126,16 +124,16 @@ class _ImagePairs:
     def _annotated(self, file_name: str, pixels: np.ndarray) -> Prediction | None:
         entry: Mapping[str, Any] = self._entries.get(file_name, {})
         classes = self._predictor.classes
-        height, width = pixels.shape[:2]
+        size = (pixels.shape[0], pixels.shape[1])
         if self._task == "semantic" and "sem_seg_file_name" in entry:
             # Label images have class ids, and one value for pixels without a class.
             ignored = MetadataCatalog.get(self._evaluation.dataset).ignore_label
             reader = SemanticReader(num_classes=len(classes), ignore_label=ignored)
-            found = reader.read(entry, (height, width))
+            found = reader.read(entry, size)
             return from_annotation(self._task, found.ids, found.classes, classes)
         if "pan_seg_file_name" not in entry:
             return None
-        segments = PanopticReader().read(entry, (height, width))
+        segments = PanopticReader().read(entry, size)
         if self._task == "panoptic":
             return from_annotation(self._task, segments.ids, segments.classes, classes)
         # Semantic models are evaluated on panoptic annotations, too: the segments of a class become

@@ -46,16 +46,13 @@ def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
         except (ValueError, KeyError, AttributeError) as error:
             missing.append(f"The cost of this model is not counted: {error}.")
     config_file = run_dir / CONFIG_FILE
+    configuration = configuration_html(config_file) if config_file.is_file() else ""
     sections = [
         ("curves", "Curves", curve_charts(run.curves)),
         ("results", "Results", "".join(map(evaluation_html, run.evaluations))),
         ("images", "Best and worst images", pictures),
         ("cost", "Cost", cost),
-        (
-            "configuration",
-            "Configuration",
-            configuration_html(config_file) if config_file.is_file() else "",
-        ),
+        ("configuration", "Configuration", configuration),
         ("versions", "Versions and machine", _versions(run)),
     ]
     # Sections without content are left out, with their links.
