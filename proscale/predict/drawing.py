@@ -91,12 +91,7 @@ class Drawing:
 
 
 def draw_panoptic(
-    image: np.ndarray,
-    panoptic: Tensor,
-    segments: list[dict],
-    metadata: Metadata,
-    *,
-    scale: int = 1,
+    image: np.ndarray, panoptic: Tensor, segments: list[dict], metadata: Metadata, *, scale: int = 1
 ) -> np.ndarray:
     """Draw panoptic segments, of a model or an annotation, with their names over an image.
 

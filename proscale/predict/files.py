@@ -22,9 +22,8 @@ from proscale.utils.whole_files import whole_file
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
+# Frames of a video, evenly spread, whose results are kept as those of images.
 VIDEO_SAMPLES = 8
-"""Frames of a video, evenly spread, whose results are kept as those of images."""
-
 _SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 
 
@@ -34,8 +33,8 @@ def find_sources(inputs: Sequence[str], *, leave_out: Path) -> list[Source]:
     A second file ``street.png`` has the name ``street_2``, and so on.
 
     Args:
-        inputs: images, videos, folders (everything below them with a suffix in ``IMAGE_SUFFIXES``
-            or ``VIDEO_SUFFIXES``), and patterns with ``*``, ``?``, ``[…]`` and ``**``.
+        inputs: images, videos, folders (all images and videos below them), and patterns with ``*``,
+            ``?``, ``[…]`` and ``**``.
         leave_out: folder whose files are not taken from folders and patterns: where results go.
 
     Raises:
@@ -100,8 +99,7 @@ class FilePredictor:
     """Predicts images and videos and writes everything that ``output`` has.
 
     Args:
-        predictor: the model.
-        output: where to.
+        predictor, output: the model, and where to.
         batch_size: images that are in the model together, 1 or more.
         workers: threads that read, and as many that draw and write, 1 or more.
     """

@@ -18,17 +18,11 @@ from proscale.utils.whole_files import whole_file
 
 @dataclass(frozen=True)
 class Source:
-    """A file to predict, or a frame of a video.
+    """A file to predict, or a frame of a video."""
 
-    Attributes:
-        path: as the user gave it; of a frame, the video's with its number behind a ``#``.
-        name: of its results, without suffix; no two sources share one.
-        image_id: in JSON files. Videos have none, their frames do.
-    """
-
-    path: Path
-    name: str
-    image_id: int | None
+    path: Path  # as the user gave it; of a frame, the video's with its number behind a #
+    name: str  # of its results, without suffix; no two sources share one
+    image_id: int | None  # in JSON files; videos have none, their frames do
 
 
 @dataclass(frozen=True)

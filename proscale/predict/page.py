@@ -27,13 +27,11 @@ from proscale.predict.result import Prediction
 from proscale.utils.types import Size
 from proscale.utils.whole_files import whole_file
 
+# Images on a page; those after them have their files only, and the page says so.
 MAX_IMAGES = 500
-"""Images on a page; those after them have their files only, and the page says so."""
+# The longer side of images on the page and in its overview, in pixels, at most.
+IMAGE_SIDE, _THUMBNAIL_SIDE = 1024, 360
 
-IMAGE_SIDE = 1024
-"""The longer side of images on the page, in pixels, at most."""
-
-_THUMBNAIL_SIDE = 360
 _WEB = files("proscale.predict") / "web"
 _SHARED = ("head.html", "page.css", "viewer.css", "viewer.html", "viewer.js")
 _ITEM = Template(
@@ -100,9 +98,7 @@ def gallery_item(name: str, pixels: np.ndarray, prediction: Prediction, drawing:
     size = _bounded((height, width), IMAGE_SIDE)
     image = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA)
     # The nearest neighbours; OpenCV has none for maps of 64 bits.
-    rows, columns = (
-        np.arange(new) * old // new for new, old in zip(size, (height, width), strict=True)
-    )
+    rows, columns = np.arange(size[0]) * height // size[0], np.arange(size[1]) * width // size[1]
     drawing = Drawing(drawing.index_map[rows[:, None], columns], drawing.colors, drawing.captions)
     index_map, paint = drawing.index_map, drawing.painted()
     content = {

@@ -86,10 +86,8 @@ class Predictor:
         self.task = choose_task(cfg, task)
         self.score_threshold = score_threshold
         if not cfg.DATASETS.TEST:
-            raise ConfigError(
-                "DATASETS.TEST is empty: expected a data set, which gives names and colours of "
-                "classes"
-            )
+            expected = "expected a data set, which gives names and colours of classes"
+            raise ConfigError(f"DATASETS.TEST is empty: {expected}")
         name, number = cfg.DATASETS.TEST[0], cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         self.classes = ClassMetadata.of_dataset(name, self.task)
         if len(self.classes) != number:
@@ -183,11 +181,8 @@ def read_rgb(image: ImageInput) -> np.ndarray:
 
 
 def choose_task(cfg: CfgNode, task: str | None) -> str:
-    """``task`` if the model gives it; the first of ``TASKS`` that it gives for None.
-
-    Raises:
-        ConfigError: the model does not give it, or no prediction at all.
-    """
+    """``task`` if the model gives it, a ConfigError otherwise; None is the first of ``TASKS`` that
+    it gives."""
     architecture, test = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.MASK_FORMER.TEST
     if architecture == "MaskFormer":
         given = [name for name in TASKS if test[f"{name.upper()}_ON"]]

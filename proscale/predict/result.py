@@ -48,9 +48,9 @@ class ClassMetadata:
                 file that is not there.
         """
         if name not in MetadataCatalog.list():
+            nearest = nearest_names(name, DatasetCatalog.list())
             raise ConfigError(
-                f"DATASETS.TEST is {name!r}: expected registered data sets; nearest are "
-                f"{nearest_names(name, DatasetCatalog.list())}"
+                f"DATASETS.TEST is {name!r}: expected registered data sets; nearest are {nearest}"
             )
         metadata = MetadataCatalog.get(name)
         # Detectron2 learns the names of COCO's instances when it loads their annotations.
@@ -102,9 +102,8 @@ class Segment:
         id: unique in the image, and the value of its pixels in ``Prediction.id_map``: panoptic
             segments count from 1, instances from 1 with falling score, and a semantic segment, all
             pixels of a class, has the class id.
-        name: of its class.
+        name, category_id, isthing: of the class, see :class:`ClassMetadata`.
         class_id: position of the class in the model's output, from 0.
-        category_id, isthing: of the class, see :class:`ClassMetadata`.
         score: in [0, 1]: class probability of a panoptic segment, of an instance that times the
             mean mask probability; None for semantic segments.
         area: pixels.

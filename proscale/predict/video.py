@@ -9,9 +9,6 @@ import numpy as np
 
 from proscale.errors import DataError
 
-CODEC = "mp4v"
-"""MPEG-4, which OpenCV's own FFmpeg writes everywhere."""
-
 
 @contextmanager
 def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
@@ -25,11 +22,8 @@ def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
 
 
 def probe_video(path: Path) -> tuple[int, float]:
-    """The frames that can be read, and frames per second (25 where the video does not say).
-
-    Raises:
-        DataError: it cannot be read, or has no frames.
-    """
+    """The frames that can be read, and frames per second (25 where the video does not say); a
+    DataError if there are none."""
     with _opened(path) as capture:
         # The number that a video states may be wrong.
         number = 0
@@ -42,11 +36,7 @@ def probe_video(path: Path) -> tuple[int, float]:
 
 
 def read_frames(path: Path) -> Iterator[np.ndarray]:
-    """The frames in turn, RGB ``(H, W, 3)`` uint8.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """The frames in turn, RGB ``(H, W, 3)`` uint8; a DataError if the video cannot be read."""
     with _opened(path) as capture:
         while True:
             is_there, frame = capture.read()
@@ -64,15 +54,12 @@ class VideoWriter:
         self._writer: cv2.VideoWriter | None = None
 
     def add(self, frame: np.ndarray) -> None:
-        """Add a frame, RGB ``(H, W, 3)`` uint8.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Add a frame, RGB ``(H, W, 3)`` uint8; an OSError if the file cannot be written."""
         if self._writer is None:
-            # OpenCV has to know the size; the first frame tells it.
+            # OpenCV has to know the size; the first frame tells it. MPEG-4 is what OpenCV's own
+            # FFmpeg writes everywhere.
             height, width = frame.shape[:2]
-            fourcc = cv2.VideoWriter.fourcc(*CODEC)
+            fourcc = cv2.VideoWriter.fourcc(*"mp4v")
             self._writer = cv2.VideoWriter(str(self._path), fourcc, self._rate, (width, height))
             if not self._writer.isOpened():
                 raise OSError(f"{self._path}: OpenCV cannot write this video")

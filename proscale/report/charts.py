@@ -18,7 +18,6 @@ MAX_POINTS = 600  # of a line, at most
 _WIDTH, _HEIGHT = 420, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 8, 12, 26  # margins around the plot
 _COLORS = 6  # that the page's style has
-_TOO_LARGE = 1e100  # like infinity, so that differences are finite
 _DOTS = 25  # points up to which each has a dot
 
 # Detectron2 and this project number the losses at intermediate layers.
@@ -200,7 +199,8 @@ class _Plot:
 
 
 def _is_drawn(value: float) -> bool:
-    return abs(value) < _TOO_LARGE  # nan is not
+    # Larger values count as infinite, so that differences are finite; nan is not drawn.
+    return abs(value) < 1e100
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:

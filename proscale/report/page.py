@@ -57,11 +57,17 @@ def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
     ]
     # Sections without content are left out, with their links.
     shown = [section for section in sections if section[2]]
+    parts = []
+    if run.cfg is not None:
+        model = run.cfg.MODEL
+        if model.META_ARCHITECTURE == "MaskFormer":
+            parts.append(model.SEM_SEG_HEAD.PIXEL_DECODER_NAME)
+        parts += [model.BACKBONE.NAME, *run.cfg.DATASETS.TRAIN]
     sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in missing)
     notice = f'<div class="missing"><b>Missing on this page</b><ul>{sentences}</ul></div>'
     words = {
         "title": html.escape(run_dir.resolve().name),
-        "subtitle": html.escape(" · ".join([*_model(run), f"reported {now()}"])),
+        "subtitle": html.escape(" · ".join([*parts, f"reported {now()}"])),
         "summary": summary_html(run),
         "missing": notice if missing else "",
         "links": "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in shown),
@@ -79,15 +85,6 @@ def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
     except OSError as error:
         raise RenderError(f"{output}: the report cannot be written: {error.strerror}") from error
     return missing
-
-
-def _model(run: RunFolder) -> list[str]:
-    """The parts of the model and its data sets."""
-    if run.cfg is None:
-        return []
-    model = run.cfg.MODEL
-    decoder = [model.SEM_SEG_HEAD.PIXEL_DECODER_NAME] * (model.META_ARCHITECTURE == "MaskFormer")
-    return [*decoder, model.BACKBONE.NAME, *run.cfg.DATASETS.TRAIN]
 
 
 def _versions(run: RunFolder) -> str:

@@ -13,12 +13,11 @@ from proscale.config import setup_cfg
 from proscale.errors import ConfigError, RunFolderError
 from proscale.report.evaluations import Evaluation, read_evaluations
 
+# As Detectron2 names them.
 CONFIG_FILE, METRICS_FILE, LOG_FILE = "config.yaml", "metrics.json", "log.txt"
-"""As Detectron2 names them."""
 
+# (iteration, value), iterations rising; values may be nan or infinite.
 Points = list[tuple[int, float]]
-"""(iteration, value), iterations rising; values may be nan or infinite."""
-
 # Without a file the page has none of these.
 _CONTENTS = {
     CONFIG_FILE: "no configuration, no cost and no pictures",

@@ -1,7 +1,4 @@
-"""Sections of tables as HTML: metrics, cost, and keys that differ from the defaults.
-
-Tables of classes can be sorted, and have bars behind percentages.
-"""
+"""Sections of tables as HTML: metrics, cost, and keys that differ from the defaults."""
 
 import html
 import math
@@ -25,10 +22,8 @@ from proscale.cost.tables import CONVENTION, parts_rows
 from proscale.errors import ConfigError
 from proscale.report.evaluations import Evaluation
 
+# A text, a percentage, or a count as an int.
 Cell = str | float
-"""A text, a percentage, or a count as ``int``."""
-
-_KINDS = {"": "all", "_th": "things", "_st": "stuff"}
 
 
 def table(
@@ -41,8 +36,6 @@ def table(
     """A table; all texts are plain.
 
     Args:
-        headers: of the columns.
-        rows: cells.
         is_sortable: a click on a header sorts by its column.
         bars: headers of the columns of percentages that are drawn, too.
     """
@@ -87,7 +80,7 @@ def evaluation_html(evaluation: Evaluation) -> str:
     names = [name for name in metrics if not name.endswith(("_th", "_st"))]
     summary: list[list[Cell]] = [
         [kind, *(metrics[name + suffix] for name in names)]
-        for suffix, kind in _KINDS.items()
+        for suffix, kind in (("", "all"), ("_th", "things"), ("_st", "stuff"))
         if all(name + suffix in metrics for name in names)
     ]
     parts = [heading(evaluation), table(["classes", *names], summary)]
