@@ -1,7 +1,4 @@
-"""A model's best and worst images, each beside its annotation.
-
-Evaluators write the metric of every image; the few that are shown are predicted once more.
-"""
+"""A model's best and worst images by the evaluators' metrics, each beside its annotation."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
