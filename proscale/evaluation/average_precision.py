@@ -1,13 +1,13 @@
 """Average precision as COCO defines it, on overlaps alone (https://cocodataset.org/#detection-eval).
 
 An image is matched as soon as it comes, and of each detection only its score and some bits remain.
-So memory hardly grows with the data set, and any overlap will do: of masks, boxes, boundaries. The
-result does not depend on the order of images or on how a data set is cut into shards.
+Any overlap will do: of masks, boxes, boundaries. The result does not depend on the order of images
+or on how a data set is cut into shards.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -29,35 +29,22 @@ _RECALLS = np.linspace(0.0, 1.0, 101)
 _LOW, _HIGH = np.array(list(AREA_RANGES.values())).T[:, :, None]
 # Of a detection: matched or not, ignored or not, in each area range and at each threshold.
 _BITS = (2, len(AREA_RANGES), len(THRESHOLDS))
-_RECORD = np.dtype(
-    [
-        ("category", np.int32),
-        ("image", np.int64),
-        ("score", np.float64),
-        ("bits", np.uint8, np.prod(_BITS) // 8),
-    ]
-)
+_FIELDS = [("category", np.int32), ("image", np.int64), ("score", np.float64)]
+_RECORD = np.dtype([*_FIELDS, ("bits", np.uint8, np.prod(_BITS) // 8)])
 
 
-@dataclass(frozen=True)
 class Objects:
-    """The N true objects of a category in an image: ``areas`` (N,) in pixels, ``is_crowd`` (N,)."""
+    """The N true objects of a category in an image, from their COCO annotations."""
 
-    areas: np.ndarray
-    is_crowd: np.ndarray
-
-    @property
-    def is_ignored(self) -> np.ndarray:
-        """(areas, N): crowds, and objects outside of the area range."""
-        return self.is_crowd | (self.areas < _LOW) | (self.areas > _HIGH)
+    def __init__(self, annotations: Sequence[Mapping[str, Any]]) -> None:
+        self.is_crowd = np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool)
+        areas = np.array([a["area"] for a in annotations], dtype=np.float64)
+        # (areas, N): crowds, and objects outside of the area range.
+        self.is_ignored = self.is_crowd | (areas < _LOW) | (areas > _HIGH)
 
 
 class AveragePrecision:
-    """Collects matches and turns them into AP.
-
-    Args:
-        num_categories: K.
-    """
+    """Collects matches and turns them into AP, for K = ``num_categories``."""
 
     def __init__(self, num_categories: int) -> None:
         self._num_categories = num_categories
@@ -131,14 +118,8 @@ class AveragePrecision:
         Means are taken over the categories that have something to be found; nan if there are none.
         """
         every, small, medium, large = self.precision()
-        metrics = {
-            "AP": every,
-            "AP50": every[0],
-            "AP75": every[5],
-            "APs": small,
-            "APm": medium,
-            "APl": large,
-        }
+        metrics = {"AP": every, "AP50": every[0], "AP75": every[5]}
+        metrics |= {"APs": small, "APm": medium, "APl": large}
         metrics |= {f"AP-{name}": every[:, i] for i, name in enumerate(category_names)}
         return {name: nan_mean(values) for name, values in metrics.items()}
 
@@ -151,7 +132,9 @@ def _match(areas: np.ndarray, overlaps: np.ndarray, objects: Objects) -> np.ndar
         is or because it is unmatched and outside of the area range.
     """
     # All arrays below are (areas, thresholds, N or D).
-    object_ignored = np.broadcast_to(objects.is_ignored[:, None], (*_BITS[1:], len(objects.areas)))
+    object_ignored = np.broadcast_to(
+        objects.is_ignored[:, None], (*_BITS[1:], len(objects.is_crowd))
+    )
     is_free = np.ones(object_ignored.shape, dtype=bool)
     matched = np.zeros((*_BITS[1:], len(areas)), dtype=bool)
     # An unmatched detection is a false positive only within the area range.

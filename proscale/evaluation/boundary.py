@@ -1,7 +1,5 @@
 """Boundary IoU (Cheng et al., Boundary IoU: Improving Object-Centric Image Segmentation Evaluation,
-CVPR 2021, §4): the IoU of only those pixels of two masks that are close to their contours.
-
-Mask IoU hardly notices a sloppy contour of a large object.
+CVPR 2021, §4): the IoU of those pixels of two masks that are close to their contours.
 """
 
 import cv2
@@ -28,12 +26,8 @@ def inner_boundary(mask: np.ndarray) -> np.ndarray:
     # Nothing changes outside of the mask's bounding box.
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     # The boundary G_d ∩ G is the mask less its erosion by d pixels.
-    interior = cv2.erode(
-        mask[box].view(np.uint8),
-        np.ones((3, 3), dtype=np.uint8),
-        iterations=boundary_width(*mask.shape),
-        borderType=cv2.BORDER_CONSTANT,
-        borderValue=0,
-    )
+    kernel, width = np.ones((3, 3), dtype=np.uint8), boundary_width(*mask.shape)
+    pixels, border = mask[box].view(np.uint8), cv2.BORDER_CONSTANT
+    interior = cv2.erode(pixels, kernel, iterations=width, borderType=border, borderValue=0)
     boundary[box] &= interior == 0
     return boundary

@@ -49,11 +49,11 @@ def build_evaluator(
 ) -> DatasetEvaluators:
     """Build the evaluators that ``cfg`` switches on and that the data set has annotations for.
 
-    ``MODEL.MASK_FORMER.TEST.PANOPTIC_ON`` gives PQ, ``INSTANCE_ON`` instance AP, ``SEMANTIC_ON``
-    mIoU. One that is switched on without annotations is left out with a warning.
+    ``MODEL.MASK_FORMER.TEST.PANOPTIC_ON`` gives PQ, ``INSTANCE_ON`` AP, ``SEMANTIC_ON`` mIoU. One
+    without annotations is left out with a warning.
 
     Args:
-        cfg: the configuration, with this project's keys.
+        cfg: with this project's keys.
         dataset_name: a data set registered with Detectron2.
         output_dir: where the evaluators write their files; None writes nothing.
 
@@ -61,7 +61,8 @@ def build_evaluator(
         ConfigError: the data set's ``evaluator_type`` is not one of ``EVALUATORS``, or nothing is
             left to evaluate.
     """
-    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    metadata = MetadataCatalog.get(dataset_name)
+    evaluator_type, json_file = metadata.get("evaluator_type"), metadata.get("json_file")
     if evaluator_type not in EVALUATORS:
         raise ConfigError(
             f"data set {dataset_name!r} has evaluator_type {evaluator_type!r}: expected "
@@ -73,13 +74,19 @@ def build_evaluator(
         if not cfg.MODEL.MASK_FORMER.TEST[switch]:
             continue
         kind = kinds.get(switch)
-        obstacle = _obstacle(kind, dataset_name)
-        if kind is None or obstacle:
-            message = "%s is not computed, although MODEL.MASK_FORMER.TEST.%s is True: %s"
-            logger.warning(message, metric, switch, obstacle)
+        if kind is None:
+            reason = f"{dataset_name!r} is of evaluator_type {evaluator_type!r}, without it"
+        # Panoptic data sets may come without COCO's instance annotations.
+        elif kind is _INSTANCE and not json_file:
+            reason = f"data set {dataset_name!r} has no instances' JSON (json_file)"
+        elif kind is _INSTANCE and not PathManager.isfile(json_file):
+            reason = f"{json_file} of data set {dataset_name!r} is no file"
         else:
             options = {name: cfg.TEST[name.upper()] for name in kind.options}
             evaluators.append(kind.evaluator(dataset_name, output_dir, **options))
+            continue
+        message = "%s is not computed, although MODEL.MASK_FORMER.TEST.%s is True: %s"
+        logger.warning(message, metric, switch, reason)
     if not evaluators:
         raise ConfigError(
             f"nothing to evaluate on data set {dataset_name!r}: expected True for at least one of "
@@ -87,17 +94,3 @@ def build_evaluator(
             f"MODEL.MASK_FORMER.TEST that evaluator_type {evaluator_type!r} has annotations for"
         )
     return DatasetEvaluators(evaluators)
-
-
-def _obstacle(kind: _Kind | None, dataset_name: str) -> str:
-    """The reason why a data set cannot be evaluated so; empty if it can."""
-    metadata = MetadataCatalog.get(dataset_name)
-    json_file = metadata.get("json_file")
-    if kind is None:
-        return f"{dataset_name!r} is of evaluator_type {metadata.evaluator_type!r}, without it"
-    # Panoptic data sets may come without COCO's instance annotations.
-    if kind is not _INSTANCE or (json_file and PathManager.isfile(json_file)):
-        return ""
-    if json_file:
-        return f"{json_file} of data set {dataset_name!r} is no file"
-    return f"data set {dataset_name!r} has no instances' JSON (json_file)"

@@ -14,7 +14,6 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.structures import Instances
 from detectron2.utils import comm
 
 from proscale.data.datasets.cityscapes import IMAGE_SUFFIX, INSTANCES_PER_CLASS, INSTANCES_SUFFIX
@@ -57,30 +56,31 @@ RESULTS_FILE = "cityscapes_instances.json"
 
 logger = logging.getLogger(__name__)
 
-_CLASS_OF_LABEL = {label: class_ for class_, label in enumerate(LABEL_IDS.tolist())}
+# Labels that are not evaluated, such as the own car, are unlabelled.
+_CLASS_OF_LABEL = np.full(256, IGNORE)
+_CLASS_OF_LABEL[LABEL_IDS] = np.arange(len(CLASSES))
 _GROUP_OF_CLASS = np.repeat(np.arange(len(GROUP_SIZES)), GROUP_SIZES)
-_RECORD = np.dtype(
-    [
-        ("class", np.int8),
-        ("score", np.float64),
-        ("right", bool, len(THRESHOLDS)),
-        ("wrong", bool, len(THRESHOLDS)),
-    ]
-)
+# Of a prediction: right, wrong or neither at each threshold.
+_BITS = [(name, bool, len(THRESHOLDS)) for name in ("right", "wrong")]
+_RECORD = np.dtype([("class", np.int8), ("score", np.float64), *_BITS])
 
 
-class CityscapesGroundTruth:
-    """Label and instance maps of a split.
+class _GroundTruth:
+    """Label and instance maps of a split, in a folder for each city.
 
     Args:
-        gt_dir: ``gtFine/(split)``, with a folder for each city.
-
-    Raises:
-        MissingFileError: there are no instance maps in ``gt_dir``.
+        dataset_name: a registered data set whose metadata has ``gt_dir``, ``gtFine/(split)``.
+        class_names: its classes, which have to be Cityscapes'.
     """
 
-    def __init__(self, gt_dir: str) -> None:
-        self._root = Path(gt_dir)
+    def __init__(self, dataset_name: str, class_names: Sequence[str]) -> None:
+        unknown = [name for name in class_names if name not in CLASSES]
+        if unknown:
+            raise DataError(
+                f"data set {dataset_name!r}: {', '.join(unknown)} are no classes of Cityscapes: "
+                f"expected {', '.join(CLASSES)}"
+            )
+        self._root = Path(MetadataCatalog.get(dataset_name).gt_dir)
         paths = sorted(self._root.glob(f"*/*{INSTANCES_SUFFIX}"))
         if not paths:
             raise MissingFileError(f"no instance maps {self._root}/(city)/*{INSTANCES_SUFFIX}")
@@ -88,11 +88,7 @@ class CityscapesGroundTruth:
         self.frames = [f"{p.parent.name}/{p.name.removesuffix(INSTANCES_SUFFIX)}" for p in paths]
 
     def frame(self, file_name: str) -> str:
-        """``(city)/(frame)`` of an image file.
-
-        Raises:
-            DataError: the split has no such frame.
-        """
+        """``(city)/(frame)`` of an image file."""
         path = Path(file_name)
         frame = f"{path.parent.name}/{path.name.removesuffix(IMAGE_SUFFIX)}"
         if frame not in self.frames:
@@ -104,21 +100,12 @@ class CityscapesGroundTruth:
         return read_label_image(self._root / (self.frame(file_name) + suffix)).astype(np.int64)
 
 
-def _check_classes(names: Sequence[str], dataset_name: str) -> None:
-    unknown = [name for name in names if name not in CLASSES]
-    if unknown:
-        raise DataError(
-            f"data set {dataset_name!r}: {', '.join(unknown)} are no classes of Cityscapes: "
-            f"expected {', '.join(CLASSES)}"
-        )
-
-
 class CityscapesSemanticEvaluator(SemanticEvaluator):
     """IoU and instance-weighted IoU (iIoU, §4.1), over classes and their 7 groups (``_sup``).
 
-    They have the names that Detectron2 gives them. The metrics of ``SemanticEvaluator`` are there,
-    too; its mIoU is IoU. iIoU is defined for classes and groups that are all things; in it an
-    instance's pixels are weighted by the mean size of its class over its own size.
+    The metrics of ``SemanticEvaluator`` are there, too; its mIoU is IoU. iIoU is of classes and
+    groups that are all things; in it an instance's pixels are weighted by the mean size of its
+    class over its own size.
 
     Args:
         dataset_name: a registered data set whose metadata has ``gt_dir``, the folder of the split's
@@ -132,9 +119,8 @@ class CityscapesSemanticEvaluator(SemanticEvaluator):
     def __init__(
         self, dataset_name: str, output_dir: str | None = None, *, boundary_iou: bool = False
     ) -> None:
-        metadata = MetadataCatalog.get(dataset_name)
-        _check_classes(metadata.stuff_classes, dataset_name)
-        self._files = CityscapesGroundTruth(metadata.gt_dir)
+        class_names = MetadataCatalog.get(dataset_name).stuff_classes
+        self._files = _GroundTruth(dataset_name, class_names)
         super().__init__(dataset_name, output_dir, boundary_iou=boundary_iou)
 
     def _no_counts(self) -> dict[str, np.ndarray]:
@@ -143,10 +129,7 @@ class CityscapesSemanticEvaluator(SemanticEvaluator):
         return super()._no_counts() | {"weighted": weighted}
 
     def _ground_truth(self, file_name: str) -> np.ndarray:
-        # Labels that are not evaluated, such as the own car, are unlabelled.
-        classes = np.full(256, IGNORE)
-        classes[LABEL_IDS] = np.arange(len(CLASSES))
-        return classes[self._files.read(file_name, LABELS_SUFFIX)]
+        return _CLASS_OF_LABEL[self._files.read(file_name, LABELS_SUFFIX)]
 
     def _count(self, file_name: str, predicted: np.ndarray, labels: np.ndarray) -> None:
         super()._count(file_name, predicted, labels)
@@ -155,10 +138,8 @@ class CityscapesSemanticEvaluator(SemanticEvaluator):
         is_instance = np.isin(instances // INSTANCES_PER_CLASS, LABEL_IDS)
         ids, number = np.unique(instances[is_instance], return_inverse=True)
         # Pixels of [instance, predicted class].
-        shape = (len(ids), len(CLASSES))
-        pixels = np.bincount(
-            number * len(CLASSES) + predicted[is_instance], minlength=shape[0] * shape[1]
-        ).reshape(shape)
+        pairs = number * len(CLASSES) + predicted[is_instance]
+        pixels = np.bincount(pairs, minlength=len(ids) * len(CLASSES)).reshape(-1, len(CLASSES))
         for id_, row in zip(ids.tolist(), pixels, strict=True):
             class_ = _CLASS_OF_LABEL[id_ // INSTANCES_PER_CLASS]
             # Weighted, every instance counts like an average one of its class.
@@ -192,11 +173,9 @@ def _weighted_iou(confusion: np.ndarray, weighted: np.ndarray, chosen: np.ndarra
     """iIoU = iTP / (iTP + FP + iFN) in percent of the ``chosen`` classes, nan for the others."""
     # False positives belong to no instance, so that they have no weight.
     false_positive = confusion.sum(axis=0) - np.diag(confusion)
-    result = np.full(len(confusion), np.nan)
     with np.errstate(invalid="ignore"):
         iou = 100 * np.diag(weighted) / (weighted.sum(axis=1) + false_positive)
-    result[chosen] = iou[chosen]
-    return result
+    return np.where(np.isin(np.arange(len(iou)), chosen), iou, np.nan)
 
 
 class CityscapesInstanceEvaluator(DatasetEvaluator):
@@ -204,8 +183,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
 
     It differs from COCO's AP: a prediction matches all instances above the threshold, regions
     that are not evaluated excuse predictions on them, and the area under the precision-recall curve
-    is taken otherwise. Images are matched as they come; of a prediction its score and some bits are
-    kept.
+    is taken otherwise. Of a prediction its score and some bits are kept.
 
     Args:
         dataset_name: a registered data set whose metadata has ``gt_dir``, the folder of the split's
@@ -218,10 +196,9 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
-        metadata = MetadataCatalog.get(dataset_name)
-        _check_classes(metadata.thing_classes, dataset_name)
-        self._train_ids = np.array([CLASSES.index(name) for name in metadata.thing_classes])
-        self._files = CityscapesGroundTruth(metadata.gt_dir)
+        class_names = MetadataCatalog.get(dataset_name).thing_classes
+        self._files = _GroundTruth(dataset_name, class_names)
+        self._train_ids = np.array([CLASSES.index(name) for name in class_names])
         self._dataset_name = dataset_name
         self._output_dir = output_dir
         self.reset()
@@ -255,46 +232,38 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
                     f"{instance_ids.shape}"
                 )
             self._frames.append(self._files.frame(file_name))
-            self._match(instance_ids, instances)
-
-    def _match(self, instance_ids: np.ndarray, predicted: Instances) -> None:
-        ids, number = np.unique(instance_ids, return_inverse=True)
-        number = number.reshape(instance_ids.shape)
-        pixels = np.bincount(number.ravel())
-        # Common pixels of every prediction and every id.
-        overlaps = np.array(
-            [
-                np.bincount(number[mask.cpu().numpy()], minlength=len(ids))
-                for mask in predicted.pred_masks
-            ]
-        ).reshape(-1, len(ids))
-        predicted_pixels = overlaps.sum(axis=1)
-        iou = overlaps / (predicted_pixels[:, None] + pixels - overlaps)
-        classes = self._train_ids[predicted.pred_classes.cpu().numpy()]
-        scores = predicted.scores.double().cpu().numpy()
-        # Pixels of groups and of void have their label alone.
-        is_group, is_small = ids < INSTANCES_PER_CLASS, pixels < MIN_PIXELS
-        label_ids = np.where(is_group, ids, ids // INSTANCES_PER_CLASS)
-        # Groups and small instances need not be found.
-        is_counted = ~is_group & ~is_small
-        void_pixels = overlaps[:, is_group & ~np.isin(ids, LABEL_IDS)].sum(axis=1)
-        for class_ in THINGS.tolist():
-            # The benchmark leaves empty predictions out.
-            chosen = (classes == class_) & (predicted_pixels > 0)
-            same = label_ids == LABEL_IDS[class_]
-            # As in the benchmark, pixels of small groups excuse twice.
-            excuses = is_group[same].astype(int) + is_small[same]
-            excused_pixels = void_pixels[chosen] + overlaps[chosen][:, same] @ excuses
-            records = np.empty(chosen.sum(), dtype=_RECORD)
-            records["class"], records["score"] = class_, scores[chosen]
-            records["right"], records["wrong"] = _match_class(
-                scores[chosen],
-                iou[chosen][:, same],
-                is_counted[same],
-                excused=excused_pixels / predicted_pixels[chosen],
-            )
-            self._records.append(records)
-            self._positives[class_] += is_counted[same].sum()
+            ids, number = np.unique(instance_ids, return_inverse=True)
+            number = number.reshape(instance_ids.shape)
+            pixels = np.bincount(number.ravel())
+            # Common pixels of every prediction and every id.
+            masks = [mask.cpu().numpy() for mask in instances.pred_masks]
+            overlaps = np.array([np.bincount(number[mask], minlength=len(ids)) for mask in masks])
+            overlaps = overlaps.reshape(-1, len(ids))
+            predicted_pixels = overlaps.sum(axis=1)
+            iou = overlaps / (predicted_pixels[:, None] + pixels - overlaps)
+            classes = self._train_ids[instances.pred_classes.cpu().numpy()]
+            scores = instances.scores.double().cpu().numpy()
+            # Pixels of groups and of void have their label alone.
+            is_group, is_small = ids < INSTANCES_PER_CLASS, pixels < MIN_PIXELS
+            label_ids = np.where(is_group, ids, ids // INSTANCES_PER_CLASS)
+            # Groups and small instances need not be found.
+            is_counted = ~is_group & ~is_small
+            void_pixels = overlaps[:, is_group & ~np.isin(ids, LABEL_IDS)].sum(axis=1)
+            for class_ in THINGS.tolist():
+                # The benchmark leaves empty predictions out.
+                chosen = (classes == class_) & (predicted_pixels > 0)
+                same = label_ids == LABEL_IDS[class_]
+                # As in the benchmark, pixels of small groups excuse twice.
+                excuses = is_group[same].astype(int) + is_small[same]
+                excused_pixels = void_pixels[chosen] + overlaps[chosen][:, same] @ excuses
+                records = np.empty(chosen.sum(), dtype=_RECORD)
+                records["class"], records["score"] = class_, scores[chosen]
+                excused = excused_pixels / predicted_pixels[chosen]
+                records["right"], records["wrong"] = _match_class(
+                    scores[chosen], iou[chosen][:, same], is_counted[same], excused=excused
+                )
+                self._records.append(records)
+                self._positives[class_] += is_counted[same].sum()
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Merge the ranks' matches; log tables and write the JSON file on rank 0.
@@ -310,7 +279,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
         if not comm.is_main_process():
             return None
         scored = [frame for _, _, frames in gathered for frame in frames]
-        check_every_image_once(self._files.frames, scored, dataset_name=self._dataset_name)
+        check_every_image_once(self._files.frames, scored, self._dataset_name)
         records = np.concatenate([part for parts, _, _ in gathered for part in parts])
         positives = sum(count for _, count, _ in gathered)
         precision = np.array(
@@ -351,23 +320,20 @@ def _match_class(
 
 
 def _average_precision(records: np.ndarray, positives: int) -> np.ndarray:
-    """(thresholds,) AP of a class in percent; nan without instances to be found."""
+    """(thresholds,) areas under precision over recall, in percent; nan if ``positives`` is 0."""
     if not positives:
         return np.full(len(THRESHOLDS), np.nan)
-    pairs = zip(records["right"].T, records["wrong"].T, strict=True)
-    return 100 * np.array([_area(records["score"], *pair, positives) for pair in pairs])
-
-
-def _area(scores: np.ndarray, right: np.ndarray, wrong: np.ndarray, positives: int) -> float:
-    """Area under precision over recall, (N,) predictions, right, wrong or neither."""
-    # A point of the curve for every distinct score …
-    distinct, rank = np.unique(scores[right | wrong], return_inverse=True)
-    right = right[right | wrong]
-    total = np.bincount(rank, minlength=len(distinct))[::-1].cumsum()
-    found = np.bincount(rank[right], minlength=len(distinct))[::-1].cumsum()
-    # … and one at recall 0 and precision 1.
-    precision = np.concatenate([[1.0], found / total])
-    recall = np.concatenate([[0.0, 0.0], found / positives])
-    recall = np.append(recall, recall[-1])
-    # Each weighs half the distance between its neighbours.
-    return float(precision @ (recall[2:] - recall[:-2])) / 2
+    areas = []
+    for right, wrong in zip(records["right"].T, records["wrong"].T, strict=True):
+        # A point of the curve for every distinct score …
+        judged = right | wrong
+        distinct, rank = np.unique(records["score"][judged], return_inverse=True)
+        total = np.bincount(rank, minlength=len(distinct))[::-1].cumsum()
+        found = np.bincount(rank[right[judged]], minlength=len(distinct))[::-1].cumsum()
+        # … and one at recall 0 and precision 1.
+        precision = np.concatenate([[1.0], found / total])
+        recall = np.concatenate([[0.0, 0.0], found / positives])
+        recall = np.append(recall, recall[-1])
+        # Each weighs half the distance between its neighbours.
+        areas.append(precision @ (recall[2:] - recall[:-2]) / 2)
+    return 100 * np.array(areas)

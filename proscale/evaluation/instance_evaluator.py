@@ -1,8 +1,7 @@
 """Instance AP of masks, their boxes and their boundaries over a COCO data set.
 
-Detectron2's ``COCOEvaluator`` keeps every prediction until the end, on rank 0 those of all ranks
-and several times over. This one matches an image's predictions with its objects when they come, and
-keeps scores and matches. The results are those of ``pycocotools``.
+Detectron2's ``COCOEvaluator`` keeps every prediction until the end, on rank 0 those of all ranks.
+This one matches an image's predictions when they come, and keeps scores and matches.
 """
 
 import json
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from pycocotools import mask as rle
@@ -36,6 +34,11 @@ from proscale.evaluation.results import metrics_table, prediction_dir
 PREDICTIONS_FILE = "coco_instances_results.json"
 
 logger = logging.getLogger(__name__)
+
+_IMAGES: Keys = {"id": (int, str), "height": (int,), "width": (int,)}
+# Evaluation needs more than training does.
+_MORE: Keys = {"area": (int, float), "bbox": (list,), "segmentation": (list, dict)}
+_ANNOTATIONS: Keys = {**INSTANCE_ANNOTATIONS, **_MORE}
 
 
 class InstanceEvaluator(DatasetEvaluator):
@@ -71,13 +74,32 @@ class InstanceEvaluator(DatasetEvaluator):
         ids = metadata.thing_dataset_id_to_contiguous_id
         self._dataset_name = dataset_name
         self._json = metadata.json_file
-        content = _read_instances(self._json, sorted(ids), dataset_name)
+        content = read_json(self._json)
+        check_lists(content, {"categories": INSTANCE_CATEGORIES}, self._json)
         self._is_annotated = "annotations" in content
-        self._prediction_dir = prediction_dir(
-            output_dir, save=save_predictions, is_annotated=self._is_annotated, file=self._json
-        )
-        # Categories and images are numbered in the order of their ids.
+        if self._is_annotated:
+            check_instances(content, self._json, images=_IMAGES, annotations=_ANNOTATIONS)
+        else:
+            check_lists(content, {"images": _IMAGES}, self._json)
         names = {category["id"]: category["name"] for category in content["categories"]}
+        if not names.keys() <= ids.keys():
+            raise DataError(
+                f"{self._json}: its categories {sorted(names.keys() - ids.keys())} are not among "
+                f"the things of data set {dataset_name!r}: expected {sorted(ids)}"
+            )
+        # By image and category, in which detections are matched.
+        self._annotations: dict[tuple[Any, int], list[dict[str, Any]]] = defaultdict(list)
+        for annotation in content.get("annotations", ()):
+            where = f"{self._json}: annotation {annotation['id']}"
+            category_id, bbox = annotation["category_id"], annotation["bbox"]
+            if category_id not in names:
+                expected = first_few(sorted(names))
+                raise DataError(f"{where} has category_id {category_id}: expected {expected}")
+            if [type(value) in (int, float) for value in bbox] != [True] * 4:
+                raise DataError(f"{where} has bbox {bbox}: expected [x, y, width, height]")
+            self._annotations[annotation["image_id"], category_id].append(annotation)
+        self._prediction_dir = prediction_dir(content, self._json, output_dir, save_predictions)
+        # Categories and images are numbered in the order of their ids.
         self._category_names = [names[id_] for id_ in sorted(names)]
         self._categories = {id_: number for number, id_ in enumerate(sorted(names))}
         # Models predict contiguous ids, files have the data set's.
@@ -85,11 +107,6 @@ class InstanceEvaluator(DatasetEvaluator):
         self._sizes = {i["id"]: (i["height"], i["width"]) for i in content["images"]}
         image_ids = metadata.get("image_ids", self._sizes)
         self._images = {image_id: number for number, image_id in enumerate(sorted(image_ids))}
-        # By image and category, in which detections are matched.
-        self._annotations: dict[tuple[Any, int], list[dict[str, Any]]] = defaultdict(list)
-        for annotation in content.get("annotations", ()):
-            place = annotation["image_id"], annotation["category_id"]
-            self._annotations[place].append(annotation)
         self._kinds = ("bbox", "segm", "boundary") if boundary_iou else ("bbox", "segm")
         self.reset()
 
@@ -113,80 +130,82 @@ class InstanceEvaluator(DatasetEvaluator):
                 size than the image.
         """
         for input_, output in zip(inputs, outputs, strict=True):
-            self._process_image(input_["image_id"], output["instances"])
-
-    def _process_image(self, image_id: Any, instances: Instances) -> None:
-        if image_id not in self._images or image_id in self._seen:
-            problem = "was predicted before" if image_id in self._seen else "is not one of them"
-            raise ValueError(
-                f"image_id {image_id}: data set {self._dataset_name!r} has {len(self._images)} "
-                f"images, this one {problem}"
-            )
-        size, expected = tuple(instances.pred_masks.shape[1:]), self._sizes[image_id]
-        if size != expected:
-            raise ValueError(
-                f"image_id {image_id}: pred_masks are of size {size}, the image is {expected}"
-            )
-        self._seen.add(image_id)
-        # COCO's first step: detections in descending order of score, equal ones as they came.
-        scores = instances.scores.double().cpu().numpy()
-        order = np.argsort(-scores, kind="stable")
-        masks = [_encode(instances.pred_masks[i].cpu().numpy()) for i in order.tolist()]
-        scores = scores[order]
-        classes = instances.pred_classes[order].tolist()
-        for class_ in classes:
-            if class_ not in self._dataset_ids:
+            image_id, instances = input_["image_id"], output["instances"]
+            if image_id not in self._images or image_id in self._seen:
+                problem = "was predicted before" if image_id in self._seen else "is not one of them"
                 raise ValueError(
-                    f"image_id {image_id}: {class_} is not the contiguous id of a thing of data "
-                    f"set {self._dataset_name!r}: expected {sorted(self._dataset_ids)}"
+                    f"image_id {image_id}: data set {self._dataset_name!r} has {len(self._images)} "
+                    f"images, this one {problem}"
                 )
-        category_ids = [self._dataset_ids[class_] for class_ in classes]
-        if self._prediction_dir is not None:
-            # As text, which takes less memory than dicts.
-            for category_id, score, mask in zip(category_ids, scores.tolist(), masks, strict=True):
-                prediction = {
-                    "image_id": image_id,
-                    "category_id": category_id,
-                    "bbox": rle.toBbox(mask).tolist(),
-                    "score": score,
-                    "segmentation": {**mask, "counts": mask["counts"].decode("ascii")},
-                }
-                self._saved.append(json.dumps(prediction))
-        if self._is_annotated:
-            self._match(image_id, np.array(category_ids), scores, masks)
+            size, expected = tuple(instances.pred_masks.shape[1:]), self._sizes[image_id]
+            if size != expected:
+                raise ValueError(
+                    f"image_id {image_id}: pred_masks are of size {size}, the image is {expected}"
+                )
+            self._seen.add(image_id)
+            # COCO's first step: detections in descending order of score, equal ones as they came.
+            scores = instances.scores.double().cpu().numpy()
+            order = np.argsort(-scores, kind="stable")
+            masks = [_encode(instances.pred_masks[i].cpu().numpy()) for i in order.tolist()]
+            scores = scores[order]
+            category_ids = []
+            for class_ in instances.pred_classes[order].tolist():
+                if class_ not in self._dataset_ids:
+                    raise ValueError(
+                        f"image_id {image_id}: {class_} is not the contiguous id of a thing of "
+                        f"data set {self._dataset_name!r}: expected {sorted(self._dataset_ids)}"
+                    )
+                category_ids.append(self._dataset_ids[class_])
+            if self._prediction_dir is not None:
+                # As text, which takes less memory than dicts.
+                for id_, score, mask in zip(category_ids, scores.tolist(), masks, strict=True):
+                    prediction = {
+                        "image_id": image_id,
+                        "category_id": id_,
+                        "bbox": rle.toBbox(mask).tolist(),
+                        "score": score,
+                        "segmentation": {**mask, "counts": mask["counts"].decode("ascii")},
+                    }
+                    self._saved.append(json.dumps(prediction))
+            if self._is_annotated:
+                self._match(image_id, np.array(category_ids), scores, masks)
 
     def _match(
         self, image_id: Any, category_ids: np.ndarray, scores: np.ndarray, masks: list[dict]
     ) -> None:
+        """Match the detections of an image with its objects, category by category."""
         for category_id in sorted(set(category_ids.tolist()) & set(self._categories)):
             chosen = np.flatnonzero(category_ids == category_id)
+            predicted, true = [masks[i] for i in chosen], []
             annotations = self._annotations.get((image_id, category_id), [])
-            objects = _objects(annotations)
-            compared = _compare(
-                [masks[i] for i in chosen],
-                [self._encoded(annotation) for annotation in annotations],
-                np.array([a["bbox"] for a in annotations], dtype=np.float64),
-                objects.is_crowd.astype(int).tolist(),
-                with_boundaries="boundary" in self._kinds,
-            )
+            for annotation in annotations:
+                try:
+                    true.append(run_lengths(annotation["segmentation"], *self._sizes[image_id]))
+                except ValueError as error:
+                    raise DataError(
+                        f"{self._json}: annotation {annotation['id']} of image {image_id}: {error}"
+                    ) from error
+            objects = Objects(annotations)
+            true_boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64)
+            boxes, areas = rle.toBbox(predicted), rle.area(predicted).astype(np.float64)
+            overlaps = _iou(predicted, true, objects)
+            # pycocotools takes the area of a detection from its box or from its mask, by kind.
+            compared = {
+                "bbox": (_iou(boxes, true_boxes, objects), boxes[:, 2] * boxes[:, 3]),
+                "segm": (overlaps, areas),
+            }
+            if "boundary" in self._kinds:
+                boundaries = [
+                    [_encode(inner_boundary(rle.decode(mask).astype(bool))) for mask in of_both]
+                    for of_both in (predicted, true)
+                ]
+                # The lesser of the two, since boundaries alone would match a ring with a disc.
+                lesser = np.minimum(overlaps, _iou(*boundaries, objects))
+                compared["boundary"] = lesser, areas
+            place = self._categories[category_id], self._images[image_id]
             for kind, (overlaps, areas) in compared.items():
-                self._precision[kind].add_detections(
-                    self._categories[category_id],
-                    self._images[image_id],
-                    scores[chosen],
-                    areas,
-                    overlaps,
-                    objects,
-                )
-
-    def _encoded(self, annotation: dict[str, Any]) -> dict:
-        image_id = annotation["image_id"]
-        try:
-            return run_lengths(annotation["segmentation"], *self._sizes[image_id])
-        except ValueError as error:
-            raise DataError(
-                f"{self._json}: annotation {annotation['id']} of image {image_id}: {error}"
-            ) from error
+                precision = self._precision[kind]
+                precision.add_detections(*place, scores[chosen], areas, overlaps, objects)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Merge the ranks' matches; log tables and write the file on rank 0.
@@ -218,7 +237,7 @@ class InstanceEvaluator(DatasetEvaluator):
             # Objects of images that were never processed are missed, as in Detectron2.
             for (image_id, category_id), annotations in self._annotations.items():
                 if image_id in self._images:
-                    total.add_objects(self._categories[category_id], _objects(annotations))
+                    total.add_objects(self._categories[category_id], Objects(annotations))
             results[kind] = total.summary(self._category_names)
             summary = {k: value for k, value in results[kind].items() if not k.startswith("AP-")}
             categories = [(name, results[kind][f"AP-{name}"]) for name in self._category_names]
@@ -229,83 +248,12 @@ class InstanceEvaluator(DatasetEvaluator):
         return results
 
 
-_IMAGES: Keys = {"id": (int, str), "height": (int,), "width": (int,)}
-# Evaluation needs more than training does.
-_ANNOTATIONS: Keys = {
-    **INSTANCE_ANNOTATIONS,
-    "area": (int, float),
-    "bbox": (list,),
-    "segmentation": (list, dict),
-}
-
-
-def _read_instances(path: str, thing_ids: list[int], dataset_name: str) -> dict[str, Any]:
-    """``images``, ``categories`` and, unless it is of a test split, ``annotations`` of a file."""
-    content = read_json(path)
-    check_lists(content, {"categories": INSTANCE_CATEGORIES}, path)
-    if "annotations" in content:
-        check_instances(content, path, images=_IMAGES, annotations=_ANNOTATIONS)
-    else:
-        check_lists(content, {"images": _IMAGES}, path)
-    known = {category["id"] for category in content["categories"]}
-    if not known <= set(thing_ids):
-        raise DataError(
-            f"{path}: its categories {sorted(known - set(thing_ids))} are not among the things of "
-            f"data set {dataset_name!r}: expected {thing_ids}"
-        )
-    for annotation in content.get("annotations", ()):
-        where = f"{path}: annotation {annotation['id']}"
-        if annotation["category_id"] not in known:
-            expected = first_few(sorted(known))
-            raise DataError(
-                f"{where} has category_id {annotation['category_id']}: expected {expected}"
-            )
-        if [type(value) in (int, float) for value in annotation["bbox"]] != [True] * 4:
-            raise DataError(
-                f"{where} has bbox {annotation['bbox']}: expected [x, y, width, height]"
-            )
-    return content
-
-
-def _compare(
-    predicted: list[dict],
-    true: list[dict],
-    true_boxes: np.ndarray,
-    is_crowd: list[int],
-    *,
-    with_boundaries: bool,
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """By kind the (D, N) overlaps of D predicted and N true masks, and (D,) areas of the former."""
-
-    def iou(predicted: Any, true: Any) -> np.ndarray:
-        # With a crowd it is the fraction of the prediction that lies on the crowd.
-        if not len(true):
-            return np.zeros((len(predicted), 0))
-        return np.asarray(rle.iou(predicted, true, is_crowd))
-
-    boxes, areas = rle.toBbox(predicted), rle.area(predicted).astype(np.float64)
-    overlaps = iou(predicted, true)
-    # pycocotools takes the area of a detection from its box or from its mask, by kind.
-    compared = {
-        "bbox": (iou(boxes, true_boxes), boxes[:, 2] * boxes[:, 3]),
-        "segm": (overlaps, areas),
-    }
-    if with_boundaries:
-        # The lesser of the two, since boundaries alone would match a ring with a disc.
-        boundaries = [
-            [_encode(inner_boundary(rle.decode(mask).astype(bool))) for mask in masks]
-            for masks in (predicted, true)
-        ]
-        compared["boundary"] = np.minimum(overlaps, iou(*boundaries)), areas
-    return compared
+def _iou(predicted: Any, true: Any, objects: Objects) -> np.ndarray:
+    """(D, N); with a crowd the fraction of the prediction that lies on the crowd."""
+    if not len(true):
+        return np.zeros((len(predicted), 0))
+    return np.asarray(rle.iou(predicted, true, objects.is_crowd.astype(int).tolist()))
 
 
 def _encode(mask: np.ndarray) -> dict:
     return rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-
-
-def _objects(annotations: Sequence[dict]) -> Objects:
-    return Objects(
-        areas=np.array([a["area"] for a in annotations], dtype=np.float64),
-        is_crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool),
-    )

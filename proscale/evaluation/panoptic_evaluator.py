@@ -1,14 +1,13 @@
 """PQ of a model over a COCO panoptic data set, as a Detectron2 evaluator.
 
 Detectron2's own evaluator writes every prediction to disk and hands the folder to ``panopticapi``.
-This one scores each image as it comes, on a few threads while the model goes on: besides the
-annotation file it holds a few sums per category, and of every image its id, name and PQ.
+This one scores each image as it comes, on a few threads while the model goes on.
 """
 
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
@@ -24,7 +23,7 @@ from proscale.data.formats.coco_format import PANOPTIC_CATEGORIES, check_panopti
 from proscale.data.formats.image_file import read_panoptic_png, write_panoptic_png
 from proscale.data.formats.json_file import check_lists, path_below, read_json
 from proscale.errors import DataError
-from proscale.evaluation.panoptic_quality import PanopticQuality, PanopticResults
+from proscale.evaluation.panoptic_quality import PanopticQuality, Segments
 from proscale.evaluation.results import (
     check_every_image_once,
     metrics_table,
@@ -74,10 +73,22 @@ class CocoPanopticEvaluator(DatasetEvaluator):
         self._output_dir = output_dir
         self._json = metadata.panoptic_json
         self._root = metadata.panoptic_root
-        self._categories, annotations, self._is_annotated = _read_annotations(self._json)
-        self._prediction_dir = prediction_dir(
-            output_dir, save=save_predictions, is_annotated=self._is_annotated, file=self._json
-        )
+        content = read_json(self._json)
+        check_lists(content, {"categories": PANOPTIC_CATEGORIES}, self._json)
+        self._categories = content["categories"]
+        self._is_annotated = "annotations" in content
+        if self._is_annotated:
+            check_panoptic_annotations(content, self._json)
+            # The JSON lists images and annotations in different orders; image_id is the key.
+            annotations = {a["image_id"]: a for a in content["annotations"]}
+        else:
+            # Predictions of a test split have the names of its images.
+            check_lists(content, {"images": {"id": (int, str), "file_name": (str,)}}, self._json)
+            annotations = {
+                image["id"]: {"file_name": os.path.splitext(image["file_name"])[0] + ".png"}
+                for image in content["images"]
+            }
+        self._prediction_dir = prediction_dir(content, self._json, output_dir, save_predictions)
         image_ids = metadata.get("image_ids", annotations)
         absent = [image_id for image_id in image_ids if image_id not in annotations]
         if absent:
@@ -86,14 +97,10 @@ class CocoPanopticEvaluator(DatasetEvaluator):
             )
         self._annotations = {image_id: annotations[image_id] for image_id in image_ids}
         # Models may count things and stuff apart, so that both have the same contiguous ids.
-        self._dataset_ids = {
-            (isthing, contiguous_id): dataset_id
-            for isthing, ids in (
-                (True, metadata.thing_dataset_id_to_contiguous_id),
-                (False, metadata.stuff_dataset_id_to_contiguous_id),
-            )
-            for dataset_id, contiguous_id in ids.items()
-        }
+        things = metadata.thing_dataset_id_to_contiguous_id
+        stuff = metadata.stuff_dataset_id_to_contiguous_id
+        self._dataset_ids = {(True, contiguous): id_ for id_, contiguous in things.items()}
+        self._dataset_ids |= {(False, contiguous): id_ for id_, contiguous in stuff.items()}
         unmapped = {c["id"] for c in self._categories} - set(self._dataset_ids.values())
         if unmapped:
             raise DataError(
@@ -133,7 +140,19 @@ class CocoPanopticEvaluator(DatasetEvaluator):
                     f"{self._dataset_name!r} has in {self._json}"
                 )
             predicted_map, predicted_segments = output["panoptic_seg"]
-            segments = [self._with_dataset_id(segment, image) for segment in predicted_segments]
+            segments = []
+            for segment in predicted_segments:
+                isthing, contiguous = bool(segment["isthing"]), segment["category_id"]
+                if (isthing, contiguous) not in self._dataset_ids:
+                    kind = "thing" if isthing else "stuff"
+                    accepted = sorted(i for thing, i in self._dataset_ids if thing == isthing)
+                    raise ValueError(
+                        f"image {image}, predicted segment {segment['id']}: {contiguous} is not "
+                        f"the contiguous id of a {kind} category of data set "
+                        f"{self._dataset_name!r}: expected {accepted}"
+                    )
+                category_id = self._dataset_ids[isthing, contiguous]
+                segments.append({"id": segment["id"], "category_id": category_id})
             ids = predicted_map.cpu().numpy()
             self._scored.append(image_id)
             if self._prediction_dir is not None:
@@ -144,46 +163,23 @@ class CocoPanopticEvaluator(DatasetEvaluator):
                 partial(self._score, ids, segments, annotation, input_["file_name"], image)
             )
 
-    def _with_dataset_id(self, segment: dict, image: str) -> dict[str, int]:
-        key = bool(segment["isthing"]), segment["category_id"]
-        if key not in self._dataset_ids:
-            kind = "thing" if key[0] else "stuff"
-            accepted = sorted(i for isthing, i in self._dataset_ids if isthing == key[0])
-            raise ValueError(
-                f"image {image}, predicted segment {segment['id']}: {key[1]} is not the contiguous "
-                f"id of a {kind} category of data set {self._dataset_name!r}: expected {accepted}"
-            )
-        return {"id": segment["id"], "category_id": self._dataset_ids[key]}
-
     def _score(
-        self,
-        predicted_map: np.ndarray,
-        predicted_segments: Sequence[Mapping[str, Any]],
-        annotation: Mapping[str, Any],
-        file_name: str,
-        image: str,
+        self, ids: np.ndarray, segments: Segments, annotation: dict, file_name: str, image: str
     ) -> tuple[PanopticQuality, dict[str, Any]]:
         """The counts of one image, and its PQ; runs on a thread of its own."""
         # Counts of its own, since `_quality` is the main thread's; it merges them in `_add`.
         quality = PanopticQuality(self._categories)
+        png, where = annotation["file_name"], f"{self._json}: file_name of an annotation"
         if self._is_annotated:
-            path = self._file_in(self._root, annotation)
-            quality.update(
-                predicted_map,
-                predicted_segments,
-                read_panoptic_png(path),
-                annotation["segments_info"],
-                image=f"{image} with ground truth {path}",
-            )
+            path = path_below(self._root, png, where)
+            image = f"{image} with ground truth {path}"
+            true_map, true_segments = read_panoptic_png(path), annotation["segments_info"]
+            quality.update(ids, segments, true_map, true_segments, image=image)
         if self._prediction_dir is not None:
-            path = self._file_in(os.path.join(self._prediction_dir, PREDICTIONS), annotation)
+            path = path_below(os.path.join(self._prediction_dir, PREDICTIONS), png, where)
             PathManager.mkdirs(os.path.dirname(path))
-            write_panoptic_png(path, predicted_map)
+            write_panoptic_png(path, ids)
         return quality, {"file_name": file_name, "PQ": quality.results().all.pq}
-
-    def _file_in(self, folder: str, annotation: Mapping[str, Any]) -> str:
-        where = f"{self._json}: file_name of an annotation"
-        return path_below(folder, annotation["file_name"], where)
 
     def _add(self, scored: tuple[PanopticQuality, dict[str, Any]]) -> None:
         quality, image = scored
@@ -209,7 +205,7 @@ class CocoPanopticEvaluator(DatasetEvaluator):
         for quality in qualities:
             total.merge(quality)
         scored, images, saved = (list(chain(*parts)) for parts in lists)
-        check_every_image_once(self._annotations, scored, dataset_name=self._dataset_name)
+        check_every_image_once(self._annotations, scored, self._dataset_name)
 
         if self._prediction_dir is not None:
             write_results(self._prediction_dir, f"{PREDICTIONS}.json", {"annotations": saved})
@@ -218,7 +214,14 @@ class CocoPanopticEvaluator(DatasetEvaluator):
         if not self._is_annotated:
             return OrderedDict(panoptic_seg={})
         results = total.results()
-        _log(self._dataset_name, results)
+        means = {"All": results.all, "Things": results.things, "Stuff": results.stuff}
+        summary = [(name, m.pq, m.sq, m.rq, m.num_categories) for name, m in means.items()]
+        table = metrics_table(summary, ["", "PQ", "SQ", "RQ", "categories"])
+        logger.info("Panoptic quality on %s:\n%s", self._dataset_name, table)
+        occurring = [c for c in results.per_category if c.occurs]
+        rows = [(c.name, c.pq, c.sq, c.rq, c.tp, c.fp, c.fn) for c in occurring]
+        table = metrics_table(rows, ["category", "PQ", "SQ", "RQ", "TP", "FP", "FN"])
+        logger.info("Panoptic quality per category:\n%s", table)
         dataset = {"dataset": self._dataset_name}
         content = dataset | {
             "num_images": len(scored),
@@ -228,38 +231,3 @@ class CocoPanopticEvaluator(DatasetEvaluator):
         write_results(self._output_dir, RESULTS_FILE, content)
         write_results(self._output_dir, IMAGES_FILE, dataset | {"images": images})
         return OrderedDict(panoptic_seg=results.summary())
-
-
-# Of the images of a test split, which have no annotations.
-_TEST_IMAGES = {"id": (int, str), "file_name": (str,)}
-
-
-def _read_annotations(path: str) -> tuple[list[dict[str, Any]], dict[Any, dict[str, Any]], bool]:
-    """The categories, the annotations by image id, and if there are any.
-
-    Without, as in a test split, they are the names that predictions shall have.
-    """
-    content = read_json(path)
-    check_lists(content, {"categories": PANOPTIC_CATEGORIES}, path)
-    if "annotations" in content:
-        check_panoptic_annotations(content, path)
-        # The JSON lists images and annotations in different orders; image_id is the key.
-        annotations = {a["image_id"]: a for a in content["annotations"]}
-        return content["categories"], annotations, True
-    check_lists(content, {"images": _TEST_IMAGES}, path)
-    names = {i["id"]: os.path.splitext(i["file_name"])[0] + ".png" for i in content["images"]}
-    annotations = {image_id: {"file_name": name} for image_id, name in names.items()}
-    return content["categories"], annotations, False
-
-
-def _log(dataset_name: str, results: PanopticResults) -> None:
-    means = {"All": results.all, "Things": results.things, "Stuff": results.stuff}
-    rows = [(name, m.pq, m.sq, m.rq, m.num_categories) for name, m in means.items()]
-    summary = metrics_table(rows, ["", "PQ", "SQ", "RQ", "categories"])
-    logger.info("Panoptic quality on %s:\n%s", dataset_name, summary)
-    occurring = [c for c in results.per_category if c.occurs]
-    table = metrics_table(
-        [(c.name, c.pq, c.sq, c.rq, c.tp, c.fp, c.fn) for c in occurring],
-        ["category", "PQ", "SQ", "RQ", "TP", "FP", "FN"],
-    )
-    logger.info("Panoptic quality per category:\n%s", table)

@@ -2,9 +2,8 @@
 
 PQ = (sum of IoU over matched pairs) / (TP + FP/2 + FN/2) (Kirillov et al., Panoptic Segmentation,
 CVPR 2019, §4), counted as the COCO panoptic evaluator counts it, void and crowd regions included.
-Only sums per category are kept: an image costs one pass over its pixels, memory does not grow with
-the data set, and shards can be counted apart and merged. Sums are exact, so that the order of
-images and the cut into shards have no influence, not even on the last digit.
+Only sums per category are kept. They are exact, so that the order of images and the cut into shards
+have no influence, not even on the last digit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,8 @@ from proscale.errors import DataError
 # kept in two halves, which overflow after 2**31 matches.
 _IOU_UNIT = 2.0**53
 _HALF = 32
+
+Segments = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,9 @@ class PanopticQuality:
     def update(
         self,
         predicted_map: np.ndarray,
-        predicted_segments: Sequence[Mapping[str, Any]],
+        predicted_segments: Segments,
         true_map: np.ndarray,
-        true_segments: Sequence[Mapping[str, Any]],
+        true_segments: Segments,
         *,
         image: object = "<unnamed>",
     ) -> None:
@@ -104,12 +105,10 @@ class PanopticQuality:
 
         Args:
             predicted_map: (H, W) integers, the predicted segment id of each pixel; 0 is void.
-            predicted_segments: COCO ``segments_info`` dicts: ``id``, ``category_id``. Every one of
-                them has at least one pixel.
+            predicted_segments: COCO ``segments_info`` dicts: ``id``, ``category_id``.
             true_map: (H, W) integers, the true segment ids; 0 is void.
-            true_segments: ``segments_info`` dicts: ``id``, ``category_id``, ``iscrowd`` (absent
-                means 0). One without any pixel is a false negative. Areas are counted in
-                ``true_map``.
+            true_segments: the same with ``iscrowd`` (absent means 0). One without any pixel is a
+                false negative. Areas are counted in ``true_map``.
             image: its name, for error messages.
 
         Raises:
@@ -122,19 +121,32 @@ class PanopticQuality:
                 f"image {image}: the predicted map has shape {predicted_map.shape}, the true map "
                 f"{true_map.shape}: expected the same (H, W)"
             )
-        predicted_category = self._category_indices(predicted_segments, f"image {image}, predicted")
-        true_category = self._category_indices(true_segments, f"image {image}, true")
+        predicted_where, true_where = f"image {image}, predicted", f"image {image}, true"
+        predicted_category = self._category_indices(predicted_segments, predicted_where)
+        true_category = self._category_indices(true_segments, true_where)
         is_crowd = np.array([bool(s.get("iscrowd", 0)) for s in true_segments], dtype=bool)
 
-        # Pixels that each true and each predicted segment have in common, areas of both.
-        overlap = _overlaps(true_map, true_segments, predicted_map, predicted_segments, image)
+        # Segments are mostly connected: runs along the rows in which neither map changes are far
+        # fewer than pixels, and are counted instead of them.
+        true_ids, predicted_ids = true_map.ravel(), predicted_map.ravel()
+        is_start = np.ones(true_ids.size, dtype=bool)
+        np.not_equal(true_ids[1:], true_ids[:-1], out=is_start[1:])
+        is_start[1:] |= predicted_ids[1:] != predicted_ids[:-1]
+        starts = np.flatnonzero(is_start)
+        lengths = np.diff(starts, append=true_ids.size)
+        rows = _positions(true_ids[starts], true_segments, true_where)
+        columns = _positions(predicted_ids[starts], predicted_segments, predicted_where)
+        # Pixels of every pair of segments; row 0 and column 0 are void. Float weights add up
+        # exactly: the counts stay far below 2**53.
+        shape = (1 + len(true_segments), 1 + len(predicted_segments))
+        pairs = rows * shape[1] + columns
+        overlap = np.bincount(pairs, weights=lengths, minlength=shape[0] * shape[1])
+        overlap = overlap.astype(np.int64).reshape(shape)
         intersection, on_void = overlap[1:, 1:], overlap[0, 1:]
         true_area, predicted_area = overlap[1:].sum(axis=1), overlap[:, 1:].sum(axis=0)
         if not predicted_area.all():
             segment = predicted_segments[int(np.argmin(predicted_area))]["id"]
-            raise DataError(
-                f"image {image}, predicted segment {segment}: it has no pixel in the map"
-            )
+            raise DataError(f"{predicted_where} segment {segment}: it has no pixel in the map")
 
         # Matching (§4.1): segments of one category whose IoU exceeds 0.5, which is at most one pair
         # per segment. In integers, IoU > 0.5 is 2·intersection > union. Predicted pixels on void do
@@ -162,11 +174,7 @@ class PanopticQuality:
         np.add.at(fn, true_category[missed], 1)
 
     def merge(self, other: "PanopticQuality") -> None:
-        """Add the counts of ``other``, as if its images had been counted here.
-
-        Raises:
-            ValueError: the categories differ.
-        """
+        """Add the counts of ``other``, which has the same categories."""
         if self.categories != other.categories:
             raise ValueError(
                 "only counts over the same categories, in the same order, can be merged"
@@ -174,10 +182,7 @@ class PanopticQuality:
         self._counts += other._counts
 
     def results(self) -> PanopticResults:
-        """PQ, SQ and RQ over all images so far, in percent.
-
-        Means are taken over the categories with TP + FP + FN > 0.
-        """
+        """PQ, SQ and RQ over all images so far."""
         _, _, tp, fp, fn = self._counts
         # The sum of IoU over matched pairs, which Python's integers hold exactly.
         iou_sum = np.array(
@@ -205,7 +210,7 @@ class PanopticQuality:
             per_category=per_category,
         )
 
-    def _category_indices(self, segments: Sequence[Mapping[str, Any]], where: str) -> np.ndarray:
+    def _category_indices(self, segments: Segments, where: str) -> np.ndarray:
         """(N,) positions in ``self.categories`` of the segments' categories."""
         for segment in segments:
             if segment["category_id"] not in self._index:
@@ -216,31 +221,7 @@ class PanopticQuality:
         return np.array([self._index[s["category_id"]] for s in segments], dtype=np.int64)
 
 
-def _overlaps(
-    true_map: np.ndarray,
-    true_segments: Sequence[Mapping[str, Any]],
-    predicted_map: np.ndarray,
-    predicted_segments: Sequence[Mapping[str, Any]],
-    image: object,
-) -> np.ndarray:
-    """(1 + T, 1 + P) pixel counts of every pair of segments; row 0 and column 0 are void."""
-    # Segments are mostly connected: runs along the rows in which neither map changes are far fewer
-    # than pixels, and are counted instead of them.
-    true_map, predicted_map = true_map.ravel(), predicted_map.ravel()
-    is_start = np.ones(true_map.size, dtype=bool)
-    np.not_equal(true_map[1:], true_map[:-1], out=is_start[1:])
-    is_start[1:] |= predicted_map[1:] != predicted_map[:-1]
-    starts = np.flatnonzero(is_start)
-    lengths = np.diff(starts, append=true_map.size)
-    rows = _positions(true_map[starts], true_segments, f"image {image}, true")
-    columns = _positions(predicted_map[starts], predicted_segments, f"image {image}, predicted")
-    shape = (1 + len(true_segments), 1 + len(predicted_segments))
-    # Float weights add up exactly: the counts stay far below 2**53.
-    counts = np.bincount(rows * shape[1] + columns, weights=lengths, minlength=shape[0] * shape[1])
-    return counts.astype(np.int64).reshape(shape)
-
-
-def _positions(ids: np.ndarray, segments: Sequence[Mapping[str, Any]], where: str) -> np.ndarray:
+def _positions(ids: np.ndarray, segments: Segments, where: str) -> np.ndarray:
     """1 + the position in ``segments`` of each of ``ids`` (N,); 0 for void."""
     if not np.issubdtype(ids.dtype, np.integer):
         raise DataError(f"{where} map: its dtype is {ids.dtype}: expected integer segment ids")

@@ -48,19 +48,16 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def prediction_dir(
-    output_dir: str | None, *, save: bool, is_annotated: bool, file: str
-) -> str | None:
-    """The folder for predictions; None if they are not saved.
+def prediction_dir(content: dict, file: str, output_dir: str | None, save: bool) -> str | None:
+    """The folder for predictions; None if they are not saved. ``content`` is that of ``file``.
 
     Raises:
         ConfigError: there is no ``output_dir`` to save to.
-        DataError: predictions of a split that cannot be scored, for ``file`` has no annotations,
-            are not saved either.
+        DataError: ``file`` has no annotations to score with, and nothing is saved either.
     """
     if save and output_dir is None:
         raise ConfigError("TEST.SAVE_PREDICTIONS is True: expected an output folder")
-    if not is_annotated and not save:
+    if "annotations" not in content and not save:
         raise DataError(
             f"{file} has no annotations: expected some, or TEST.SAVE_PREDICTIONS True "
             "to write predictions for a test server"
@@ -68,14 +65,8 @@ def prediction_dir(
     return output_dir if save else None
 
 
-def check_every_image_once(
-    expected: Collection[Any], scored: Iterable[Any], *, dataset_name: str
-) -> None:
-    """Make sure that the metrics are those of the whole data set, by ids or names of images.
-
-    Raises:
-        ValueError: some were never scored or more than once; names the first.
-    """
+def check_every_image_once(expected: Collection[Any], scored: Iterable[Any], name: str) -> None:
+    """Raise a ValueError if images of the data set ``name`` were scored never or repeatedly."""
     # Samplers may leave images out of a shard, or repeat some to make shards of equal length.
     times = Counter(scored)
     problems = {
@@ -85,7 +76,7 @@ def check_every_image_once(
     for problem, images in problems.items():
         if images:
             raise ValueError(
-                f"{len(images)} of the {len(expected)} images of data set {dataset_name!r} "
+                f"{len(images)} of the {len(expected)} images of data set {name!r} "
                 f"{problem}, the first being image_id {', '.join(map(str, images[:5]))}: expected "
                 "one prediction for each"
             )

@@ -16,7 +16,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-from proscale.data.formats.image_file import VOID, read_label_image, read_panoptic_png
+from proscale.data.formats.image_file import VOID, read_label_image, read_panoptic_png, relabel
 from proscale.errors import DataError
 from proscale.evaluation.boundary import inner_boundary
 from proscale.evaluation.results import metrics_table, nan_mean, write_results
@@ -72,12 +72,9 @@ class SemanticEvaluator(DatasetEvaluator):
     def _no_counts(self) -> dict[str, np.ndarray]:
         """Zero of the counts that are summed over images and over ranks."""
         num_classes = len(self._class_names)
-        return {
-            # Pixels of [true class, predicted class].
-            "confusion": np.zeros((num_classes, num_classes), dtype=np.int64),
-            # Pixels of every class's boundaries, [their intersection, their union].
-            "boundaries": np.zeros((2, num_classes), dtype=np.int64),
-        }
+        # Pixels of [true class, predicted class], and [intersection, union] of class boundaries.
+        shapes = {"confusion": (num_classes, num_classes), "boundaries": (2, num_classes)}
+        return {name: np.zeros(shape, dtype=np.int64) for name, shape in shapes.items()}
 
     def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
         """Count a batch.
@@ -114,9 +111,8 @@ class SemanticEvaluator(DatasetEvaluator):
             )
         labelled = labels != IGNORE
         # One number for each pair of a true and a predicted class.
-        confusion = np.bincount(
-            labels[labelled] * num_classes + predicted[labelled], minlength=num_classes**2
-        ).reshape(num_classes, num_classes)
+        pairs = labels[labelled] * num_classes + predicted[labelled]
+        confusion = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, -1)
         self._counts["confusion"] += confusion
         # A class that is neither true nor predicted in the image has no IoU, which the mean skips.
         self._images.append({"file_name": file_name, "mIoU": nan_mean(class_iou(confusion))})
@@ -144,10 +140,10 @@ class SemanticEvaluator(DatasetEvaluator):
             {"name": name} | {key: float(values[class_]) for key, values in per_class.items()}
             for class_, name in enumerate(self._class_names)
         ]
-        name = self._dataset_name
-        logger.info("Semantic segmentation on %s:\n%s", name, metrics_table([summary]))
+        dataset = {"dataset": self._dataset_name}
+        table = metrics_table([summary])
+        logger.info("Semantic segmentation on %s:\n%s", self._dataset_name, table)
         logger.info("Semantic segmentation per class:\n%s", metrics_table(rows))
-        dataset = {"dataset": name}
         content = dataset | {"summary": summary, "per_class": rows}
         write_results(self._output_dir, RESULTS_FILE, content)
         write_results(self._output_dir, IMAGES_FILE, dataset | {"images": images})
@@ -185,33 +181,26 @@ class SemanticEvaluator(DatasetEvaluator):
         if entry is None:
             raise DataError(f"image {file_name}: data set {self._dataset_name!r} has no such entry")
         if "sem_seg_file_name" in entry:
-            return self._read_labels(entry["sem_seg_file_name"])
+            path = entry["sem_seg_file_name"]
+            labels = read_label_image(PathManager.get_local_path(path)).astype(np.int64)
+            # Before the check: the label may lie within the range of the classes or above it.
+            labels[labels == self._ignore_label] = IGNORE
+            if labels.max(initial=IGNORE) >= len(self._class_names):
+                raise DataError(
+                    f"{path}: it has class id {labels.max()}: expected 0 to "
+                    f"{len(self._class_names) - 1} and {self._ignore_label} (unlabelled)"
+                )
+            return labels
         if "pan_seg_file_name" in entry:
-            return self._read_panoptic(entry["pan_seg_file_name"], entry["segments_info"])
+            path, segments = entry["pan_seg_file_name"], entry["segments_info"]
+            ids = read_panoptic_png(PathManager.get_local_path(path))
+            classes = {s["id"]: IGNORE if s.get("iscrowd") else s["category_id"] for s in segments}
+            classes[VOID] = IGNORE
+            unlisted = np.setdiff1d(ids, list(classes)).tolist()
+            if unlisted:
+                raise DataError(f"{path}: segments {unlisted} are missing in its segments_info")
+            return relabel(ids, classes, np.int64)
         raise DataError(
             f"image {file_name}: its entry in data set {self._dataset_name!r} has neither "
             "sem_seg_file_name nor pan_seg_file_name"
         )
-
-    def _read_labels(self, path: str) -> np.ndarray:
-        labels = read_label_image(PathManager.get_local_path(path)).astype(np.int64)
-        # Before the check, since the label may lie within the range of the classes or above it.
-        labels[labels == self._ignore_label] = IGNORE
-        if labels.max(initial=IGNORE) >= len(self._class_names):
-            raise DataError(
-                f"{path}: it has class id {labels.max()}: expected 0 to "
-                f"{len(self._class_names) - 1} and {self._ignore_label} (unlabelled)"
-            )
-        return labels
-
-    def _read_panoptic(self, path: str, segments: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        # A segment's class is looked up once, not for every pixel.
-        segment_ids = read_panoptic_png(PathManager.get_local_path(path))
-        ids, index = np.unique(segment_ids, return_inverse=True)
-        class_of = {
-            s["id"]: IGNORE if s.get("iscrowd", 0) else s["category_id"] for s in segments
-        } | {VOID: IGNORE}
-        unlisted = [id_ for id_ in ids.tolist() if id_ not in class_of]
-        if unlisted:
-            raise DataError(f"{path}: segments {unlisted} are missing in its segments_info")
-        return np.array([class_of[id_] for id_ in ids.tolist()], dtype=np.int64)[index]
