@@ -200,7 +200,7 @@ class InstanceEvaluator(DatasetEvaluator):
                     for of_both in (predicted, true)
                 ]
                 # The lesser of the two, since boundaries alone would match a ring with a disc.
-                lesser = np.minimum(overlaps, _iou(*boundaries, objects))
+                lesser = np.minimum(overlaps, _iou(boundaries[0], boundaries[1], objects))
                 compared["boundary"] = lesser, areas
             place = self._categories[category_id], self._images[image_id]
             for kind, (overlaps, areas) in compared.items():
