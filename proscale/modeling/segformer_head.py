@@ -38,9 +38,6 @@ class SegFormerHead(nn.Module):
         dropout: probability of dropping a channel before the classifier.
         loss_weight: factor of the loss.
         ignore_value: label of the pixels that do not count.
-
-    Raises:
-        ValueError: ``form`` or ``norm`` is another one.
     """
 
     fuse: Conv2d

@@ -7,12 +7,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import (
-    META_ARCH_REGISTRY,
-    Backbone,
-    build_backbone,
-    build_sem_seg_head,
-)
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,11 +27,7 @@ from proscale.ops.mask_resize import Sizes
 from proscale.utils.types import Size
 
 #: Number formats of inference by name; None leaves autocast as it is.
-INFERENCE_DTYPES = {
-    "float32": None,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+INFERENCE_DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @META_ARCH_REGISTRY.register()
@@ -64,9 +55,6 @@ class MaskFormer(nn.Module):
         inference_dtype: number format of autocast in inference, for backbone and head: one of
             :data:`INFERENCE_DTYPES`.
         channels_last: keep images and convolutions' weights with channels as the innermost axis.
-
-    Raises:
-        ValueError: if ``strip_memory`` is not positive, or ``inference_dtype`` unknown.
     """
 
     pixel_mean: Tensor
@@ -190,7 +178,12 @@ class MaskFormer(nn.Module):
         # Images of different size are not padded to a common one, so that an image's result does
         # not depend on its batch.
         results: list[dict] = [{}] * len(images)
-        for indices in self._group_by_padded_size(images):
+        step = max(self.size_divisibility, 1)
+        groups = defaultdict(list)
+        for index, image in enumerate(images):
+            groups[tuple(-(-length // step) for length in image.shape[-2:])].append(index)
+        # Those that are padded to the same size go through the network together.
+        for indices in groups.values():
             group = ImageList.from_tensors([images[i] for i in indices], self.size_divisibility)
             # Class logits (B, Q, K + 1) and mask logits (B, Q, H/4, W/4).
             outputs = self.infer(group.tensor)
@@ -223,14 +216,6 @@ class MaskFormer(nn.Module):
             return self._predict(batch)
         with torch.autocast(self.device.type, self.inference_dtype):
             return self._predict(batch)
-
-    def _group_by_padded_size(self, images: list[Tensor]) -> list[list[int]]:
-        # Images that are padded to the same size go through the network together.
-        step = max(self.size_divisibility, 1)
-        groups = defaultdict(list)
-        for index, image in enumerate(images):
-            groups[tuple(-(-length // step) for length in image.shape[-2:])].append(index)
-        return list(groups.values())
 
     def _losses(
         self, images: list[Tensor], samples: list[dict], target_counts: Sequence[int] | None
@@ -320,11 +305,7 @@ class MaskFormer(nn.Module):
 
 
 def thing_classes(cfg: CfgNode) -> list[int]:
-    """Contiguous ids of the things of the data set that the model is made for.
-
-    Raises:
-        ConfigError: if panoptic results are on and that data set does not tell things from stuff.
-    """
+    """Contiguous ids of the things of the data set that the model is made for."""
     # The first data set; its things are those of all.
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     metadata = MetadataCatalog.get(names[0]) if names else None

@@ -26,10 +26,7 @@ MASK_STRIDE = 4
 def with_test_time_augmentation(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """Wrap ``model`` in the views of ``TEST.AUG``: ``MIN_SIZES``, ``MAX_SIZE`` and ``FLIP``.
 
-    Args:
-        cfg: the configuration.
-        model: this project's ``MaskFormer``, for all of its results, or any model that returns
-            ``sem_seg`` scores.
+    ``model`` is a ``MaskFormer``, for all of its results, or returns ``sem_seg`` scores.
     """
     # Views are no batches to be split over processes.
     if isinstance(model, DistributedDataParallel):
@@ -41,12 +38,7 @@ def with_test_time_augmentation(cfg: CfgNode, model: nn.Module) -> nn.Module:
 
 
 class SemanticSegmentorWithTTA(nn.Module):
-    """Averages the semantic scores that a model gives for the views of an image.
-
-    Args:
-        model: returns ``sem_seg``, ``(K, H, W)``.
-        mapper: makes the views of an image.
-    """
+    """Averages a model's ``sem_seg`` scores ``(K, H, W)`` over the views that ``mapper`` makes."""
 
     def __init__(self, model: nn.Module, mapper: DatasetMapperTTA):
         super().__init__()
@@ -56,7 +48,11 @@ class SemanticSegmentorWithTTA(nn.Module):
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """As the model's in evaluation; results have the size of ``height`` and ``width``."""
-        return [self._segment(_with_size(sample)) for sample in batched_inputs]
+        results = []
+        for sample in batched_inputs:
+            height, width = sample["image"].shape[-2:]
+            results.append(self._segment({"height": height, "width": width, **sample}))
+        return results
 
     def _segment(self, sample: dict) -> dict:
         views = self.mapper(sample)
@@ -201,11 +197,6 @@ class QueryFusion:
         rows, columns = (torch.from_numpy(i).to(masks.device) for i in (rows, columns))
         chosen = is_same[rows, columns]
         return rows[chosen], columns[chosen]
-
-
-def _with_size(sample: dict) -> dict:
-    height, width = sample["image"].shape[-2:]
-    return {"height": height, "width": width, **sample}
 
 
 def _unflip(maps: Tensor, view: dict) -> Tensor:

@@ -66,7 +66,15 @@ def deformable_attention(
     _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
     device = value.device.type
     if backend is None:
-        backend = _preferred.get() or _default_backend(device)
+        backend = _preferred.get()
+        if backend is None and device in ("cpu", "meta"):
+            backend = "embedding_bag"
+        elif backend is None:
+            # Triton compiles at first use; without it there is no fast operator on CUDA.
+            has_triton = device == "cuda" and triton_backend.is_available()
+            backend = "triton" if has_triton else REFERENCE
+            if not has_triton and not torch.compiler.is_compiling():
+                _warn_of_reference(device)
     elif backend not in available_backends():
         raise ValueError(f"backend is {backend!r}: expected {', '.join(available_backends())}")
     # Values follow autocast, locations do not: half precision would move a place in the map.
@@ -100,17 +108,6 @@ def using_backend(name: str) -> Iterator[None]:
         _preferred.reset(token)
 
 
-def _default_backend(device: str) -> str:
-    if device in ("cpu", "meta"):
-        return "embedding_bag"
-    # Triton compiles at first use; without it there is no fast operator on CUDA.
-    if device == "cuda" and triton_backend.is_available():
-        return "triton"
-    if not torch.compiler.is_compiling():
-        _warn_of_reference(device)
-    return REFERENCE
-
-
 @cache
 def _warn_of_reference(device: str) -> None:
     logger.warning(
@@ -127,10 +124,7 @@ def reference_deformable_attention(
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
-    """The backend ``reference``: one ``grid_sample`` per level, as the definition reads.
-
-    The other backends are tested against it.
-    """
+    """The backend ``reference``, by which the others are tested: a ``grid_sample`` per level."""
     batch, _, heads, width = value.shape
     queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
     dtype = torch.promote_types(value.dtype, sampling_locations.dtype)
@@ -230,11 +224,7 @@ def multiply_adds(value_shape: Sequence[int], locations_shape: Sequence[int]) ->
 
 @register_flop_formula(torch.ops.proscale.deformable_attention)
 def _flops(
-    value_shape: Sequence[int],
-    sizes: Sequence[int],
-    locations_shape: Sequence[int],
-    *args: Any,
-    **kwargs: Any,
+    value_shape: Sequence[int], sizes: Any, locations_shape: Sequence[int], *_: Any, **__: Any
 ) -> int:
     # PyTorch's counter counts a multiply-add as two.
     return 2 * multiply_adds(value_shape, locations_shape)

@@ -8,7 +8,7 @@ make the rows' numbers and weights in few passes, over blocks of queries that st
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -113,15 +113,19 @@ class Cells(NamedTuple):
         return weights.view(self.rows.shape)
 
     def gradients(self, attention: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of locations ``(n, M, K, 2)`` and attention ``(n, M, K)``.
-
-        Args:
-            attention: ``(n, M, K)``.
-            sampled: ``(R, 4K)``, gradient of the weight of every row.
-        """
+        """Gradients of locations ``(n, M, K, 2)`` and attention ``(n, M, K)``; ``sampled``,
+        ``(R, 4K)``, is that of the weight of every row."""
         # The output is Σ a · w_y · w_x · value: derivatives by a, and by x and y through w.
         corner = sampled.view(*attention.shape, 2, 2)
-        near_slope, far_slope = self._slopes()
+        # Derivatives of `near` and `far` along x and y; at a cell's centre those of the side where
+        # coordinates grow, as grid_sample has it.
+        below = [torch.lt(self.distance, bound).view(torch.int8) for bound in (-1, 0, 1, 2)]
+        near_slope, far_slope = (
+            (2 * below[i + 1] - below[i] - below[i + 2]).to(self.near.dtype) for i in (0, 1)
+        )
+        if self.single is not None:
+            far_slope = far_slope * self.single
+        near_slope, far_slope = near_slope.view_as(self.near), far_slope.view_as(self.far)
         by_y = [  # at the rows of the first and the second y
             _mix(corner[..., y, 0], corner[..., y, 1], self.near, self.far, 0) for y in (0, 1)
         ]
@@ -140,16 +144,6 @@ class Cells(NamedTuple):
         # Locations are fractions of the map, a unit of which is `scale` cells.
         by_location = by_cell.flatten(2).mul_(self.scale)
         return by_location.view(by_cell.shape), by_attention
-
-    def _slopes(self) -> tuple[Tensor, Tensor]:
-        """Derivatives of ``near`` and ``far`` along x and y; at a cell's centre that of the side
-        where coordinates grow, as ``grid_sample`` has it."""
-        below = [torch.lt(self.distance, bound).view(torch.int8) for bound in (-1, 0, 1, 2)]
-        near, far = (2 * below[i + 1] - below[i] - below[i + 2] for i in (0, 1))
-        far = far.to(self.near.dtype)
-        if self.single is not None:
-            far = far * self.single
-        return near.to(self.near.dtype).view_as(self.near), far.view_as(self.far)
 
 
 def _mix(first: Tensor, second: Tensor, near: Tensor, far: Tensor, axis: int) -> Tensor:
@@ -255,7 +249,14 @@ def _blocks(queries: int, heads: int, plan: Plan) -> Iterator[slice]:
 
 def _scatter(rows: Tensor, row_weights: Tensor, gradients: Tensor, num_rows: int) -> Tensor:
     """Add each bag's gradient, weighted, to the rows it gathered: ``(num_rows, D)``."""
-    # The transpose of the forward pass, as a sparse product.
+    pointers = _offsets(len(rows) + 1, rows.shape[1]).numpy()
+
+    def scatter(rows: Tensor, row_weights: Tensor, gradients: Tensor) -> np.ndarray:
+        # The transpose of the forward pass, as a sparse product: bags are the columns, in
+        # compressed form, with the weights as entries.
+        entries = (row_weights.numpy().ravel(), rows.numpy().ravel(), pointers[: len(rows) + 1])
+        return csc_array(entries, shape=(num_rows, len(rows))) @ gradients.numpy()
+
     # SciPy works in the thread that calls it, and lets others work meanwhile.
     parts = [
         part.chunk(min(SCATTER_THREADS, torch.get_num_threads()))
@@ -263,34 +264,20 @@ def _scatter(rows: Tensor, row_weights: Tensor, gradients: Tensor, num_rows: int
     ]
     # Each thread scatters into a table of its own.
     with ThreadPoolExecutor(len(parts[0])) as pool:
-        first, *others = pool.map(partial(_scatter_part, num_rows), *parts)
+        first, *others = pool.map(scatter, *parts)
     for other in others:
         first += other
     return torch.from_numpy(first)
-
-
-def _scatter_part(
-    num_rows: int, rows: Tensor, row_weights: Tensor, gradients: Tensor
-) -> np.ndarray:
-    bags, length = rows.shape
-    pointers = np.arange(0, bags * length + 1, length, dtype=np.int32)
-    # Compressed columns, with the weights as entries: bags are the columns of the transposed
-    # product.
-    product = csc_array(
-        (row_weights.numpy().ravel(), rows.numpy().ravel(), pointers), shape=(num_rows, bags)
-    )
-    return product @ gradients.numpy()
 
 
 def _sample(rows: Tensor, gradients: Tensor, table: Tensor) -> Tensor:
     """Product of each bag's gradient with the rows it gathered: ``(bags, length)``."""
     # The dense product of gradients and table, sampled at the places of the rows alone.
     bags, length = rows.shape
-    pointers = torch.arange(0, bags * length + 1, length, dtype=torch.int32)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
         places = torch.sparse_csr_tensor(
-            pointers,
+            _offsets(bags + 1, length),
             rows.flatten(),
             table.new_zeros(rows.numel()),
             (bags, len(table)),

@@ -38,10 +38,7 @@ def should_tile(tensor: Tensor) -> bool:
 
 
 def feed_forward(
-    tokens: Tensor,
-    linear1: nn.Linear,
-    linear2: nn.Linear,
-    dropout: Callable[[Tensor], Tensor],
+    tokens: Tensor, linear1: nn.Linear, linear2: nn.Linear, dropout: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Feed-forward network (Attention Is All You Need, §3.3), ``(…, C)`` to the same shape.
 
@@ -112,13 +109,9 @@ def max_pool_3x3(maps: Tensor) -> Tensor:
 
 
 def _pool_rows(rows: Tensor, start: int, stop: int, above: Tensor) -> Tensor:
-    """Pool rows ``start`` to ``stop`` of ``(H, W, C)`` in place.
+    """Pool rows ``start`` to ``stop`` of ``(H, W, C)`` in place; returns the last row as it was.
 
-    Args:
-        above: ``(1, W, C)``, the row before ``start`` as it was, which has been pooled already.
-
-    Returns:
-        the last row as it was.
+    ``above``, ``(1, W, C)``, is the row before ``start`` as it was before it was pooled.
     """
     block = rows[start:stop]
     last = block[-1:].clone()

@@ -172,10 +172,8 @@ class SeparableResize:
     def rows(self, rows: slice) -> Tensor:
         """These rows of the result: ``(N, rows, W)``."""
         # (H, h) · maps · (w, W): the horizontal product first, of the rows that are needed.
-        inputs = self.vertical.inputs(rows)
-        return torch.matmul(self.vertical.weights[rows, inputs], self._widen(self.read(inputs)))
-
-    def _widen(self, maps: Tensor) -> Tensor:
+        needed = self.vertical.inputs(rows)
+        maps = self.read(needed)
         # All rows of all maps in one matrix; a block of columns needs its band alone.
         flat = maps.flatten(0, 1)
         wide = flat.new_empty(len(flat), len(self.horizontal))
@@ -184,7 +182,7 @@ class SeparableResize:
             inputs = self.horizontal.inputs(columns)
             weights = self.horizontal.weights[columns, inputs]
             torch.mm(flat[:, inputs], weights.T, out=wide[:, columns])
-        return wide.view(*maps.shape[:2], -1)
+        return torch.matmul(self.vertical.weights[rows, needed], wide.view(*maps.shape[:2], -1))
 
 
 def mask_probabilities(

@@ -72,7 +72,14 @@ def backward(
     """
     # The gradient of the value is summed by atomics, whose order, and so the last bits of the sums,
     # changes from run to run.
-    _alert_not_deterministic()
+    if torch.are_deterministic_algorithms_enabled():
+        message = (
+            "the backward of deformable_attention's Triton backend sums in no fixed order, but "
+            "torch.use_deterministic_algorithms(True) is in force"
+        )
+        if not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise RuntimeError(message)
+        warnings.warn(message, stacklevel=2)
     dtype = _accumulator(value, sampling_locations, attention_weights)
     grad_value = torch.zeros(value.shape, dtype=dtype, device=value.device)
     grad_locations = torch.empty_like(sampling_locations, memory_format=torch.contiguous_format)
@@ -144,15 +151,3 @@ def _levels(spatial_shapes: tuple[tuple[int, int], ...], device: torch.device) -
         rows.append((height, width, start))
         start += height * width
     return torch.tensor(rows, dtype=torch.int32, device=device)
-
-
-def _alert_not_deterministic() -> None:
-    if not torch.are_deterministic_algorithms_enabled():
-        return
-    message = (
-        "the backward of deformable_attention's Triton backend sums in no fixed order, but "
-        "torch.use_deterministic_algorithms(True) is in force"
-    )
-    if not torch.is_deterministic_algorithms_warn_only_enabled():
-        raise RuntimeError(message)
-    warnings.warn(message, stacklevel=3)

@@ -15,26 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.init import trunc_normal_
 from torch.utils.checkpoint import checkpoint
-
-
-class DropPath(nn.Module):
-    """Drops a residual branch of whole samples (Huang et al., Stochastic Depth).
-
-    Args:
-        rate: probability that a sample's branch is dropped when training; survivors are scaled up.
-    """
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, branch: Tensor) -> Tensor:
-        """``(B, …)`` to the same shape."""
-        if not self.training or self.rate == 0:
-            return branch
-        # One draw for each sample; scaled, the branch keeps its expectation.
-        keep = branch.new_empty(branch.shape[0], *[1] * (branch.dim() - 1))
-        return branch * keep.bernoulli_(1 - self.rate) / (1 - self.rate)
+from torchvision.ops import StochasticDepth
 
 
 class WindowAttention(nn.Module):
@@ -130,7 +111,8 @@ class SwinBlock(nn.Module):
         self.window, self.shift = window, shift
         self.norm1 = nn.LayerNorm(dim)
         self.attn = attn
-        self.drop_path = DropPath(rate)
+        # One draw for each sample; scaled, the branch keeps its expectation (Huang et al.).
+        self.drop_path = StochasticDepth(rate, "row")
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = mlp
 

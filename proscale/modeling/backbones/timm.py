@@ -44,7 +44,13 @@ class TimmBackbone(Backbone):
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"norm is {norm!r}: expected {', '.join(NORMS)}")
-        self.timm = _with_norm(_build(name, in_channels), norm)
+        self.timm = _build(name, in_channels)
+        # timm's functions: Detectron2's would lose activations that are part of timm's norms.
+        layers = importlib.import_module("timm.layers")
+        if norm == "FrozenBN":
+            self.timm = layers.freeze_batch_norm_2d(self.timm)
+        elif norm == "SyncBN":
+            self.timm = layers.convert_sync_batchnorm(self.timm)
         # A small image tells the strides and widths of the network's features.
         shapes = _try(self.timm, name, in_channels)
         strides = [_TRIAL_SIZE[0] // height for _, height, _ in shapes]
@@ -96,14 +102,6 @@ def _build(name: str, in_channels: int) -> nn.Module:
         )
     # Features of all stages instead of a classifier; never weights from the network.
     return timm.create_model(name, pretrained=False, features_only=True, in_chans=in_channels)
-
-
-def _with_norm(network: nn.Module, norm: str) -> nn.Module:
-    # timm's functions: Detectron2's would lose activations that are part of timm's norms.
-    layers = importlib.import_module("timm.layers")
-    if norm == "FrozenBN":
-        return layers.freeze_batch_norm_2d(network)
-    return layers.convert_sync_batchnorm(network) if norm == "SyncBN" else network
 
 
 @torch.no_grad()

@@ -101,29 +101,26 @@ class SetCriterion(nn.Module):
         # Point sampling and sums over thousands of points need float32.
         with torch.autocast(outputs["pred_logits"].device.type, enabled=False):
             # Step 1: bipartite matching of every prediction, the auxiliary ones too.
-            matches = [
-                self._match(prediction, targets, suffix)
-                for prediction, suffix in zip(predictions, suffixes, strict=True)
-            ]
+            matches: list[Matches] = []
+            for prediction, suffix in zip(predictions, suffixes, strict=True):
+                try:
+                    matches.append(self.matcher(prediction, targets))
+                except FloatingPointError as error:
+                    output = f"auxiliary output {suffix[1:]}" if suffix else "the last output"
+                    raise FloatingPointError(f"matching {output}: {error}") from None
             # Step 2: classes of all queries.
             if "labels" in self.losses:
                 for suffix, prediction, found in zip(suffixes, predictions, matches, strict=True):
-                    loss = self._label_loss(prediction["pred_logits"], targets, found, normaliser)
-                    losses["loss_ce" + suffix] = loss
+                    loss = self._label_loss(prediction["pred_logits"], targets, found)
+                    losses["loss_ce" + suffix] = loss / normaliser["labels"]
             # Step 3: masks of the matched queries, at sampled points.
             if "masks" in self.losses:
                 masks = matched_masks(predictions, matches)
                 for suffix, predicted, found in zip(suffixes, masks, matches, strict=True):
-                    terms = self._mask_losses(predicted, targets, found, normaliser)
-                    losses |= {name + suffix: term for name, term in terms.items()}
+                    terms = self._mask_losses(predicted, targets, found)
+                    for name, term in terms.items():
+                        losses[name + suffix] = term / normaliser["masks"]
         return losses
-
-    def _match(self, prediction: dict, targets: list[dict[str, Tensor]], suffix: str) -> Matches:
-        try:
-            return self.matcher(prediction, targets)
-        except FloatingPointError as error:
-            output = f"auxiliary output {suffix[1:]}" if suffix else "the last output"
-            raise FloatingPointError(f"matching {output}: {error}") from None
 
     def _normalise(self, logits: Tensor, target_counts: Sequence[int]) -> dict[str, Tensor]:
         """Divisors of the losses of a batch like ``logits``, ``(B, Q, K + 1)``."""
@@ -148,9 +145,7 @@ class SetCriterion(nn.Module):
             "labels": matched + self.eos_coef * (batch * queries - matched),
         }
 
-    def _label_loss(
-        self, logits: Tensor, targets: list, matches: Matches, normaliser: dict[str, Tensor]
-    ) -> Tensor:
+    def _label_loss(self, logits: Tensor, targets: list, matches: Matches) -> Tensor:
         # (B, Q): the matched target's class, “no object” for all other queries.
         classes = torch.full(
             logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device
@@ -158,14 +153,11 @@ class SetCriterion(nn.Module):
         for image, (target, (queries, matched)) in enumerate(zip(targets, matches, strict=True)):
             classes[image, queries] = target["labels"][matched]
         # “No object” weighs eos_coef. The sum of the weights is the same on every process.
-        loss = F.cross_entropy(
+        return F.cross_entropy(
             logits.float().transpose(1, 2), classes, self.empty_weight, reduction="sum"
         )
-        return loss / normaliser["labels"]
 
-    def _mask_losses(
-        self, predicted: Tensor, targets: list, matches: Matches, normaliser: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def _mask_losses(self, predicted: Tensor, targets: list, matches: Matches) -> dict[str, Tensor]:
         """``predicted``: ``(N, H, W)`` logits of the matched queries, image by image."""
         # Points of each mask by importance sampling, (N, P, 2).
         predicted = predicted[:, None]  # one mask a channel-first map
@@ -185,18 +177,13 @@ class SetCriterion(nn.Module):
         )
         # Gradients flow through the samples of the predictions, not through the choice of points.
         logits = point_sample(predicted, points, align_corners=False).squeeze(1)
-        return {
-            "loss_mask": mask_loss(logits, true) / normaliser["masks"],
-            "loss_dice": dice_loss(logits, true) / normaliser["masks"],
-        }
+        return {"loss_mask": mask_loss(logits, true), "loss_dice": dice_loss(logits, true)}
 
 
 def matched_masks(predictions: Sequence[dict], matches: Sequence[Matches]) -> list[Tensor]:
     """The matched queries' masks of each prediction, image by image: ``(N, H, W)`` float32 logits.
 
-    Args:
-        predictions: see ``outputs`` of :meth:`SetCriterion.forward`, which are the first.
-        matches: of every prediction.
+    ``predictions`` are those of :meth:`SetCriterion.forward`, ``outputs`` first.
     """
     # Without the factors of the masks: the matched rows of every prediction's masks.
     features = predictions[0].get("mask_features")

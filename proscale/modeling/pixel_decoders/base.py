@@ -117,7 +117,6 @@ class PixelDecoder(nn.Module):
 
     Raises:
         ConfigError: the backbone's levels are not those that the decoder needs.
-        ValueError: another argument is not accepted.
     """
 
     def __init__(
@@ -129,15 +128,14 @@ class PixelDecoder(nn.Module):
         mask_output_ops: str = "conv",
     ):
         super().__init__()
-        conv_dim, norm = pyramid.conv_dim, pyramid.norm
-        transformer_in_features = pyramid.transformer_in_features
-        common_stride = pyramid.common_stride
+        conv_dim, norm, common_stride = pyramid.conv_dim, pyramid.norm, pyramid.common_stride
         if mask_output_ops not in MASK_OUTPUT_OPS:
             raise ValueError(
                 f"mask_output_ops is {mask_output_ops!r}: expected {' or '.join(MASK_OUTPUT_OPS)}"
             )
         # Levels of the encoder, coarse to fine; levels of the pyramid, fine to coarse.
-        self.transformer_in_features = coarse_to_fine(input_shape, transformer_in_features)
+        names = pyramid.transformer_in_features
+        self.transformer_in_features = coarse_to_fine(input_shape, names)
         self.pyramid_features = pyramid_levels(
             input_shape, self.transformer_in_features, common_stride
         )
@@ -146,17 +144,20 @@ class PixelDecoder(nn.Module):
         if available < NUM_DECODER_LEVELS:
             raise ConfigError(
                 f"the transformer decoder needs {NUM_DECODER_LEVELS} levels, but "
-                f"transformer_in_features {list(transformer_in_features)} and common_stride "
+                f"transformer_in_features {list(names)} and common_stride "
                 f"{common_stride} make {available}"
             )
         if conv_dim % GROUPS:
             raise ValueError(f"conv_dim is {conv_dim}: expected multiples of {GROUPS}")
 
-        # The encoder's levels at C channels.
-        self.input_proj = nn.ModuleList(
-            _input_projection(input_shape[name].channels, conv_dim)
-            for name in self.transformer_in_features
-        )
+        # The encoder's levels at C channels: 1x1 convolution with bias, then group norm.
+        self.input_proj = nn.ModuleList()
+        for name in self.transformer_in_features:
+            convolution = nn.Conv2d(input_shape[name].channels, conv_dim, kernel_size=1)
+            nn.init.xavier_uniform_(convolution.weight)
+            assert convolution.bias is not None
+            nn.init.zeros_(convolution.bias)
+            self.input_proj.append(nn.Sequential(convolution, _GroupNorm(GROUPS, conv_dim)))
         self.transformer = LevelTransformer(encoder, len(self.transformer_in_features), conv_dim)
         # Numbered from the finest level, as in the published checkpoints.
         for number, name in enumerate(self.pyramid_features, start=1):
@@ -211,11 +212,7 @@ class PixelDecoder(nn.Module):
 
 
 def coarse_to_fine(input_shape: Mapping[str, ShapeSpec], names: Sequence[str]) -> list[str]:
-    """``names`` by falling stride.
-
-    Raises:
-        ConfigError: if the backbone has no such level.
-    """
+    """``names`` by falling stride."""
     unknown = [name for name in names if name not in input_shape]
     if unknown or not names:
         raise ConfigError(
@@ -229,11 +226,7 @@ def coarse_to_fine(input_shape: Mapping[str, ShapeSpec], names: Sequence[str]) -
 def pyramid_levels(
     input_shape: Mapping[str, ShapeSpec], transformer_levels: Sequence[str], common_stride: int
 ) -> list[str]:
-    """Names of the levels between the mask features and the encoder's finest, fine to coarse.
-
-    Raises:
-        ConfigError: if a stride between ``common_stride`` and the encoder's is missing.
-    """
+    """Names of the levels between the mask features and the encoder's finest, fine to coarse."""
     # Each level doubles the resolution, from the encoder's finest to the mask features.
     finest = min(input_shape[name].stride for name in transformer_levels)
     names = sorted(
@@ -248,15 +241,6 @@ def pyramid_levels(
             f"from the encoder's finest stride, {finest}, down to it in steps of two"
         )
     return names
-
-
-def _input_projection(channels: int, conv_dim: int) -> nn.Sequential:
-    # 1x1 convolution with bias, then group norm.
-    convolution = nn.Conv2d(channels, conv_dim, kernel_size=1)
-    nn.init.xavier_uniform_(convolution.weight)
-    assert convolution.bias is not None
-    nn.init.zeros_(convolution.bias)
-    return nn.Sequential(convolution, _GroupNorm(GROUPS, conv_dim))
 
 
 class _GroupNorm(nn.GroupNorm):

@@ -5,7 +5,7 @@ import torch
 from detectron2.modeling import build_backbone
 from torch import Tensor
 
-from proscale.modeling.backbones import mit_block
+from proscale.modeling.backbones import mit
 from proscale.modeling.backbones.token_merging import BipartiteSoftMatching
 from proscale.ops import fused
 
@@ -167,13 +167,13 @@ def test_strips_and_layout_change_nothing(merging, build, monkeypatch):
     whole = {name: feature.detach() for name, feature in backbone(images).items()}
     strips = []
     monkeypatch.setattr(fused, "ROWS_BYTES", 2**16)
-    original = mit_block.MixFeedForward._rows
+    original = mit.MixFeedForward._rows
 
     def rows_of(self, tokens, size, rows):
         strips.append(size)
         return original(self, tokens, size, rows)
 
-    monkeypatch.setattr(mit_block.MixFeedForward, "_rows", rows_of)
+    monkeypatch.setattr(mit.MixFeedForward, "_rows", rows_of)
     with torch.no_grad():
         features = backbone(images.to(memory_format=torch.channels_last))
     assert len(strips) > 4 * 2

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from detectron2.modeling import build_backbone
+from torchvision.ops import StochasticDepth
 
-from proscale.modeling.backbones.swin import DropPath, shifted_window_mask, to_windows
+from proscale.modeling.backbones.swin import shifted_window_mask, to_windows
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_absolute_position_embedding_is_resized(build):
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     torch.manual_seed(0)
-    drop = DropPath(0.25)
+    drop = StochasticDepth(0.25, "row")
     out = drop(torch.ones(4000, 3))
     torch.testing.assert_close(out.unique(), torch.tensor([0, 1 / 0.75]))
     assert torch.equal(out.amin(1), out.amax(1))
