@@ -17,13 +17,9 @@ TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class MaskFormerHead(nn.Module):
-    """Pixel decoder and predictor.
-
-    Args:
-        pixel_decoder: see :class:`~proscale.modeling.pixel_decoders.base.PixelDecoder`.
-        predictor: see :class:`~proscale.modeling.transformer_decoder.masked_attention.\
-MultiScaleMaskedTransformerDecoder`.
-        num_classes: K, without “no object”.
+    """A pixel decoder and a predictor, of ``num_classes`` K without “no object”: see
+    :class:`~proscale.modeling.pixel_decoders.base.PixelDecoder` and
+    :class:`~proscale.modeling.transformer_decoder.MultiScaleMaskedTransformerDecoder`.
     """
 
     @configurable
@@ -52,15 +48,9 @@ MultiScaleMaskedTransformerDecoder`.
         }
 
     def forward(self, features: Mapping[str, Tensor], *, auxiliary: bool | None = None) -> dict:
-        """Predict from the backbone's features.
+        """The predictor's outputs for the backbone's features by name.
 
-        Args:
-            features: by name.
-            auxiliary: whether the predictor's earlier predictions are wanted; None wants them when
-                training.
-
-        Returns:
-            the predictor's outputs.
+        ``auxiliary``: whether its earlier predictions are wanted; None wants them when training.
         """
         # Pixel decoder: mask features (B, mask_dim, H/4, W/4) and three levels for the queries.
         mask_features, _, levels = self.pixel_decoder.forward_features(features)
@@ -71,11 +61,7 @@ MultiScaleMaskedTransformerDecoder`.
 
 
 def build_transformer_decoder(cfg: CfgNode, in_channels: int) -> nn.Module:
-    """Build ``MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME``.
-
-    Args:
-        cfg: the configuration.
-        in_channels: width of the pixel decoder's levels.
+    """Build ``MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME`` for levels of width ``in_channels``.
 
     Raises:
         ConfigError: if no decoder has this name.

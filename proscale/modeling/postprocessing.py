@@ -40,12 +40,9 @@ def collect_results(
     resize_first: bool,
     strip_bytes: int,
 ) -> list[Any]:
-    """The collectors' results; no gradient flows into them.
+    """The collectors' results from logits ``(Q, h, w)``; no gradient flows into them.
 
-    Args:
-        mask_logits: ``(Q, h, w)``, of any floating-point type.
-        sizes, resize_first, strip_bytes: see
-            :func:`~proscale.ops.mask_resize.mask_probabilities`.
+    The other arguments are those of :func:`~proscale.ops.mask_resize.mask_probabilities`.
     """
     # Masks are made for the queries that any result needs, ascending and without repetition.
     active = [collector for collector in collectors if len(collector.queries)]
@@ -267,13 +264,10 @@ def areas(masks: Tensor) -> Tensor:
 
 
 def boxes_around(rows: Tensor, columns: Tensor) -> Tensor:
-    """Tight boxes of masks.
+    """Tight boxes of masks: ``(N, 4)`` float32 as (x0, y0, x1, y1), the far corner exclusive; zeros
+    for an empty mask.
 
-    Args:
-        rows, columns: ``(N, H)`` and ``(N, W)`` bool, whether the mask has a pixel there.
-
-    Returns:
-        ``(N, 4)`` float32 as (x0, y0, x1, y1), the far corner exclusive; zeros for an empty mask.
+    ``rows`` and ``columns``, ``(N, H)`` and ``(N, W)`` bool, say where a mask has a pixel.
     """
     if not len(rows):
         return rows.new_zeros((0, 4), dtype=torch.float32)

@@ -107,14 +107,11 @@ class SegFormerHead(nn.Module):
     def forward(
         self, features: Mapping[str, Tensor], targets: Tensor | None = None
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """As Detectron2's ``SemSegFPNHead``.
-
-        Args:
-            features: ``(B, channels, H / stride, W / stride)`` by name.
-            targets: ``(B, H, W)`` class ids, needed in training.
+        """As Detectron2's ``SemSegFPNHead``, ``(B, channels, H / stride, W / stride)`` by name.
 
         Returns:
-            None and the losses in training; the logits ``(B, K, H, W)`` and no losses otherwise.
+            None and the losses in training, of ``targets`` ``(B, H, W)``, class ids; otherwise the
+            logits ``(B, K, H, W)`` and no losses.
         """
         logits = self.layers(features)
         # Losses and results are made at the images' resolution.
@@ -147,12 +144,8 @@ class SegFormerHead(nn.Module):
         return fuse_and_classify(maps, weights, bias, self.fuse.norm, self.dropout, self.predictor)
 
     def losses(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy averaged over the labelled pixels; 0 where there are none.
-
-        Args:
-            logits: ``(B, K, h, w)`` as from ``layers``.
-            targets: ``(B, H, W)`` class ids.
-        """
+        """Cross-entropy averaged over the labelled pixels; 0 where there are none. ``logits`` are
+        those of ``layers``, ``targets`` ``(B, H, W)`` class ids."""
         # Logits at the images' resolution; sizes that the stride does not divide end in a partial
         # cell.
         height, width = targets.shape[-2:]

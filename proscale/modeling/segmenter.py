@@ -247,14 +247,10 @@ class MaskFormer(nn.Module):
         """The results of one image, whose outputs may come from elsewhere, an exported file say.
 
         Args:
-            class_logits: (Q, K + 1).
-            mask_logits: (Q, h, w), a quarter of ``padded_size``.
+            class_logits, mask_logits: (Q, K + 1) and (Q, h, w), a quarter of ``padded_size``.
             padded_size: height and width of what the network has seen.
             image_size: the part of it that is the image.
-            sample: as of :meth:`forward`; its ``height`` and ``width`` are the size of the results.
-
-        Returns:
-            as of :meth:`forward`.
+            sample: as of :meth:`forward`, as is what is returned.
         """
         # The original image's size, which the mapper has resized.
         size = (sample.get("height", image_size[0]), sample.get("width", image_size[1]))
@@ -324,15 +320,11 @@ def _size(images: Tensor) -> Size:
 
 
 def prepare_target(instances: Instances, padded_size: Size) -> dict[str, Tensor]:
-    """Ground truth of one image, its masks padded to ``padded_size``.
+    """Ground truth of one image, its masks padded to the batch's size.
 
-    Args:
-        instances: with ``gt_classes`` ``(N,)`` and ``gt_masks`` ``(N, H, W)``, a tensor or
-            Detectron2's ``BitMasks``.
-        padded_size: of the batch the image is in.
-
-    Returns:
-        ``labels`` ``(N,)`` int64 and ``masks`` ``(N, *padded_size)`` bool.
+    ``instances`` has ``gt_classes`` ``(N,)`` and ``gt_masks`` ``(N, H, W)``, a tensor or
+    Detectron2's ``BitMasks``. Returns ``labels`` ``(N,)`` int64 and ``masks``
+    ``(N, *padded_size)`` bool.
     """
     # On the right and below, as the image.
     masks = instances.gt_masks

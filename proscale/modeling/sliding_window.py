@@ -37,14 +37,8 @@ class SlidingWindow(nn.Module):
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
-        """
-        Args:
-            batched_inputs: as the model takes them: ``image`` (3, H, W), and ``height`` and
-                ``width`` of the result if they are not the image's.
-
-        Returns:
-            for every image ``sem_seg``, the classes' scores ``(K, height, width)``.
-        """
+        """For every image ``sem_seg``, the classes' scores ``(K, height, width)``; inputs as the
+        model takes them."""
         return [{"sem_seg": self._segment(sample)} for sample in batched_inputs]
 
     def windows(self, height: int, width: int) -> tuple[list[Span], list[Span]]:

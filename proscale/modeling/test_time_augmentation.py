@@ -146,12 +146,8 @@ class QueryFusion:
         self.num_views = 0
 
     def add(self, probabilities: Tensor, masks: Tensor) -> None:
-        """Add the queries of a view.
-
-        Args:
-            probabilities: ``(N, K + 1)``, “no object” last.
-            masks: ``(N, h, w)`` in [0, 1], h and w being the same in all views.
-        """
+        """Add the queries of a view: ``(N, K + 1)`` class probabilities, “no object” last, and
+        ``(N, h, w)`` masks in [0, 1], h and w being the same in all views."""
         self.num_views += 1
         if self.num_views == 1:
             self.probabilities, self.masks = probabilities.clone(), masks.clone()

@@ -94,11 +94,7 @@ def deformable_attention(
 @contextmanager
 def using_backend(name: str) -> Iterator[None]:
     """Within it, and in this thread, :func:`deformable_attention` takes this backend where none is
-    named, so that whole models can be compared.
-
-    Raises:
-        ValueError: the backend is unknown.
-    """
+    named, so that whole models can be compared. An unknown one is a ``ValueError``."""
     if name not in available_backends():
         raise ValueError(f"backend is {name!r}: expected {', '.join(available_backends())}")
     token = _preferred.set(name)

@@ -53,6 +53,17 @@ def feed_forward(
     return torch.cat(updates).view_as(tokens)
 
 
+def to_map(tokens: Tensor, size: Sequence[int]) -> Tensor:
+    """``(B, H·W, C)`` as ``(B, C, H, W)`` in channels-last layout, without a copy."""
+    # Channels stay innermost in memory: a view.
+    return tokens.unflatten(1, size).permute(0, 3, 1, 2)
+
+
+def to_tokens(maps: Tensor) -> Tensor:
+    """``(B, C, H, W)`` as ``(B, H·W, C)``, contiguous; without a copy where channels are last."""
+    return maps.permute(0, 2, 3, 1).flatten(1, 2)
+
+
 def map_rows(
     function: Callable[[Tensor, Size, slice], Tensor],
     tokens: Tensor,
@@ -182,8 +193,7 @@ class FoldedConv2d(Conv2d):
 def fold_frozen_norms(module: nn.Module) -> None:
     """Let every Detectron2 ``Conv2d`` in ``module`` carry the frozen norm that follows it.
 
-    Parameters, buffers and their names stay as they are, so that weights load as before and may
-    change at any time.
+    Parameters, buffers and their names stay, so that weights load as before and may change.
     """
     for parent in list(module.modules()):
         for name, child in parent.named_children():
@@ -203,8 +213,7 @@ def fuse_and_classify(
 
     Args:
         maps: ``(B, channels, h, w)`` each; all are resized to the first, bilinearly.
-        weights: ``(C, channels, 1, 1)`` for each map.
-        bias: ``(C,)`` or None.
+        weights, bias: ``(C, channels, 1, 1)`` for each map; ``(C,)`` or None.
         norm: a batch normalisation of C channels.
 
     Returns:

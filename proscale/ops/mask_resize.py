@@ -64,15 +64,8 @@ class QueryMasks:
 
 @torch.no_grad()
 def attention_mask(masks: Tensor, size: Size) -> Tensor:
-    """Where each query may look: inside its mask, or everywhere if its mask is empty.
-
-    Args:
-        masks: ``(B, Q, H, W)`` logits.
-        size: (h, w) of the level that will be attended.
-
-    Returns:
-        ``(B, Q, h·w)`` bool.
-    """
+    """Where each query may look, ``(B, Q, h·w)`` bool on a level of ``size`` (h, w): inside its
+    mask, of logits ``(B, Q, H, W)``, or everywhere if that is empty."""
     # The sigmoid is at least one half where the logit is not negative.
     inside = (_resize(masks, size) >= 0).flatten(2)
     return inside | ~inside.any(dim=-1, keepdim=True)
@@ -105,14 +98,10 @@ class Sizes:
 
 
 def resize_weights(source: int, *steps: tuple[int, int]) -> Tensor:
-    """The matrix of linear resizings (half-pixel centres, no anti-aliasing) done one by one.
+    """The matrix, ``(kept by the last step, source)`` float32 on the CPU, of linear resizings.
 
-    Args:
-        source: length of the input.
-        steps: for each resizing, the length to resize to and how much of the result is kept.
-
-    Returns:
-        ``(kept by the last step, source)`` float32, on the CPU.
+    They have half-pixel centres and no anti-aliasing, and are done one by one: ``steps`` are the
+    length to resize to and how much of the result is kept.
     """
     # The columns of a linear map's matrix are its values on the unit vectors.
     # (1, source, source): a batch of unit vectors.
@@ -125,10 +114,8 @@ def resize_weights(source: int, *steps: tuple[int, int]) -> Tensor:
 class Band:
     """A matrix whose non-zero entries move monotonically to the right, as resizing's do.
 
-    Args:
-        weights: ``(outputs, inputs)``, on the CPU, where the band is looked for without making an
-            accelerator wait.
-        device: where its parts are used.
+    ``weights``, ``(outputs, inputs)``, are on the CPU, where the band is looked for without making
+    an accelerator wait; ``device`` is where its parts are used.
     """
 
     def __init__(self, weights: Tensor, device: torch.device):
@@ -150,11 +137,8 @@ class Band:
 class SeparableResize:
     """A resizing of ``(N, h, w)`` maps to ``(N, H, W)`` that makes any of the H rows.
 
-    Args:
-        read: given a slice of the h rows, returns them as ``(N, rows, w)`` float32.
-        vertical: weights ``(H, h)``.
-        horizontal: weights ``(W, w)``.
-        device: of the maps.
+    ``read`` returns a slice of the h rows, ``(N, rows, w)`` float32; ``vertical`` and
+    ``horizontal`` are the weights, ``(H, h)`` and ``(W, w)``.
     """
 
     def __init__(

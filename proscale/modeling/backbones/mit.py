@@ -25,8 +25,7 @@ from proscale.modeling.backbones.token_merging_config import (
     TokenMerging,
     parse_token_merging,
 )
-from proscale.modeling.tokens import to_map, to_tokens
-from proscale.ops.fused import map_rows
+from proscale.ops.fused import map_rows, to_map, to_tokens
 from proscale.utils.types import Size
 
 NAMES = ("res2", "res3", "res4", "res5")
@@ -46,13 +45,9 @@ NUM_HEADS, SR_RATIOS, MLP_RATIO = (1, 2, 5, 8), (8, 4, 2, 1), 4.0  # of all vari
 
 
 class EfficientAttention(nn.Module):
-    """Self-attention whose keys and values come from a map reduced by ``sr_ratio`` to the side.
+    """Self-attention of ``num_heads`` heads, which divide the width ``dim``.
 
-    Args:
-        dim: width; a multiple of ``num_heads``.
-        num_heads: heads.
-        sr_ratio: side of the windows, tokens, that become one key and value each.
-        norm_eps: of the norm.
+    Windows of ``sr_ratio`` tokens to the side become one key and value each.
     """
 
     def __init__(self, dim: int, num_heads: int, sr_ratio: int, *, norm_eps: float):
@@ -132,14 +127,8 @@ class MixFeedForward(nn.Module):
 
 
 class MixBlock(nn.Module):
-    """Attention and Mix-FFN, both pre-norm, each on a residual branch.
-
-    Args:
-        dim, num_heads, sr_ratio: see :class:`EfficientAttention`.
-        mlp_ratio: hidden width of the Mix-FFN over ``dim``.
-        drop_path: rate of dropping a branch.
-        norm_eps: of the norms.
-    """
+    """Attention and Mix-FFN of hidden width ``mlp_ratio * dim``, both pre-norm, each on a residual
+    branch that is dropped at the rate ``drop_path``."""
 
     def __init__(
         self,
@@ -336,12 +325,8 @@ class MixVisionTransformer(Backbone):
     def set_token_merging(self, token_merging: TokenMerging) -> None:
         """Change how tokens are merged from the next forward pass on; weights stay as they are.
 
-        Args:
-            token_merging: see :func:`.token_merging_config.parse_token_merging`, e.g. ``bsm_fast``,
-                or ``none`` to switch merging off.
-
-        Raises:
-            ValueError: as there; the merging is then unchanged.
+        Takes and raises what :func:`.token_merging_config.parse_token_merging` does; the merging is
+        then unchanged.
         """
         self._merging = parse_token_merging(token_merging)
 

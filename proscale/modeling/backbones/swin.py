@@ -55,15 +55,8 @@ class WindowAttention(nn.Module):
         self.register_buffer("relative_position_index", relative_position_index(window))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend inside each window.
-
-        Args:
-            x: ``(B·W, T, dim)``, the windows of an image one after another, T = window².
-            mask: ``(W, T, T)``, added to the products, or None.
-
-        Returns:
-            ``(B·W, T, dim)``.
-        """
+        """``x`` ``(B·W, T, dim)``, an image's windows one after another, T = window², to the same
+        shape; ``mask`` ``(W, T, T)`` is added to the products."""
         windows, tokens, dim = x.shape
         # (B·W, T, 3·dim) to three of (B·W, heads, T, dim / heads)
         qkv = self.qkv(x).view(windows, tokens, 3, self.num_heads, -1)
@@ -352,13 +345,8 @@ def relative_position_index(window: int) -> Tensor:
 def shifted_window_mask(height: int, width: int, window: int, like: Tensor) -> Tensor:
     """Mask that keeps tokens apart which the cyclic shift brought into one window (§3.2).
 
-    Args:
-        height, width: of the map, tokens; the mask is for the size padded to whole windows.
-        window: side of the windows; the shift is half of it.
-        like: gives device and dtype.
-
-    Returns:
-        ``(W, T, T)``: 0 where a token may look, -100 elsewhere.
+    ``(W, T, T)``, for the map of (height, width) tokens padded to whole windows: 0 where a token
+    may look, -100 elsewhere; device and dtype as ``like``.
     """
 
     def regions(length: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from proscale.modeling.tokens import to_map, to_tokens
+from proscale.ops.fused import to_map, to_tokens
 from proscale.utils.types import Size
 
 
@@ -101,9 +101,7 @@ class BipartiteSoftMatching:
 class SoftMatching:
     """Tokens by the merged token that they belong to: sources left alone, then destinations.
 
-    Args:
-        owner: ``(B, N)`` int64, in [0, M).
-        length: M.
+    ``owner`` is ``(B, N)`` int64, in [0, ``length``), the number M of merged tokens.
     """
 
     def __init__(self, owner: Tensor, length: int):
@@ -161,12 +159,7 @@ class PooledMap:
 
 
 class MergePlanner:
-    """Plans the matchings of the blocks of a stage, in their order.
-
-    Args:
-        method: how.
-        reuse: successive blocks that share a matching.
-    """
+    """Plans the matchings of a stage's blocks, in order; ``reuse`` successive ones share one."""
 
     def __init__(self, method: Method, reuse: int):
         self._method, self._reuse = method, reuse

@@ -253,15 +253,10 @@ def uncertain_points(
 
 
 def sample_targets(masks: Tensor, matched: Tensor, points: Tensor) -> Tensor:
-    """Bilinear samples of every target's mask at the points of the prediction matched to it.
+    """Bilinear samples, ``(M, P)``, of every target's mask at its prediction's points.
 
-    Args:
-        masks: ``(N, H, W)`` numbers.
-        matched: ``(M,)`` targets, distinct.
-        points: ``(M, P, 2)`` as (x, y) in [0, 1], of the targets as ``matched`` has them.
-
-    Returns:
-        ``(M, P)``.
+    ``masks`` are ``(N, H, W)`` numbers, ``matched`` ``(M,)`` distinct targets, and ``points``
+    ``(M, P, 2)``, as (x, y) in [0, 1], those of the targets as ``matched`` has them.
     """
     # One sample for each matched pair. Masks are much larger than their points, so that these are
     # put in the masks' order.

@@ -18,8 +18,7 @@ from torch.nn import functional as F
 
 from proscale.errors import ConfigError
 from proscale.modeling.pixel_decoders.deformable_encoder import plan_tokens
-from proscale.modeling.tokens import to_map, to_tokens
-from proscale.ops.fused import max_pool_3x3
+from proscale.ops.fused import max_pool_3x3, to_map, to_tokens
 
 GROUPS = 32  # of the group norm behind the encoder's input projections
 NUM_DECODER_LEVELS = 3  # levels that the transformer decoder attends in turn
@@ -59,11 +58,7 @@ class PyramidArguments:
 class LightPixelEmbedding(nn.Module):
     """The Light-Pixel Embedding (PRO-SCALE, §3): max-pooling where Mask2Former convolves.
 
-    3x3 max-pooling of stride one, norm, ReLU: context from neighbours without weights.
-
-    Args:
-        channels: of input and output.
-        norm: Detectron2's name of the norm.
+    3x3 max-pooling of stride one, norm (Detectron2's name), ReLU: context without weights.
     """
 
     def __init__(self, channels: int, norm: str):
@@ -82,11 +77,9 @@ class LightPixelEmbedding(nn.Module):
 class LevelTransformer(nn.Module):
     """An encoder over the tokens of several levels, with a learned embedding for each level.
 
-    Args:
-        encoder: a module that takes the levels' tokens, coarse to fine, and their
-            :class:`~proscale.modeling.pixel_decoders.deformable_encoder.TokenPlan`, and returns the
-            levels' tokens.
-        n_levels, d_model: number of levels and width of the tokens.
+    ``encoder`` takes the levels' tokens, coarse to fine, and their
+    :class:`~proscale.modeling.pixel_decoders.deformable_encoder.TokenPlan`, and returns the
+    levels' tokens.
     """
 
     def __init__(self, encoder: nn.Module, n_levels: int, d_model: int):
@@ -178,10 +171,7 @@ class PixelDecoder(nn.Module):
     def forward_features(
         self, features: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Decode the backbone's features.
-
-        Args:
-            features: ``(B, channels, ⌈H/stride⌉, ⌈W/stride⌉)`` by level name.
+        """Decode features ``(B, channels, ⌈H/stride⌉, ⌈W/stride⌉)`` by level name.
 
         Returns:
             mask features ``(B, mask_dim, H/common_stride, W/common_stride)``; the encoded coarsest

@@ -13,7 +13,6 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proscale.modeling.tokens import sine_position_encoding
 from proscale.ops import deformable_attention
 from proscale.ops.fused import feed_forward, softmax_small_dim
 from proscale.ops.tracing import cached_table
@@ -59,12 +58,7 @@ class EncoderLayerArguments:
 
 
 class DeformableAttention(nn.Module):
-    """Attention of every query to ``n_points`` places per head and level around its own place.
-
-    Args:
-        d_model: width of queries and values.
-        n_levels, n_heads, n_points: levels, heads, and sampling points per head and level.
-    """
+    """Attention of every query to ``n_points`` places per head and level around its own place."""
 
     def __init__(self, d_model: int, n_levels: int, n_heads: int, n_points: int):
         super().__init__()
@@ -97,16 +91,7 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(projection.bias)
 
     def forward(self, query: Tensor, tokens: Tensor, plan: "TokenPlan") -> Tensor:
-        """Every token's query attends the tokens.
-
-        Args:
-            query: ``(B, S, C)``.
-            tokens: ``(B, S, C)``.
-            plan: of the tokens.
-
-        Returns:
-            ``(B, S, C)``.
-        """
+        """``query`` attends ``tokens``, of ``plan``: ``(B, S, C)`` both and the result."""
         # Equation 3 of Deformable DETR: for each head m, output projection W_m of the sum over
         # levels l and points k of A_mlqk · W'_m x_l(φ_l(p_q) + Δp_mlqk).
         batch, queries, _ = query.shape
@@ -115,17 +100,6 @@ class DeformableAttention(nn.Module):
         value = self.value_proj(tokens).view(batch, tokens.shape[1], self.n_heads, -1)
         # A: softmax over the L·P points of a head together, (B, N, M, L·P).
         weights = softmax_small_dim(self.attention_weights(query).view(*grouped[:3], -1))
-        attended = deformable_attention(
-            value,
-            plan.spatial_shapes,
-            self._locations(query, plan).view(*grouped, self.n_points, 2),
-            weights.view(*grouped, self.n_points),
-        )
-        # Σ over heads of W_m: one linear layer on the heads side by side, (B, S, C).
-        return self.output_proj(attended)
-
-    def _locations(self, query: Tensor, plan: "TokenPlan") -> Tensor:
-        """``(B, S, M·L·P·2)``: the tokens' own places plus their offsets, learned in cells."""
         # Offsets Δp are linear in the query; cells of level l are 1 / (W_l, H_l) of the map.
         # Scaling the layer rather than its output saves a pass over the offsets.
         per_level = (self.n_heads, self.n_levels, self.n_points, 2)
@@ -139,7 +113,15 @@ class DeformableAttention(nn.Module):
                 self.sampling_offsets.bias * cell_size,
             )
         # φ_l(p_q) is the same place on every level: coordinates are fractions of the map.
-        return (offsets.unflatten(2, (-1, 2)) + plan.reference_points[:, None]).flatten(2)
+        locations = offsets.unflatten(2, (-1, 2)) + plan.reference_points[:, None]
+        attended = deformable_attention(
+            value,
+            plan.spatial_shapes,
+            locations.view(*grouped, self.n_points, 2),
+            weights.view(*grouped, self.n_points),
+        )
+        # Σ over heads of W_m: one linear layer on the heads side by side, (B, S, C).
+        return self.output_proj(attended)
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -212,6 +194,42 @@ def plan_tokens(spatial_shapes: Sequence[tuple[int, int]], level_embed: Tensor) 
         _cell_centres(shapes, device),
         _cell_sizes(shapes, device),
     )
+
+
+@cached_table
+def sine_position_encoding(
+    height: int,
+    width: int,
+    channels: int,
+    *,
+    device: torch.device | str = "cpu",
+    temperature: float = 10000.0,
+) -> Tensor:
+    """Sine encoding of every cell of a map, row by row (DETR, §A.4).
+
+    Coordinates are cell numbers from 1, normalised to (0, 2π]. One half of the channels, whose
+    number is a multiple of 4, encodes y, the other x, each as sines and cosines in alternation,
+    their frequency falling geometrically from 1 to almost ``1 / temperature``.
+
+    Returns:
+        ``(height * width, channels)`` float32, values in [-1, 1].
+    """
+    # PE(x, 2i) = sin(x / T^(2i / d)), PE(x, 2i + 1) = cos(x / T^(2i / d)), d = C / 2 for an axis.
+    per_axis = channels // 2
+    exponent = torch.arange(per_axis, device=device) // 2 * 2 / per_axis
+    frequency = temperature**-exponent
+
+    def encode(length: int) -> Tensor:
+        cells = torch.arange(1, length + 1, device=device, dtype=torch.float32)
+        # The small constant is part of the published definition.
+        angles = (cells / (length + 1e-6) * 2 * math.pi)[:, None] * frequency
+        return torch.stack((angles[:, 0::2].sin(), angles[:, 1::2].cos()), dim=2).flatten(1)
+
+    # y in the first half of the channels, x in the second.
+    # (H, W, C / 2) each.
+    rows = encode(height)[:, None].expand(height, width, per_axis)
+    columns = encode(width)[None].expand(height, width, per_axis)
+    return torch.cat((rows, columns), dim=2).reshape(height * width, channels)
 
 
 @cached_table

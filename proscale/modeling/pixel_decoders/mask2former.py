@@ -17,11 +17,7 @@ from proscale.modeling.pixel_decoders.deformable_encoder import (
 
 
 class DeformableEncoder(nn.Module):
-    """Layers over the tokens of all levels.
-
-    Args:
-        layers: in order; none passes the tokens through.
-    """
+    """Layers over the tokens of all levels; none of them passes the tokens through."""
 
     def __init__(self, layers: Sequence[DeformableEncoderLayer]):
         super().__init__()
@@ -39,14 +35,7 @@ class DeformableEncoder(nn.Module):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class MSDeformAttnPixelDecoder(PixelDecoder):
-    """Mask2Former's multi-scale deformable pixel decoder.
-
-    Args:
-        input_shape: channels and stride of the backbone's levels.
-        num_layers: deformable encoder layers.
-        layer: widths of each.
-        pyramid: levels and widths.
-    """
+    """Mask2Former's multi-scale deformable pixel decoder: ``num_layers`` layers of all levels."""
 
     @configurable
     def __init__(

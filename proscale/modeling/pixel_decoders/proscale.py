@@ -19,7 +19,7 @@ from proscale.modeling.pixel_decoders.deformable_encoder import (
     EncoderLayerArguments,
     TokenPlan,
 )
-from proscale.modeling.tokens import to_map, to_tokens
+from proscale.ops.fused import to_map, to_tokens
 
 LAYOUTS = ("released", "transposed")
 

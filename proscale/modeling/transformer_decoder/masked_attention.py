@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from proscale.modeling.head import TRANSFORMER_DECODER_REGISTRY
 from proscale.modeling.pixel_decoders.base import NUM_DECODER_LEVELS
-from proscale.modeling.tokens import sine_position_encoding, to_tokens
+from proscale.modeling.pixel_decoders.deformable_encoder import sine_position_encoding
+from proscale.ops.fused import to_tokens
 from proscale.ops.mask_resize import QueryMasks
 
 
@@ -23,10 +24,6 @@ class Attention(nn.Module):
     """Multi-head attention (Attention Is All You Need, §3.2.2) with one mask for all heads.
 
     Parameters have the names of those of ``torch.nn.MultiheadAttention``.
-
-    Args:
-        d_model: width of queries, keys and values.
-        n_heads: heads; must divide ``d_model``.
     """
 
     def __init__(self, d_model: int, n_heads: int):
@@ -45,15 +42,9 @@ class Attention(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """Attend.
+        """``query`` ``(B, Q, C)`` attends ``key`` and ``value`` ``(B, N, C)``; returns its shape.
 
-        Args:
-            query: ``(B, Q, C)``.
-            key, value: ``(B, N, C)``.
-            mask: ``(B, Q, N)`` bool, True where a query may look; None lets it look everywhere.
-
-        Returns:
-            ``(B, Q, C)``.
+        ``mask`` ``(B, Q, N)`` is True where a query may look; None lets it look everywhere.
         """
         # Projections of queries, keys and values: (B, N, C) to (B, heads, N, C / heads).
         weights = self.in_proj_weight.chunk(3)
@@ -105,16 +96,8 @@ class CrossAttentionLayer(nn.Module):
         token_position: Tensor,
         mask: Tensor,
     ) -> Tensor:
-        """Attend.
-
-        Args:
-            queries, query_position: ``(B, Q, C)``.
-            tokens: ``(B, N, C)``; token_position: ``(N, C)``, added to the keys.
-            mask: ``(B, Q, N)`` bool, True where a query may look.
-
-        Returns:
-            ``(B, Q, C)``.
-        """
+        """``queries`` and their positions ``(B, Q, C)`` attend ``tokens`` ``(B, N, C)``, to whose
+        keys ``token_position`` ``(N, C)`` is added, where ``mask`` ``(B, Q, N)`` is True."""
         content = self.norm(queries) if self.pre_norm else queries
         # X_l = softmax(M_(l-1) + Q_l K_lᵀ) V_l + X_(l-1) (Mask2Former, equation 2).
         queries = queries + self.multihead_attn(
@@ -144,11 +127,7 @@ class FeedForwardLayer(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLUs between them.
-
-    Args:
-        widths: of the input, of every hidden layer, and of the output.
-    """
+    """Linear layers with ReLUs between them; ``widths`` from the input's to the output's."""
 
     def __init__(self, *widths: int):
         super().__init__()
@@ -171,8 +150,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         num_classes: K, without “no object”.
         hidden_dim: width C of the queries.
         num_queries: Q.
-        nheads: attention heads.
-        dim_feedforward: width of the feed-forward networks.
+        nheads, dim_feedforward: attention heads; width of the feed-forward networks.
         num_layers: layers; one more prediction is made.
         pre_norm: norms before the branches rather than after the sums.
         mask_dim: channels of the mask features.

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from proscale.modeling.tokens import sine_position_encoding
+from proscale.modeling.pixel_decoders.deformable_encoder import sine_position_encoding
 
 
 def test_equals_definition():
