@@ -6,7 +6,7 @@ result is a collector that takes from a strip what it needs before the next one 
 Everywhere ``class_logits`` is ``(Q, K + 1)`` with “no object” last.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -33,19 +33,19 @@ class Collector(Protocol):
 
 @torch.no_grad()
 def collect_results(
-    collectors: Sequence[Collector],
+    collectors: Mapping[str, Collector],
     mask_logits: Tensor,
     sizes: Sizes,
     *,
     resize_first: bool,
     strip_bytes: int,
-) -> list[Any]:
-    """The collectors' results from logits ``(Q, h, w)``; no gradient flows into them.
+) -> dict[str, Any]:
+    """The collectors' results from logits ``(Q, h, w)``, by name; no gradient flows into them.
 
     The other arguments are those of :func:`~proscale.ops.mask_resize.mask_probabilities`.
     """
     # Masks are made for the queries that any result needs, ascending and without repetition.
-    active = [collector for collector in collectors if len(collector.queries)]
+    active = [collector for collector in collectors.values() if len(collector.queries)]
     if active:
         needed = torch.cat([collector.queries for collector in active]).unique()
         places = [torch.searchsorted(needed, collector.queries) for collector in active]
@@ -59,7 +59,7 @@ def collect_results(
                 for collector, place in zip(active, places, strict=True):
                     is_all = len(place) == len(needed)  # in the same order, then
                     collector.add(rows, probabilities if is_all else probabilities[place])
-    return [collector.result() for collector in collectors]
+    return {name: collector.result() for name, collector in collectors.items()}
 
 
 class SemanticScores:

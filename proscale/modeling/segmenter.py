@@ -267,14 +267,13 @@ class MaskFormer(nn.Module):
         self, collectors: dict[str, Collector], mask_logits: Tensor, sizes: Sizes
     ) -> dict[str, Any]:
         """The collectors' results from masks ``(Q, h, w)``, by the same names."""
-        results = collect_results(
-            list(collectors.values()),
+        return collect_results(
+            collectors,
             mask_logits,
             sizes,
             resize_first=self.resize_first,
             strip_bytes=self.strip_bytes,
         )
-        return dict(zip(collectors, results, strict=True))
 
     def segment_collectors(self, class_logits: Tensor, size: Size) -> dict[str, Collector]:
         """Collectors of the panoptic and the instance results, as far as switched on."""

@@ -89,7 +89,17 @@ class MaskFormerWithTTA(SemanticSegmentorWithTTA):
                 # Queries that predict “no object” take part in no view.
                 probabilities = class_logits.float().softmax(-1)
                 queries = (probabilities.argmax(-1) < probabilities.shape[1] - 1).nonzero()[:, 0]
-                masks = self._masks(mask_logits, queries, sizes, grid)
+                masks = mask_logits.new_zeros((0, *grid), dtype=torch.float32)
+                if len(queries):
+                    # All rows of the grid, strip by strip.
+                    strips = mask_probabilities(
+                        mask_logits,
+                        queries,
+                        Sizes(padded=sizes.padded, image=sizes.image, result=grid),
+                        resize_first=True,
+                        strip_bytes=model.strip_bytes,
+                    )
+                    masks = torch.cat([strip for _, strip in strips], dim=1)
                 fusion.add(probabilities[queries], _unflip(masks, view))
         results: dict = {}
         if scores is not None:
@@ -115,20 +125,6 @@ class MaskFormerWithTTA(SemanticSegmentorWithTTA):
             result=size,
         )
         return outputs["pred_logits"][0], outputs["pred_masks"][0], sizes
-
-    def _masks(self, mask_logits: Tensor, queries: Tensor, sizes: Sizes, grid: Size) -> Tensor:
-        """``(N, *grid)`` mask probabilities of these queries."""
-        if not len(queries):
-            return mask_logits.new_zeros((0, *grid), dtype=torch.float32)
-        # All rows of the grid, strip by strip.
-        strips = mask_probabilities(
-            mask_logits,
-            queries,
-            Sizes(padded=sizes.padded, image=sizes.image, result=grid),
-            resize_first=True,
-            strip_bytes=self.model.strip_bytes,
-        )
-        return torch.cat([strip for _, strip in strips], dim=1)
 
 
 class QueryFusion:

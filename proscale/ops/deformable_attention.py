@@ -27,6 +27,11 @@ _preferred: ContextVar[str | None] = ContextVar("proscale_deformable_backend", d
 logger = logging.getLogger(__name__)
 
 
+@cache
+def _log_once(level: int, message: str, *args: str) -> None:
+    logger.log(level, message, *args)
+
+
 def available_backends() -> tuple[str, ...]:
     """Names that ``backend`` of :func:`deformable_attention` accepts on this machine.
 
@@ -74,7 +79,13 @@ def deformable_attention(
             has_triton = device == "cuda" and triton_backend.is_available()
             backend = "triton" if has_triton else REFERENCE
             if not has_triton and not torch.compiler.is_compiling():
-                _warn_of_reference(device)
+                _log_once(
+                    logging.WARNING,
+                    "deformable attention has no fast backend for the device %s here (triton is "
+                    "needed on CUDA): computing it with %s, which is slow",
+                    device,
+                    REFERENCE,
+                )
     elif backend not in available_backends():
         raise ValueError(f"backend is {backend!r}: expected {', '.join(available_backends())}")
     # Values follow autocast, locations do not: half precision would move a place in the map.
@@ -102,16 +113,6 @@ def using_backend(name: str) -> Iterator[None]:
         yield
     finally:
         _preferred.reset(token)
-
-
-@cache
-def _warn_of_reference(device: str) -> None:
-    logger.warning(
-        "deformable attention has no fast backend for the device %s here (triton is needed on "
-        "CUDA): computing it with %s, which is slow",
-        device,
-        REFERENCE,
-    )
 
 
 def reference_deformable_attention(
@@ -143,11 +144,6 @@ def reference_deformable_attention(
     return output.to(value.dtype).contiguous()
 
 
-@cache
-def _log_selection(device: str, backend: str) -> None:
-    logger.info("deformable attention on %s: backend %s", device, backend)
-
-
 @torch.library.custom_op("proscale::deformable_attention", mutates_args=())
 def _operator(
     value: Tensor,
@@ -156,9 +152,9 @@ def _operator(
     attention_weights: Tensor,
     backend: str,
 ) -> Tensor:
-    # Told once, not at every call.
-    _log_selection(value.device.type, backend)
-    with torch.autocast(value.device.type, enabled=False):
+    device = value.device.type
+    _log_once(logging.INFO, "deformable attention on %s: backend %s", device, backend)
+    with torch.autocast(device, enabled=False):
         return _BACKENDS[backend].forward(
             value, _pairs(sizes), sampling_locations, attention_weights
         )

@@ -125,9 +125,6 @@ class Band:
         self.last = (weights.shape[1] - occupied.flip(1).int().argmax(1)).tolist()
         self.weights = weights.to(device)
 
-    def __len__(self) -> int:
-        return len(self.weights)
-
     def inputs(self, outputs: slice) -> slice:
         """The inputs that these outputs are made from."""
         # Bands move to the right: the first output's first entry, the last output's last one.
@@ -160,7 +157,7 @@ class SeparableResize:
         maps = self.read(needed)
         # All rows of all maps in one matrix; a block of columns needs its band alone.
         flat = maps.flatten(0, 1)
-        wide = flat.new_empty(len(flat), len(self.horizontal))
+        wide = flat.new_empty(len(flat), len(self.horizontal.weights))
         for start in range(0, wide.shape[1], COLUMNS):
             columns = slice(start, min(start + COLUMNS, wide.shape[1]))
             inputs = self.horizontal.inputs(columns)

@@ -28,9 +28,11 @@ def predictions(seed, queries=12):
 
 
 def collect(collectors, mask_logits, *, resize_first=True, strip_bytes=2**20):
-    return collect_results(
-        collectors, mask_logits, SIZES, resize_first=resize_first, strip_bytes=strip_bytes
+    named = {str(index): collector for index, collector in enumerate(collectors)}
+    results = collect_results(
+        named, mask_logits, SIZES, resize_first=resize_first, strip_bytes=strip_bytes
     )
+    return list(results.values())
 
 
 def assert_same_instances(found, expected):

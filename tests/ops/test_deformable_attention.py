@@ -139,7 +139,7 @@ def test_wrong_arguments_are_named():
 
 def test_the_backend_is_logged_once(caplog):
     # In the package the function has the module's name.
-    importlib.import_module("proscale.ops.deformable_attention")._log_selection.cache_clear()
+    importlib.import_module("proscale.ops.deformable_attention")._log_once.cache_clear()
     value, locations = torch.rand(1, 6, 1, 2), torch.rand(1, 2, 1, 1, 1, 2)
     with caplog.at_level("INFO"):
         for _ in range(2):

@@ -143,11 +143,9 @@ class PROSCALE(PixelDecoder):
         num_layers: layers of each stage, one stage for each level the encoder sees.
         mask_output_ops: see :class:`~proscale.modeling.pixel_decoders.base.PixelDecoder`.
         recalibration: layout of :class:`TokenRecalibration`, or ``"none"``.
-        excite_conv: its form; None leaves tokens as they are.
-        excite_temperature: factor before its sigmoid.
+        excite_conv, excite_temperature: its form, None for none; factor before its sigmoid.
         residual: see :class:`ProgressiveEncoder`.
-        layer: widths of each layer.
-        pyramid: levels and widths.
+        layer, pyramid: widths of each layer; levels and widths.
     """
 
     @configurable
