@@ -46,9 +46,8 @@ class MaskFormer(nn.Module):
         resize_before_semantic: resize masks to the requested size before the semantic scores are
             computed rather than after.
         semantic_labels_only: return the best class of every pixel instead of all classes' scores.
-        object_mask_threshold, overlap_threshold: see
+        object_mask_threshold, overlap_threshold, panoptic_scores: see
             :class:`~proscale.modeling.postprocessing.PanopticMap`.
-        panoptic_scores: whether panoptic segments have a score.
         max_instances: instances per image.
         strip_memory: MiB of masks looked at at a time, see
             :func:`~proscale.ops.mask_resize.mask_probabilities`.

@@ -69,7 +69,7 @@ def backward(
     grad_locations, grad_weights = torch.empty_like(locations), torch.empty_like(weights)
     for image in range(batch):
         table = values[image].reshape(-1, width).contiguous()
-        rows = torch.empty((queries * heads, plan.corners), dtype=torch.int32)
+        rows = torch.empty((queries * heads, plan.row_of.shape[1]), dtype=torch.int32)
         row_weights = values.new_empty(rows.shape)
         for block in _blocks(queries, heads, plan):
             bags = slice(block.start * heads, block.stop * heads)
@@ -159,11 +159,6 @@ class Plan(NamedTuple):
     single: Tensor | None  #: ``(2K,)`` 0 where a level is one cell long, else 1; None if never
     row_of: Tensor  #: ``(2K + 2, 4K)`` float64: (coordinates, 1, head) to rows of the table
 
-    @property
-    def corners(self) -> int:
-        """4K."""
-        return self.row_of.shape[1]
-
     def cells(self, locations: Tensor) -> Cells:
         """``locations``: ``(n, M, L, P, 2)``."""
         queries, heads = locations.shape[:2]
@@ -242,7 +237,7 @@ def _inputs(
 
 
 def _blocks(queries: int, heads: int, plan: Plan) -> Iterator[slice]:
-    length = max(1, BLOCK_POINTS // (heads * plan.corners // 4))
+    length = max(1, BLOCK_POINTS // (heads * plan.row_of.shape[1] // 4))
     for start in range(0, queries, length):
         yield slice(start, min(start + length, queries))
 

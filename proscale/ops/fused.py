@@ -40,10 +40,7 @@ def should_tile(tensor: Tensor) -> bool:
 def feed_forward(
     tokens: Tensor, linear1: nn.Linear, linear2: nn.Linear, dropout: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Feed-forward network (Attention Is All You Need, §3.3), ``(…, C)`` to the same shape.
-
-    ``linear2(dropout(relu(linear1(tokens))))``.
-    """
+    """Feed-forward network (Attention Is All You Need, §3.3): ``(…, C)`` to the same shape."""
     if not should_tile(tokens):
         # Autograd copies a linear layer's output, a view, when that is changed in place.
         return linear2(dropout(linear1(tokens).relu()))

@@ -84,17 +84,11 @@ def _resize(maps: Tensor, size: Size) -> Tensor:
 
 @dataclass(frozen=True)
 class Sizes:
-    """(height, width) of an image on its way.
+    """(height, width) of an image on its way."""
 
-    Args:
-        padded: the network's input.
-        image: the part of it, from the upper left corner, that is the image.
-        result: what is asked for.
-    """
-
-    padded: Size
-    image: Size
-    result: Size
+    padded: Size  #: the network's input
+    image: Size  #: the part of it, from the upper left corner, that is the image
+    result: Size  #: what is asked for
 
 
 def resize_weights(source: int, *steps: tuple[int, int]) -> Tensor:
@@ -114,8 +108,7 @@ def resize_weights(source: int, *steps: tuple[int, int]) -> Tensor:
 class Band:
     """A matrix whose non-zero entries move monotonically to the right, as resizing's do.
 
-    ``weights``, ``(outputs, inputs)``, are on the CPU, where the band is looked for without making
-    an accelerator wait; ``device`` is where its parts are used.
+    ``weights``, ``(outputs, inputs)``, are on the CPU: an accelerator need not wait for the search.
     """
 
     def __init__(self, weights: Tensor, device: torch.device):

@@ -44,11 +44,8 @@ def use_reference() -> bool:
 
 @contextmanager
 def reference_operators() -> Iterator[None]:
-    """Within it, and in this thread, operations run their reference implementation.
-
-    Deformable attention has several backends instead, see
-    :func:`~proscale.ops.deformable_attention.using_backend`.
-    """
+    """Within it, and in this thread, operations run their reference implementation; for deformable
+    attention see :func:`~proscale.ops.deformable_attention.using_backend`."""
     # Reset, not set to False: contexts may be nested.
     token = _reference.set(True)
     try:

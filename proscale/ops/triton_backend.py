@@ -26,11 +26,8 @@ _TILE = 1024
 
 
 def is_available() -> bool:
-    """Whether kernels can run: Triton and a GPU, or Triton's interpreter, which is for tests.
-
-    The interpreter takes CPU tensors; ``TRITON_INTERPRET=1`` has to be set before Triton is
-    imported.
-    """
+    """Whether kernels can run: Triton and a GPU, or its interpreter, for tests on CPU tensors, if
+    ``TRITON_INTERPRET=1`` was set before Triton was imported."""
     if find_spec("triton") is None:
         return False
     return torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"
@@ -61,10 +58,7 @@ def backward(
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients with respect to value, locations and weights, each in its tensor's dtype.
-
-    Args:
-        grad_output: ``(B, N, M·D)``.
+    """Gradients of value, locations and weights, each in its dtype, by that of the output.
 
     Raises:
         RuntimeError: under ``torch.use_deterministic_algorithms(True)``; with ``warn_only``, a

@@ -317,18 +317,13 @@ class MixVisionTransformer(Backbone):
         # Then they also fill all windows of the keys' and values' reduction.
         return self._out_feature_strides["res5"]
 
-    @property
-    def token_merging(self) -> tuple[StageMerging, ...]:
-        """The methods of the four stages."""
-        return self._merging
-
     def set_token_merging(self, token_merging: TokenMerging) -> None:
         """Change how tokens are merged from the next forward pass on; weights stay as they are.
 
         Takes and raises what :func:`.token_merging_config.parse_token_merging` does; the merging is
         then unchanged.
         """
-        self._merging = parse_token_merging(token_merging)
+        self.token_merging = parse_token_merging(token_merging)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """``(B, in_channels, H, W)`` of any size to ``(B, channels, ⌈H/stride⌉, ⌈W/stride⌉)`` by
@@ -337,7 +332,7 @@ class MixVisionTransformer(Backbone):
         x = images[..., ::2, ::2] if self.downsample else images
         features = {}
         # Four stages of stride 4, 8, 16 and 32.
-        for name, stage, merging in zip(NAMES, self.stages, self._merging, strict=True):
+        for name, stage, merging in zip(NAMES, self.stages, self.token_merging, strict=True):
             x = features[name] = stage(x, merging, self.matching_reuse)
         return features
 

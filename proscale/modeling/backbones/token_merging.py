@@ -125,15 +125,10 @@ class SoftMatching:
 
 @dataclass(frozen=True)
 class AveragePooling:
-    """Average over windows; un-merging is nearest interpolation.
+    """Average over windows; un-merging is nearest interpolation."""
 
-    Attributes:
-        window: (rows, columns), tokens.
-        flat: pool along the sequence of all tokens, row by row, instead of the map.
-    """
-
-    window: Size
-    flat: bool = False
+    window: Size  #: (rows, columns), tokens
+    flat: bool = False  #: pool along the sequence of all tokens, row by row, instead of the map
 
     def match(self, tokens: Tensor, size: Size) -> Matching:
         # The whole sequence as a map of one row.

@@ -27,21 +27,13 @@ MASK_OUTPUT_OPS = ("maxpool", "conv")
 
 @dataclass(frozen=True)
 class PyramidArguments:
-    """Levels and widths of a pixel decoder.
+    """Levels and widths of a pixel decoder."""
 
-    Attributes:
-        conv_dim: width C of encoder and pyramid.
-        mask_dim: channels of the mask features.
-        norm: Detectron2's name of the pyramid's norm.
-        transformer_in_features: levels that the encoder sees.
-        common_stride: stride of the mask features.
-    """
-
-    conv_dim: int
-    mask_dim: int
-    norm: str
-    transformer_in_features: Sequence[str]
-    common_stride: int
+    conv_dim: int  #: width C of encoder and pyramid
+    mask_dim: int  #: channels of the mask features
+    norm: str  #: Detectron2's name of the pyramid's norm
+    transformer_in_features: Sequence[str]  #: levels that the encoder sees
+    common_stride: int  #: stride of the mask features
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "PyramidArguments":

@@ -20,20 +20,13 @@ from proscale.ops.tracing import cached_table
 
 @dataclass(frozen=True)
 class EncoderLayerArguments:
-    """Widths of a deformable encoder layer.
+    """Widths of a deformable encoder layer."""
 
-    Attributes:
-        d_model: width of the tokens, a multiple of ``n_heads``.
-        d_ffn: width of the feed-forward network.
-        dropout: applied to both branches' outputs and the feed-forward activations.
-        n_heads, n_points: heads, and sampling points per head and level.
-    """
-
-    d_model: int
-    d_ffn: int
-    dropout: float
+    d_model: int  #: width of the tokens, a multiple of ``n_heads``
+    d_ffn: int  #: width of the feed-forward network
+    dropout: float  #: of both branches' outputs and the feed-forward activations
     n_heads: int
-    n_points: int
+    n_points: int  #: sampling points per head and level
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "EncoderLayerArguments":
@@ -125,12 +118,7 @@ class DeformableAttention(nn.Module):
 
 
 class DeformableEncoderLayer(nn.Module):
-    """Deformable self-attention and a feed-forward network, both post-norm.
-
-    Args:
-        args: widths.
-        n_levels: levels that the layer sees.
-    """
+    """Deformable self-attention to ``n_levels`` levels, then a feed-forward network; post-norm."""
 
     def __init__(self, args: EncoderLayerArguments, n_levels: int):
         super().__init__()
