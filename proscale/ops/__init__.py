@@ -1,8 +1,7 @@
 """Operations that models call, free of any knowledge about models.
 
-A model's ``forward`` reads like its paper. Work in tiles, folded norms and cached tables are here,
-under a name that says what is computed. :mod:`~proscale.ops.tracing` says when the reference
-implementation of each runs instead.
+Work in tiles, folded norms and cached tables are here, so that a model's ``forward`` reads like its
+paper. :mod:`~proscale.ops.tracing` says when the reference implementation of each runs instead.
 """
 
 from proscale.ops.deformable_attention import (

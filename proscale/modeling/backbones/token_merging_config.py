@@ -1,7 +1,4 @@
-"""``MODEL.MIT.TOKEN_MERGING`` as merging methods: presets of SegFormer++ and stage by stage.
-
-Everything is checked here, before a model computes anything with it.
-"""
+"""``MODEL.MIT.TOKEN_MERGING`` as merging methods: presets of SegFormer++ and stage by stage."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
