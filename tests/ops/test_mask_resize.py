@@ -76,9 +76,9 @@ def test_weights_interpolate():
 def test_no_weight_lies_beside_the_band(steps):
     weights = resize_weights(40, *steps)
     band = Band(weights, torch.device("cpu"))
-    torch.testing.assert_close(weights.sum(1), torch.ones(len(band)))
-    for start in range(len(band)):
-        for stop in range(start + 1, min(start + 9, len(band) + 1)):
+    torch.testing.assert_close(weights.sum(1), torch.ones(len(band.weights)))
+    for start in range(len(band.weights)):
+        for stop in range(start + 1, min(start + 9, len(band.weights) + 1)):
             inputs = band.inputs(slice(start, stop))
             outside = weights[start:stop].clone()
             outside[:, inputs] = 0
