@@ -193,7 +193,7 @@ def test_trains_with_merging(merging, build):
 
 def test_drop_path_rises_to_its_rate(build):
     backbone = build("DROP_PATH_RATE", 0.5)
-    rates = [block.drop_path.rate for stage in backbone.stages for block in stage.blocks]
+    rates = [block.drop_path.p for stage in backbone.stages for block in stage.blocks]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
 
 
