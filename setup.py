@@ -23,7 +23,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=[*find_packages(include=["proscale", "proscale.*"]), "proscale.configs"],
     package_dir={"proscale.configs": "configs"},
     package_data={
@@ -83,7 +83,6 @@ setup(
         "docs": ["furo", "myst-parser>=4", "sphinx>=8"],
     },
     classifiers=[
-        "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",

@@ -11,7 +11,7 @@ import io
 import json
 import shutil
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -130,7 +130,7 @@ def shared_parts() -> dict[str, str]:
 
 def now() -> str:
     """Date and time of this machine, for people."""
-    return datetime.now(timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M")
+    return datetime.now(UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def script_data(content: Any) -> str:
