@@ -15,6 +15,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from proscale.cli.arguments import add_overrides
 from proscale.config import setup_cfg
@@ -76,17 +77,7 @@ class _OutputWatch:
                 module.register_forward_hook(partial(self._look, name))
 
     def _look(self, name: str, module: nn.Module, inputs: object, output: object) -> None:
-        # Integers are finite.
-        if not self.first and not all(tensor.isfinite().all() for tensor in _tensors(output)):
+        # Modules return tensors, and tuples, lists and dictionaries of them.
+        tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+        if not self.first and not all(tensor.isfinite().all() for tensor in tensors):
             self.first = f"{name} ({type(module).__name__})"
-
-
-def _tensors(output: object) -> list[torch.Tensor]:
-    if isinstance(output, torch.Tensor):
-        return [output]
-    # Modules return tensors, and tuples, lists and dictionaries of them.
-    if isinstance(output, dict):
-        output = list(output.values())
-    if isinstance(output, (list, tuple)):
-        return [tensor for item in output for tensor in _tensors(item)]
-    return []
