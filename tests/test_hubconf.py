@@ -86,7 +86,7 @@ def test_proscale_on_merged_tokens():
     with torch.device("meta"):
         merged = load("proscale_mit_b0", merging="bsm_hq", device="meta")
         unmerged = load("proscale_mit_b0", device="meta")
-    assert merged.backbone._merging != unmerged.backbone._merging
+    assert merged.backbone.token_merging != unmerged.backbone.token_merging
 
 
 @pytest.mark.parametrize(
