@@ -28,5 +28,6 @@ def test_kept_memory_is_not_handed_out_again():
     printed = subprocess.check_output([sys.executable, "-c", PAGES], text=True)
     given_back, is_kept, _, kept, is_given_back, again = printed.split()
     assert is_kept == is_given_back == "True"
-    assert int(kept) < int(given_back) / 4
-    assert int(again) > int(given_back) / 2
+    assert int(kept) < int(given_back) / 100
+    # Of eight pieces at least one: a hole below live memory, once trimmed, is used again.
+    assert int(again) > int(given_back) / 10
