@@ -4,7 +4,11 @@ import json
 
 
 class UserError(ValueError):
-    """Something outside of the program is wrong; the message is one sentence for the user."""
+    """Something outside of the program is wrong; the message is one printable sentence."""
+
+    def __str__(self) -> str:
+        # Names from outside may hold line breaks, escape sequences and bytes that are no text.
+        return printable(super().__str__(), limit=None)
 
 
 class ConfigError(UserError):
@@ -51,10 +55,27 @@ def one_sentence(error: Exception) -> str:
     return message.rstrip().splitlines()[-1].partition(": ")[2]
 
 
-def shown(value: object, most: int = 60) -> str:
-    """``value`` as a message quotes it: as JSON has it, and shortened."""
+def shown(value: object, limit: int = 60) -> str:
+    """``value`` as a message quotes it: as JSON has it, and :func:`printable`."""
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
         text = repr(type(value))
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return printable(text, limit)
+
+
+def printable(text: object, limit: int | None = 120) -> str:
+    """``text`` from outside on one line, for messages.
+
+    What is not printable is escaped as in Python's strings: control characters, line breaks,
+    surrogates, marks that turn the direction of text. Longer texts end with ``…`` at ``limit``
+    characters; None keeps all.
+    """
+    text = str(text)
+    # Shortened first: a text may have gigabytes.
+    if limit is not None and len(text) > limit:
+        text = text[: limit - 1] + "…"
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )

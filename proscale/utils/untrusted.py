@@ -1,0 +1,113 @@
+"""Opens files that others made: of which kind and size they are, and in which folder.
+
+Everything that a data set, a checkpoint or a run folder brings along is read through this module or
+checked by it first. Links are followed: data managers make one for every image.
+"""
+
+import os
+import stat
+import zipfile
+from typing import Any
+
+from proscale.errors import CheckpointError, DataError, MissingFileError, UserError, shown
+from proscale.errors import printable as printable
+
+AnyPath = str | os.PathLike[str]
+
+
+def check_regular(path: AnyPath, *, raises: type[UserError] = DataError) -> int:
+    """The size in bytes of a file that can be read to an end.
+
+    Raises:
+        MissingFileError: there is no such file; ``raises`` if that is another class.
+        DataError: or ``raises``: it is a folder, a pipe or a device, which may never end or act
+            when they are opened; or it cannot be read.
+    """
+    path = os.fspath(path)
+    try:
+        status = os.stat(path)
+        may_be_read = os.access(path, os.R_OK)
+    except FileNotFoundError as error:
+        missing = MissingFileError if raises is DataError else raises
+        raise missing(f"{path}: there is no such file") from error
+    # A ValueError for a name with a zero byte.
+    except (OSError, ValueError) as error:
+        raise raises(os_error(error, path, "read")) from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
+        raise raises(f"{path}: it is {kind}: expected a file")
+    if not may_be_read:
+        raise raises(f"{path}: cannot be read: Permission denied")
+    return status.st_size
+
+
+def read_bounded(path: AnyPath, *, limit: int, raises: type[UserError] = DataError) -> bytes:
+    """The content of a file of at most ``limit`` bytes.
+
+    Raises:
+        DataError: or ``raises``: the file is larger, or see :func:`check_regular`.
+    """
+    # A file that would fill the memory is refused before it is read.
+    size = check_regular(path, raises=raises)
+    if size <= limit:
+        try:
+            with open(path, "rb") as file:
+                # Not all: files of /proc have size 0, and others may grow.
+                content = file.read(limit + 1)
+        except OSError as error:
+            raise raises(os_error(error, path, "read")) from error
+        size = max(size, len(content))
+    if size > limit:
+        raise raises(f"{path}: it has {size} bytes: expected {limit} or fewer")
+    return content
+
+
+def check_archive(path: AnyPath, *, raises: type[UserError] = CheckpointError) -> None:
+    """Refuse a ZIP archive that is far larger unpacked: over twice the file and 1 MiB.
+
+    PyTorch stores its members as they are. Other files pass; their reader tells.
+
+    Raises:
+        CheckpointError: or ``raises``: the archive is refused, or see :func:`check_regular`.
+    """
+    size = check_regular(path, raises=raises)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, ArithmeticError, EOFError, LookupError, OSError, ValueError):
+        return
+    if unpacked > 2 * size + 2**20:
+        raise raises(
+            f"{path}: its {size} bytes unpack to {unpacked}: expected an archive that is "
+            "not compressed, as PyTorch writes it"
+        )
+
+
+def inside(folder: AnyPath, name: Any, where: str = "a file name") -> str:
+    """The path of a file in ``folder`` that another file names; it need not be there.
+
+    A name of ``../../.ssh/id_rsa`` would otherwise be opened, and a result be written beside it.
+
+    Raises:
+        DataError: ``name`` is no text, or leaves ``folder``; the message begins with ``where``.
+    """
+    # A zero byte would end the name for the operating system.
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise DataError(f"{where} is {shown(name)}: expected the name of a file")
+    # Backslashes separate folders on Windows, where the file may come from; below an empty folder
+    # https:// would be fetched.
+    if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/") or "://" in name:
+        raise DataError(
+            f"{where} is {shown(name)}, which leaves {os.fspath(folder)}: expected names of files "
+            "in that folder, without '..'"
+        )
+    return os.path.join(folder, name)
+
+
+def os_error(error: Exception, path: AnyPath, doing: str) -> str:
+    """The sentence for an error of the operating system: "FILE: cannot be ``doing``: reason".
+
+    ``doing`` is "read", "written", "made".
+    """
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return f"{printable(os.fspath(path), limit=None)}: cannot be {doing}: {reason}"
