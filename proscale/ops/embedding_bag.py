@@ -5,6 +5,7 @@ L·P points. ``torch.embedding_bag`` computes such sums at the speed of memory; 
 make the rows' numbers and weights in few passes, over blocks of queries that stay in the cache.
 """
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from scipy.sparse import csc_array
 from torch import Tensor
+from torch.nn import functional as F
 
 # Points per block: its temporaries fit a core's second-level cache.
 BLOCK_POINTS = 96 * 1024
@@ -165,8 +167,12 @@ class Plan(NamedTuple):
         # Locations in cells of the level. The coordinates of cells' centres are whole numbers.
         place = (locations.flatten(2) * self.scale).sub_(0.5)
         # The first of the two cells along an axis, clamped so that its neighbour is inside as well.
-        # A cell for nan, too: rows stay inside, and nan shows in weights.
-        first = place.floor().clamp_(max=self.last).clamp_min_(0).nan_to_num_(0)
+        first = place.floor().clamp_(max=self.last).clamp_min_(0)
+        # A sum is finite only if all its terms are. Places that are not, infinite ones like nan,
+        # have a cell, so that rows stay inside, and weights that are nan.
+        if not place.sum().isfinite():
+            place.nan_to_num_(math.nan, math.nan, math.nan)
+            first.nan_to_num_(0)
         coordinates = first.new_empty((queries, heads, len(self.row_of)), dtype=torch.float64)
         coordinates[..., :-2] = first
         coordinates[..., -2] = 1
@@ -269,6 +275,10 @@ def _sample(rows: Tensor, gradients: Tensor, table: Tensor) -> Tensor:
     """Product of each bag's gradient with the rows it gathered: ``(bags, length)``."""
     # The dense product of gradients and table, sampled at the places of the rows alone.
     bags, length = rows.shape
+    # PyTorch allocates no more entries than a dense result has, though rows may repeat. Maps of a
+    # few cells have fewer rows than a bag: blank ones make up for them.
+    if len(table) < length:
+        table = F.pad(table, (0, 0, 0, length - len(table)))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
         places = torch.sparse_csr_tensor(

@@ -169,10 +169,11 @@ def test_nothing_to_do(dimension):
 
 
 @kernels_run
-@pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")
-def test_a_location_that_is_no_number_is_not_hidden():
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_a_location_that_is_no_number_is_not_hidden(wrong):
     value, shapes, locations, weights = tensors("one level")
-    locations[0, 1, 0, 0, 0, 0] = float("nan")
+    locations[0, 1, 0, 0, 0, 0] = wrong
     bad = triton_backend.forward(value, shapes, locations, weights).isnan()
     assert bad[0, 1, :4].all()
     assert bad.sum() == 4
