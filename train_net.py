@@ -20,7 +20,13 @@ from detectron2.utils.logger import setup_logger
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from proscale.checkpoint import Checkpointer, check_weights
-from proscale.config import built_from_keys, check_datasets, check_output_dir, setup_cfg
+from proscale.config import (
+    built_from_keys,
+    check_datasets,
+    check_output_dir,
+    setup_cfg,
+    without_trust,
+)
 from proscale.data.datasets.own import register_own_data
 from proscale.engine.distributed import check_processes, launch
 from proscale.engine.trainer import Trainer
@@ -30,7 +36,7 @@ from proscale.utils.malloc import disable_malloc_trim
 
 def main(args: argparse.Namespace, cfg: CfgNode) -> None:
     """Train or evaluate; runs once in every process."""
-    default_setup(cfg, args)
+    default_setup(without_trust(cfg), args)  # which saves it
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="proscale")
     if cfg.DATASETS.OWN:
         # `launch` starts processes in which `setup_cfg` has not registered them.

@@ -21,7 +21,7 @@ from tabulate import tabulate
 from torch import nn
 
 from proscale.cli.arguments import add_overrides
-from proscale.config import setup_cfg
+from proscale.config import setup_cfg, without_trust
 from proscale.cost.encoder_cost import MASK2FORMER_LAYERS
 from proscale.cost.flops import count_flops
 from proscale.cost.shape_tracing import build_without_weights
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
         logger.setLevel(logging.INFO)
         logger.propagate = False
         logger.addHandler(handler)
-    (output / "config.yaml").write_text(cfg.dump())
+    (output / "config.yaml").write_text(without_trust(cfg).dump())
     logging.getLogger("proscale").info("Environment info:\n%s", collect_env_info())
     seed_all_rng(cfg.SEED)
 

@@ -7,6 +7,7 @@ from proscale.config.setup import (
     check_output_dir,
     find_config,
     setup_cfg,
+    without_trust,
 )
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "check_output_dir",
     "find_config",
     "setup_cfg",
+    "without_trust",
 ]

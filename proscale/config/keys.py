@@ -166,7 +166,8 @@ class _Model(Keys, node="MODEL"):
     """New. Channels innermost (NHWC) in images and convolutions: the same results, sooner."""
     TRUST_WEIGHTS: bool = False
     """New. Read any pickle given as MODEL.WEIGHTS or as a checkpoint to resume from. That runs all
-    code in it; otherwise only tensors and plain values are accepted."""
+    code in it; otherwise only tensors and plain values are accepted. Counts on the command line,
+    not in a file."""
 
 
 class _MaskFormer(Keys, node="MODEL.MASK_FORMER"):

@@ -48,6 +48,8 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     ``MODEL.DEVICE``, where neither the file nor the overrides set it, is cuda if there is CUDA,
     else cpu, with a warning. ``DATASETS.OWN`` is registered in this process, and the keys that
     follow from it are set (:func:`~proscale.config.own_data.fit_to_own_data`).
+    ``MODEL.TRUST_WEIGHTS`` counts among the overrides alone; in a file it is dropped, with a
+    warning.
 
     Args:
         config_file: YAML file, or its name (:func:`proscale.config.find_config`); the empty string
@@ -81,6 +83,10 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
             _merge_block(cfg, content, cfg, "")
         except ConfigError as error:
             raise ConfigError(f"{config_file}: {error}") from error
+        # A file may come with the weights: code in these is run at the user's own word alone.
+        if cfg.MODEL.TRUST_WEIGHTS:
+            logger.warning("%s: MODEL.TRUST_WEIGHTS is not obeyed in a file", config_file)
+            cfg.MODEL.TRUST_WEIGHTS = False
     if len(overrides) % 2:
         raise ConfigError(f"overrides are pairs of KEY VALUE; {overrides[-1]} is left over")
     keys = dict(_walk(cfg)).keys()
@@ -101,6 +107,15 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     check_values(cfg)
     cfg.freeze()
     return cfg
+
+
+def without_trust(cfg: CfgNode) -> CfgNode:
+    """A copy of ``cfg`` to be saved: trust in weights is given to one command, not to a folder."""
+    copy = cfg.clone()
+    copy.defrost()
+    copy.MODEL.TRUST_WEIGHTS = False
+    copy.freeze()
+    return copy
 
 
 def find_config(name: str) -> str:

@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, Boxes, Instances
 
 from proscale.checkpoint.files import read_checkpoint, save_archive
+from proscale.config import without_trust
 from proscale.engine.train_loop import Sample, TrainLoop
 from proscale.errors import CheckpointError
 
@@ -73,7 +74,7 @@ def record_fault(
         could be written.
     """
     path = Path(cfg.OUTPUT_DIR, f"fault_{loop.iter:07d}_rank{loop.rank}.pth")
-    step = RecordedStep(cfg.dump(), loop.seed, loop.iter, loop.rank, weights, batch)
+    step = RecordedStep(without_trust(cfg).dump(), loop.seed, loop.iter, loop.rank, weights, batch)
     try:
         step.write(path)
     except CheckpointError as error:

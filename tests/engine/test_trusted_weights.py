@@ -1,13 +1,18 @@
-"""MODEL.TRUST_WEIGHTS: whoever loads weights runs nothing that came with them unless it is set."""
+"""MODEL.TRUST_WEIGHTS: whoever loads weights runs nothing that came with them unless it is set, and
+it is set by the user alone, never by a file that came with the weights."""
 
+import logging
 import os
 
 import pytest
 import torch
 from detectron2.modeling import build_model
+from PIL import Image
 
+from proscale.config import setup_cfg, without_trust
 from proscale.errors import CheckpointError
 from proscale.predict import Predictor
+from proscale_cli import main
 
 
 @pytest.fixture
@@ -47,4 +52,55 @@ def test_prediction(small_cfg, harmful):
     assert not trace.exists()
     small_cfg.MODEL.TRUST_WEIGHTS = True
     Predictor(small_cfg, path)
+    assert trace.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "MODEL: {TRUST_WEIGHTS: True}",
+        "MODEL: {TRUST_WEIGHTS: 'True'}",
+        "MODEL: &m {TRUST_WEIGHTS: yes}",
+        "_BASE_: base.yaml",
+    ],
+)
+def test_no_file_gives_trust(tmp_path, caplog, text):
+    (tmp_path / "base.yaml").write_text("MODEL: {TRUST_WEIGHTS: True}")
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with caplog.at_level(logging.WARNING):
+        assert setup_cfg(str(file), ["MODEL.DEVICE", "cpu"]).MODEL.TRUST_WEIGHTS is False
+    warnings = [r.getMessage() for r in caplog.records if "TRUST_WEIGHTS" in r.getMessage()]
+    assert warnings == [f"{file}: MODEL.TRUST_WEIGHTS is not obeyed in a file"]
+    overrides = ["MODEL.DEVICE", "cpu", "MODEL.TRUST_WEIGHTS", "True"]
+    assert setup_cfg(str(file), overrides).MODEL.TRUST_WEIGHTS is True
+
+
+def test_saved_configuration_has_no_trust(small_cfg):
+    small_cfg.MODEL.TRUST_WEIGHTS = True
+    assert "TRUST_WEIGHTS: false" in without_trust(small_cfg).dump()
+    assert small_cfg.MODEL.TRUST_WEIGHTS
+
+
+def test_prediction_in_the_folder_of_somebody_else(small_cfg, harmful, tmp_path):
+    """Its configuration asks for trust in its own weights."""
+    path, trace = harmful(build_model(small_cfg))
+    small_cfg.MODEL.TRUST_WEIGHTS = True
+    file, image = tmp_path / "config.yaml", tmp_path / "image.png"
+    file.write_text(small_cfg.dump())
+    Image.new("RGB", (64, 64)).save(image)
+    command = [
+        "predict",
+        image,
+        "--config-file",
+        file,
+        "--weights",
+        path,
+        "--output",
+        tmp_path / "out",
+    ]
+    with pytest.raises(SystemExit, match=r"because it has posix\.mkdir in it"):
+        main([*map(str, command)])
+    assert not trace.exists()
+    main([*map(str, command), "MODEL.TRUST_WEIGHTS", "True"])
     assert trace.exists()

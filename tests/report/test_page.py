@@ -1,10 +1,12 @@
 """The whole page: of complete runs, and of incomplete ones."""
 
+import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog
 
 from proscale.errors import RunFolderError
@@ -52,6 +54,21 @@ def test_a_complete_run(make_run, report):
     assert "MODEL.SWIN.EMBED_DIM" in text and "<td>96</td>" in text  # with its default
     assert not re.search(r"https?://(?!www\.w3\.org)|@import|url\(", text)
     assert re.findall(r' src="(?!data:image/jpeg;base64,)', text) == []
+
+
+def test_code_in_the_weights_is_not_run(make_run, report, no_cost, tmp_path):
+    """The configuration in the folder of somebody else asks for trust in what lies beside it."""
+    run, trace = make_run(), tmp_path / "trace"
+
+    class Harmful:
+        def __reduce__(self):
+            return os.mkdir, (str(trace),)
+
+    torch.save({"model": {}, "meta": Harmful()}, run / "model_final.pth")
+    file = run / "config.yaml"
+    file.write_text(file.read_text().replace("TRUST_WEIGHTS: false", "TRUST_WEIGHTS: true"))
+    assert any("because it has posix.mkdir in it" in sentence for sentence in report(run)[1])
+    assert not trace.exists()
 
 
 def test_a_semantic_run(make_run, report, no_cost):
