@@ -2,15 +2,17 @@
 
 It differs from Detectron2's in four ways. Weights of any known naming scheme are loaded, without
 running the code in pickles. Weights that do not fit the model are an error, where Detectron2 leaves
-random layers with a warning. Files are written as a whole or not at all. A damaged last checkpoint
-is passed over for the one before.
+random layers with a warning. Files are written as a whole or not at all, and only while all values
+are finite. A last checkpoint that is damaged or not finite is passed over for the one before.
 """
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.config import CfgNode
@@ -19,13 +21,26 @@ from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import Tensor, nn
 
 from proscale.checkpoint.convert import CONTAINERS, convert, is_timm_model, recognise, tensors_of
-from proscale.checkpoint.files import PICKLE, find_damage, read_checkpoint, replacing, save_archive
+from proscale.checkpoint.files import (
+    PICKLE,
+    find_damage,
+    read_checkpoint,
+    replacing,
+    save_archive,
+    stored_iteration,
+)
 from proscale.engine.sharding import whole
-from proscale.errors import CheckpointError, ConfigError
+from proscale.errors import CheckpointError, ConfigError, UserError, shown
+from proscale.utils.untrusted import inside, read_bounded
 
 LAST_CHECKPOINT = "last_checkpoint"
 """In the folder of the checkpoints: the file that names the one to resume from."""
 _NUMBERED = f"model_{'[0-9]' * 7}.pth"
+_FINAL = "model_final.pth"
+_LONGEST_MARK = 4096
+
+METRIC_HISTORY = "MetricHistory"
+"""Key of a training's latest metrics, where a user's own may be NaN."""
 
 CLASS_LAYER = (
     "sem_seg_head.predictor.class_embed.weight",
@@ -143,7 +158,7 @@ class Checkpointer(DetectionCheckpointer):
         if wrong := [name for name in fitting if not state[name].isfinite().all()]:
             raise CheckpointError(
                 f"{path}: {len(wrong)} of {len(fitting)} tensors have values that are no finite "
-                f"numbers: {', '.join(wrong[:3])}{', …' * (len(wrong) > 3)}"
+                f"numbers: {_first(wrong)}"
             )
         if mismatches and not (new_classes and has_other_classes(mismatches)):
             raise CheckpointError(
@@ -166,7 +181,7 @@ class Checkpointer(DetectionCheckpointer):
             return {}
         for key in self.checkpointables if checkpointables is None else checkpointables:
             if key in content:
-                self.checkpointables[key].load_state_dict(content.pop(key))
+                self._load_state(key, content.pop(key), path)
         return {key: value for key, value in content.items() if key not in CONTAINERS}
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -179,7 +194,8 @@ class Checkpointer(DetectionCheckpointer):
             kwargs: saved besides the model and the checkpointables.
 
         Raises:
-            CheckpointError: the system refused, as when the disk is full.
+            CheckpointError: a tensor has values that are not finite, or a number is NaN, or the
+                system refused, as when the disk is full. The last checkpoint stays the one before.
         """
         if not self.save_dir:
             return
@@ -190,14 +206,21 @@ class Checkpointer(DetectionCheckpointer):
         }
         if self.save_to_disk:
             path = Path(self.save_dir, f"{name}.pth")
+            # A training that resumed from values that are not finite could only fail.
+            if wrong := find_non_finite(content):
+                raise CheckpointError(
+                    f"{path}: not written: {len(wrong)} of its values are no finite numbers: "
+                    f"{_first(wrong)}; the last checkpoint is the one before"
+                )
             self.logger.info("Saving checkpoint to %s", path)
-            save_archive(path, content | kwargs)
+            iteration = kwargs.get("iteration")
+            save_archive(path, content | kwargs, iteration=iteration)
             # A crash from here on leaves the new file or the mark of the one before.
             self.tag_last_checkpoint(path.name)
-            # The new file stays even if the clock was set back.
-            numbered = _by_age(Path(self.save_dir).glob(_NUMBERED))
-            for old in numbered[self.keep :] if self.keep else ():
-                if old != path:
+            if self.keep and iteration is not None:
+                # A later one is of another training: it takes no place of this one's.
+                numbered = [file for file in checkpoints_in(path.parent) if file.name != _FINAL]
+                for old in _newest_first(numbered, until=iteration)[self.keep :]:
                     old.unlink()
         self.saved_iteration = kwargs.get("iteration")
 
@@ -207,7 +230,9 @@ class Checkpointer(DetectionCheckpointer):
             partial.write_text(last_filename_basename)
 
     def get_checkpoint_file(self) -> str:
-        """The last checkpoint that is not damaged: every newer one is reported.
+        """The last checkpoint that is neither damaged nor has values that are not finite.
+
+        The one that is marked, else that of the latest iteration; those passed over are reported.
 
         The main process decides for all.
 
@@ -215,23 +240,30 @@ class Checkpointer(DetectionCheckpointer):
             CheckpointError: there is none.
         """
         # Also the failure is shared, or the other processes would wait for a result.
-        found, error = comm.all_gather(self._last_intact() if comm.is_main_process() else None)[0]
+        found, error = comm.all_gather(self._last_sound() if comm.is_main_process() else None)[0]
         if found is None:
             raise CheckpointError(error)
         return found
 
-    def _last_intact(self) -> tuple[str | None, str]:
+    def _last_sound(self) -> tuple[str | None, str]:
         """The file, or None and the reason."""
         folder = Path(self.save_dir)
-        last = folder / (folder / LAST_CHECKPOINT).read_text().strip()
-        # By age, because the iteration in a name may be of another run in the same folder.
-        saved = [*folder.glob(_NUMBERED), *folder.glob("model_final.pth")]
-        others = [path for path in _by_age(saved) if path != last]
+        candidates = _newest_first(checkpoints_in(folder))
         damages = []
-        # An empty mark, as other programs leave when they die, gives the folder itself.
-        for path in (*([] if last == folder else [last]), *others):
-            damage = find_damage(path)
-            if damage is None:
+        try:
+            mark = read_bounded(folder / LAST_CHECKPOINT, limit=_LONGEST_MARK).decode().strip()
+            # An empty mark is left by other programs when they die.
+            last = Path(inside(folder, mark, LAST_CHECKPOINT)) if mark else None
+        except (UserError, UnicodeDecodeError) as error:
+            last = None
+            damages.append(str(error) if isinstance(error, UserError) else "it is no text")
+            self.logger.error("%s of %s: %s", LAST_CHECKPOINT, folder, damages[0])
+        if last is not None:
+            candidates = [last, *(path for path in candidates if path != last)]
+        for path in candidates:
+            if (damage := self._find_fault(path)) is None:
+                if damages:
+                    self.logger.warning("Resuming from %s", path)
                 return str(path), ""
             self.logger.error("Damaged checkpoint: %s: %s; taking the one before", path, damage)
             damages.append(f"{path.name}: {damage}")
@@ -240,6 +272,31 @@ class Checkpointer(DetectionCheckpointer):
             f"({'; '.join(damages) or f'{LAST_CHECKPOINT} names none'}); to start from "
             "MODEL.WEIGHTS, leave --resume out"
         )
+
+    def _find_fault(self, path: Path) -> str | None:
+        """Why a training cannot go on from the file; None if it can, or loading tells."""
+        if not path.is_file():
+            return "there is no such file"
+        if damage := find_damage(path):
+            return damage
+        try:
+            wrong = find_non_finite(read_checkpoint(path, trust=self._trust))
+        except CheckpointError:
+            # Refused, such as one with code in it: the user has to decide.
+            return None
+        return f"{len(wrong)} values are no finite numbers: {_first(wrong)}" if wrong else None
+
+    def _load_state(self, key: str, state: Any, path: str) -> None:
+        if not isinstance(state, dict):
+            raise CheckpointError(f"{path}: {key} is {shown(state)}: expected a dictionary")
+        try:
+            self.checkpointables[key].load_state_dict(state)
+        except UserError:
+            raise
+        # Whatever a state of wrong types or without parts leads to.
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise CheckpointError(f"{path}: {key} cannot be restored: {reason}") from error
 
     def _under_our_names(self, content: dict[str, Any], file: str) -> dict[str, Tensor]:
         """The tensors of a file by the model's names, as far as they have any."""
@@ -318,6 +375,45 @@ def load_weights(model: nn.Module, cfg: CfgNode) -> None:
     Checkpointer(model, trust=cfg.MODEL.TRUST_WEIGHTS).load(cfg.MODEL.WEIGHTS)
 
 
-def _by_age(paths: Iterable[Path]) -> list[Path]:
-    """The newest first."""
-    return sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The files that a training may resume from, in no order."""
+    return [path for name in (_NUMBERED, _FINAL) for path in folder.glob(name) if path.is_file()]
+
+
+def find_non_finite(content: Any) -> list[str]:
+    """Names of the tensors with infinite or NaN values, and of the numbers that are NaN.
+
+    Numbers may be infinite, such as the best loss so far; metrics of :data:`METRIC_HISTORY` may be
+    NaN, too.
+    """
+    found, open_, seen = [], [("", content)], set()
+    while open_:
+        name, value = open_.pop()
+        if isinstance(value, Tensor):
+            is_float = value.is_floating_point() and value.layout == torch.strided
+            if is_float and not value.is_meta and not value.isfinite().all():
+                found.append(name)
+        elif isinstance(value, float) and value != value:
+            found.append(name)
+        # A file may have a container that is in itself.
+        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            open_ += [
+                (f"{name}.{key}" if name else str(key), item)
+                for key, item in items
+                if key != METRIC_HISTORY
+            ]
+    return sorted(found)
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + ", …" * (len(names) > 3)
+
+
+def _newest_first(paths: Iterable[Path], *, until: float = math.inf) -> list[Path]:
+    """By the iteration stored inside, which copies and wrong clocks leave; none after ``until``."""
+    iterations = {path: stored_iteration(path) for path in paths}
+    # Of the last iteration there may be a numbered file and the final one.
+    newest_first = sorted(iterations, key=lambda path: (iterations[path], path.name), reverse=True)
+    return [path for path in newest_first if iterations[path] <= until]

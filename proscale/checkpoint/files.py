@@ -4,8 +4,8 @@ Pickles can run code when they are read. Only tensors and plain values are accep
 the user trusts their author.
 
 PyTorch's files are ZIP archives with a checksum of every tensor, which PyTorch does not compare
-when it reads. Those written here also carry a SHA-256 digest of all their bytes, as the archive's
-comment.
+when it reads. Those written here also carry a SHA-256 digest of all their bytes as the archive's
+comment, and checkpoints of a training their iteration, to be found without reading the tensors.
 """
 
 import hashlib
@@ -43,8 +43,10 @@ _DAMAGED = (
     *(MemoryError, RuntimeError, TypeError, ValueError),
 )
 
-_DIGEST_NAME = b"sha256:"
+_DIGEST_NAME, _ITERATION_NAME = b"sha256:", b" iteration:"
 _DIGEST_LENGTH = len(_DIGEST_NAME) + 2 * hashlib.sha256().digest_size
+_LONGEST_COMMENT = _DIGEST_LENGTH + len(_ITERATION_NAME) + 20
+_NUMBERED = re.compile(r"model_(\d{7})\.pth")
 # An archive ends with a record of 22 bytes, the last two the length of a comment, and the comment.
 _END = b"PK\x05\x06"
 _END_LENGTH = 22
@@ -128,8 +130,14 @@ def write_checkpoint(
         save_file(state, partial)
 
 
-def save_archive(path: Path, content: Mapping[str, Any]) -> None:
-    """``torch.save`` of ``content``, with a digest and by :func:`replacing`."""
+def save_archive(path: Path, content: Mapping[str, Any], *, iteration: int | None = None) -> None:
+    """``torch.save`` of ``content``, with a digest and by :func:`replacing`.
+
+    Args:
+        path: of the file.
+        content: tensors and plain values by name.
+        iteration: for :func:`stored_iteration`.
+    """
     with replacing(path) as partial, partial.open("wb") as file:
         recorder = _Recorder(file)
         try:
@@ -140,7 +148,9 @@ def save_archive(path: Path, content: Mapping[str, Any]) -> None:
                 raise recorder.error
         # End the archive with its digest, in place of the empty comment.
         file.seek(-len(_NO_COMMENT), os.SEEK_END)
-        file.write(struct.pack("<H", _DIGEST_LENGTH) + _comment(recorder.digest))
+        more = b"" if iteration is None else _ITERATION_NAME + b"%d" % iteration
+        comment = _comment(recorder.digest, more)
+        file.write(struct.pack("<H", len(comment)) + comment)
 
 
 @contextmanager
@@ -174,26 +184,54 @@ def find_damage(path: Path) -> str | None:
     """
     try:
         with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            # The end record, and behind it the comment, whose length the record gives.
-            start = file.seek(max(0, size - _END_LENGTH - _DIGEST_LENGTH))
-            tail = file.read()
-            end = tail.rfind(_END) + _END_LENGTH
-            comment = tail[end:]
-            if end >= _END_LENGTH and tail[end - 2 : end] != struct.pack("<H", len(comment)):
+            length, stated, comment = _read_end(file)
+            if length and stated != struct.pack("<H", len(comment)):
                 return "it is cut short"
             # Files of other programs have no digest, but a checksum of every member.
             if not comment.startswith(_DIGEST_NAME):
                 return _find_wrong_checksum(file)
             # The digest was taken before the archive had a comment.
             file.seek(0)
-            length, digest = start + end - len(_NO_COMMENT), hashlib.sha256()
+            length, digest = length - len(_NO_COMMENT), hashlib.sha256()
             for place in range(0, length, 2**20):
                 digest.update(file.read(min(2**20, length - place)))
             digest.update(_NO_COMMENT)
     except FileNotFoundError:
         return "there is no such file"
-    return None if comment == _comment(digest) else "its bytes are not those that were written"
+    is_intact = comment == _comment(digest, comment[_DIGEST_LENGTH:])
+    return None if is_intact else "its bytes are not those that were written"
+
+
+def stored_iteration(path: Path) -> int:
+    """The iteration that a checkpoint was saved after; -1 if nothing tells. Reads no tensors."""
+    try:
+        with path.open("rb") as file:
+            *_, comment = _read_end(file)
+        digest, found, iteration = comment.partition(_ITERATION_NAME)
+        if found and digest.startswith(_DIGEST_NAME):
+            return int(iteration)
+        # Files of other programs and earlier versions have it inside. Tensors stay on the disk.
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        if isinstance(content["iteration"], int):
+            return content["iteration"]
+    except (*_DAMAGED, OSError):
+        pass
+    number = _NUMBERED.fullmatch(path.name)
+    return int(number[1]) if number else -1
+
+
+def _read_end(file: IO[bytes]) -> tuple[int, bytes, bytes]:
+    """An archive's length without its comment, the comment's length as stated, and the comment.
+
+    Of a file that does not end as an archive: 0 and nothing.
+    """
+    size = file.seek(0, os.SEEK_END)
+    start = file.seek(max(0, size - _END_LENGTH - _LONGEST_COMMENT))
+    tail = file.read()
+    end = tail.rfind(_END) + _END_LENGTH
+    if end < _END_LENGTH:
+        return 0, b"", b""
+    return start + end, tail[end - len(_NO_COMMENT) : end], tail[end:]
 
 
 def _find_wrong_checksum(file: IO[bytes]) -> str | None:
@@ -207,8 +245,11 @@ def _find_wrong_checksum(file: IO[bytes]) -> str | None:
     return f"the checksum of {member} is wrong" if member else None
 
 
-def _comment(digest: "hashlib._Hash") -> bytes:
-    return _DIGEST_NAME + digest.hexdigest().encode()
+def _comment(digest: "hashlib._Hash", more: bytes) -> bytes:
+    """An archive's comment: its digest, which ``more`` is included in, and ``more``."""
+    whole = digest.copy()
+    whole.update(more)
+    return _DIGEST_NAME + whole.hexdigest().encode() + more
 
 
 class _Recorder:

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from proscale.checkpoint import convert_state_dict, read_checkpoint, write_checkpoint
-from proscale.checkpoint.files import find_damage, save_archive
+from proscale.checkpoint.files import find_damage, save_archive, stored_iteration
 from proscale.errors import CheckpointError
 from proscale.utils.whole_files import partial_path
 
@@ -177,10 +177,10 @@ def test_only_tensor_files_are_written(tmp_path, name):
 CONTENT = {"model": {f"w{i}": torch.arange(9.0) + i for i in range(3)}, "iteration": 3}
 
 
-@pytest.fixture
-def path(tmp_path) -> Path:
+@pytest.fixture(params=[None, 3], ids=["weights", "checkpoint"])
+def path(request, tmp_path) -> Path:
     path = tmp_path / "model.pth"
-    save_archive(path, CONTENT)
+    save_archive(path, CONTENT, iteration=request.param)
     return path
 
 
@@ -195,6 +195,13 @@ def test_what_was_saved_is_whole_and_read_by_pytorch(path):
     assert equal(torch.load(path, weights_only=True))
     assert equal(read_checkpoint(path))
     assert [entry.name for entry in path.parent.iterdir()] == ["model.pth"]
+
+
+def test_iteration_is_told_without_reading_tensors(path, tmp_path):
+    assert stored_iteration(path) == 3
+    assert stored_iteration(tmp_path / "none.pth") == -1
+    (tmp_path / "model_0000012.pth").write_bytes(b"")
+    assert stored_iteration(tmp_path / "model_0000012.pth") == 12
 
 
 def test_every_flipped_bit_is_found_or_changes_nothing(path):
