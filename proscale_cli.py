@@ -7,6 +7,7 @@ seconds, which ``--help``, ``--version`` and a mistyped name have no need of.
 import argparse
 import logging
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -59,13 +60,26 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str] | None) -> argpa
 
 @contextmanager
 def errors_in_one_sentence(program: str) -> Iterator[None]:
-    """End the program with the message alone of an error that the user can repair."""
-    from proscale.errors import UserError
+    """End the program with the message alone of an error that the user can repair: wrong input, or
+    files and folders that the operating system refuses."""
+    from proscale.errors import UserError, one_sentence
 
+    def tell(failure: threading.ExceptHookArgs) -> None:
+        if isinstance(failure.exc_value, (UserError, OSError)):
+            print(f"{program}: {one_sentence(failure.exc_value)}", file=sys.stderr)
+        else:
+            hook(failure)
+
+    # A log that cannot be written is no reason for a traceback of each of its lines.
+    logging.raiseExceptions = False
+    # TensorBoard writes on a thread, and raises the error in the main one as well.
+    hook, threading.excepthook = threading.excepthook, tell
     try:
         yield
-    except UserError as error:
-        sys.exit(f"{program}: {error}")
+    except (UserError, OSError) as error:
+        sys.exit(f"{program}: {one_sentence(error)}")
+    finally:
+        threading.excepthook = hook
 
 
 def _fill(parser: argparse.ArgumentParser, module_name: str) -> None:

@@ -9,7 +9,6 @@ import proscale  # noqa: F401  first, because it names a missing dependency in o
 
 # isort: split
 import argparse
-import sys
 
 import torch
 from detectron2.config import CfgNode
@@ -24,14 +23,15 @@ from proscale.config import (
     built_from_keys,
     check_datasets,
     check_output_dir,
+    find_config,
     setup_cfg,
     without_trust,
 )
 from proscale.data.datasets.own import register_own_data
 from proscale.engine.distributed import check_processes, launch
 from proscale.engine.trainer import Trainer
-from proscale.errors import UserError, one_sentence
 from proscale.utils.malloc import disable_malloc_trim
+from proscale_cli import errors_in_one_sentence
 
 
 def main(args: argparse.Namespace, cfg: CfgNode) -> None:
@@ -73,6 +73,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
         UserError: see the functions that are called.
     """
     check_processes(args)
+    if args.config_file:
+        # Detectron2 logs the file, too, and knows no names.
+        args.config_file = find_config(args.config_file)
     cfg = setup_cfg(args.config_file, args.opts)
     check_weights(cfg, resume=args.resume, required=args.eval_only)
     if not args.eval_only:
@@ -91,7 +94,5 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with errors_in_one_sentence("train_net.py"):
         run()
-    except UserError as error:
-        sys.exit(f"train_net.py: {one_sentence(error)}")

@@ -31,6 +31,10 @@ class ExportError(UserError):
     """A model cannot be exported, or its file does not compute the same."""
 
 
+class OutputError(UserError):
+    """A file cannot be written."""
+
+
 class RunFolderError(UserError):
     """A folder is not that of a training or an evaluation."""
 
@@ -49,6 +53,10 @@ class ProcessFailed(UserError):
 
 def one_sentence(error: Exception) -> str:
     """The message of an error, of one in a data loader's worker without its traceback."""
+    # Of the operating system's errors the file, if they have one, and the reason.
+    if isinstance(error, OSError) and not isinstance(error, UserError) and error.strerror:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return printable(": ".join([*names, error.strerror]), limit=None)
     message = str(error)
     if "Original Traceback" not in message:
         return message

@@ -28,6 +28,7 @@ from proscale.modeling import SlidingWindow, with_sliding_window
 from proscale.modeling.backbones import MixVisionTransformer
 from proscale.modeling.backbones.token_merging_config import NO_MERGING, PRESETS
 from proscale.utils.types import Size
+from proscale.utils.whole_files import whole_file
 
 #: The model on images of half the size.
 DOWNSAMPLE = "downsample"
@@ -247,7 +248,8 @@ def draw_merged_tokens(
             axis.set_title(f"{title}{merged.owners.size} → {merged.length}", fontsize=9)
             axis.imshow(_overlay(image, merged.owners, padded_size))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=100)
 
 
 def _overlay(image: np.ndarray, owners: np.ndarray, padded_size: Size) -> np.ndarray:

@@ -160,14 +160,11 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: the system refused, as when the disk is full; ``path`` is as it was.
     """
-    try:
-        with whole_file(path, durable=True) as partial:
+    with whole_file(path, durable=True, raises=CheckpointError) as partial:
+        try:
             yield partial
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", error)
-        raise CheckpointError(
-            f"{path}: not written: {reason}; what was written before is as it was"
-        ) from error
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def check_suffix(path: Path, accepted: tuple[str, ...]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from proscale.errors import ConfigError
+from proscale.utils.whole_files import try_file
 
 # Keys are upper case, unlike the files before them.
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
@@ -93,7 +94,8 @@ def add_report_arguments(parser: argparse.ArgumentParser, *, plot: str, against:
 
 
 def check_report_arguments(options: argparse.Namespace) -> tuple[str, dict[str, float]] | None:
-    """The metric of --results and its values by model, read before the work begins."""
+    """The metric of --results and its values by model, read before the work begins, and the files
+    of the others tried."""
     # Most commands draw nothing: matplotlib is imported when it is needed.
     from proscale.cost.plots import check_format, read_results
 
@@ -101,7 +103,16 @@ def check_report_arguments(options: argparse.Namespace) -> tuple[str, dict[str, 
         raise ConfigError("--results needs --plot, where quality is drawn")
     if options.plot:
         check_format(options.plot)
+    try_outputs(json=options.json, markdown=options.markdown, plot=options.plot)
     return read_results(options.results) if options.results else None
+
+
+def try_outputs(**files: Path | None) -> None:
+    """Refuse files that cannot be written, by the options that name them; before the work."""
+    for option, path in files.items():
+        if path is not None:
+            # The others are pictures.
+            try_file(path, f"--{option}", is_text=option in ("json", "markdown"))
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

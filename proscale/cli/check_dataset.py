@@ -13,10 +13,12 @@ import os
 import sys
 from pathlib import Path
 
+from proscale.cli.arguments import try_outputs
 from proscale.config import check_datasets as check_registered
 from proscale.config import setup_cfg
 from proscale.data.check import as_document, check_datasets, histogram, summary
 from proscale.errors import ConfigError
+from proscale.utils.whole_files import write_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,14 +54,14 @@ def run(options: argparse.Namespace) -> None:
     if not names:
         raise ConfigError("nothing to check: expected names of data sets, or --config-file")
     check_registered(names)
+    try_outputs(json=options.json)
     report = check_datasets(list(dict.fromkeys(names)), workers=options.workers)
     for dataset in report.datasets:
         print(f"\n{dataset.name}: {dataset.task}, {dataset.num_images} images")
         print(f"{histogram(dataset)}\n")
     print(summary(report))
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(as_document(report), indent=2) + "\n")
+        write_text(options.json, json.dumps(as_document(report), indent=2) + "\n")
         print(f"Everything found: {options.json}")
     if report.has_errors:
         sys.exit(1)

@@ -23,7 +23,7 @@ from proscale.benchmark.merging import (
     merged_maps,
 )
 from proscale.checkpoint import check_weights, load_weights
-from proscale.cli.arguments import add_json, add_overrides, naming, positive
+from proscale.cli.arguments import add_json, add_overrides, naming, positive, try_outputs
 from proscale.config import setup_cfg
 from proscale.cost.flops import padded_size
 from proscale.cost.model_cost import BACKBONE
@@ -64,6 +64,7 @@ def run(options: argparse.Namespace) -> None:
     """Run the command."""
     if options.picture is not None and options.picture.suffix not in PICTURES:
         raise ConfigError(f"--picture is {options.picture}: expected {', '.join(PICTURES)}")
+    try_outputs(json=options.json, picture=options.picture)
     # A missing file is noticed before any model is built.
     cfg = setup_cfg(options.config_file, [*options.opts, "MODEL.WEIGHTS", options.weights])
     check_weights(cfg, resume=False, required=True)

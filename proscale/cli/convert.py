@@ -20,6 +20,7 @@ from proscale.config import setup_cfg
 from proscale.config.schema import value_of
 from proscale.cost.shape_tracing import build_without_weights
 from proscale.errors import CheckpointError, ConfigError
+from proscale.utils.whole_files import try_file
 
 # More names than this are grouped by their first parts.
 _NAMED = 12
@@ -48,7 +49,9 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError(f"--config-file is {' '.join(options.config_file)}: expected one file")
     if options.config_file and options.to != PROSCALE:
         raise ConfigError(f"--config-file goes with --to {PROSCALE}, not --to {options.to}")
-    check_suffix(options.output, WRITABLE)  # before the work
+    # Before the work.
+    check_suffix(options.output, WRITABLE)
+    try_file(options.output, "OUTPUT")
     content = read_checkpoint(options.input, trust=options.trust)
     if options.config_file:
         _adapt(content, options)

@@ -21,7 +21,7 @@ from tabulate import tabulate
 from torch import nn
 
 from proscale.cli.arguments import add_overrides
-from proscale.config import setup_cfg, without_trust
+from proscale.config import check_output_dir, setup_cfg, without_trust
 from proscale.cost.encoder_cost import MASK2FORMER_LAYERS
 from proscale.cost.flops import count_flops
 from proscale.cost.shape_tracing import build_without_weights
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     start = time.monotonic()
     output: Path = options.output
     cfg = setup_cfg(options.config_file, [*options.opts, "OUTPUT_DIR", str(output)])
-    output.mkdir(parents=True, exist_ok=True)
+    check_output_dir(cfg)
     # The terminal has the demo's own lines alone.
     handler = logging.FileHandler(output / "log.txt", mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))

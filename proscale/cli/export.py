@@ -16,14 +16,14 @@ from detectron2.modeling import build_model
 
 from proscale.benchmark.machine import describe_machine
 from proscale.checkpoint import check_weights, load_weights
-from proscale.cli.arguments import parse_size, positive
+from proscale.cli.arguments import parse_size, positive, try_outputs
 from proscale.config import built_from_keys, setup_cfg
 from proscale.cost.tables import markdown_table, write_json
 from proscale.errors import ConfigError, ExportError
 from proscale.export import files
 from proscale.export.check import TOLERANCE, CheckedFile, check_file, check_images, evaluate
 from proscale.export.network import describe, exportable
-from proscale.utils.whole_files import whole_file
+from proscale.utils.whole_files import try_file, whole_file
 
 ONNX = "onnx"
 SUFFIXES = {"torch-export": ".pt2", ONNX: ".onnx"}
@@ -89,7 +89,6 @@ def run(options: argparse.Namespace) -> None:
         evaluate=partial(evaluate, cfg, model, network) if options.evaluate else None,
     )
     found: dict[str, CheckedFile] = {}
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(options.output, durable=True) as file:
         # Write the file, run it beside the model with as many threads, and keep it if it passes.
         runner: type[files.ProgramRunner] | partial[files.OnnxRunner] = files.ProgramRunner
@@ -145,6 +144,8 @@ def _check_options(options: argparse.Namespace) -> None:
             )
     if options.format == ONNX:
         files.require_packages()
+    try_file(options.output, "--output")
+    try_outputs(json=options.json)
 
 
 def _report(found: Mapping[str, CheckedFile]) -> None:

@@ -82,6 +82,7 @@ def run(options: argparse.Namespace) -> None:
     if options.choose and options.budget is None:
         raise ConfigError("--choose needs --budget, the cost that may be chosen from")
     quality = arguments.check_report_arguments(options)
+    arguments.try_outputs(write=options.write)
     # The device does not matter, but one that the machine lacks would be refused.
     overrides = [*options.opts, "MODEL.DEVICE", "cpu"]
     cfgs, files = {}, arguments.short_names(options.config_file)

@@ -15,7 +15,7 @@ from proscale.config import setup_cfg
 from proscale.errors import ConfigError
 from proscale.predict import TASKS, Predictor
 from proscale.predict.files import VIDEO_SAMPLES, FilePredictor, find_sources
-from proscale.predict.outputs import OutputFolder
+from proscale.predict.outputs import OutputFolder, try_output_folder
 from proscale.predict.predictor import choose_task
 from proscale.utils.malloc import disable_malloc_trim
 
@@ -73,6 +73,7 @@ def run(options: argparse.Namespace) -> None:
         )
     if threshold is None:
         threshold = INSTANCE_THRESHOLD if task == "instance" else 0.0
+    try_output_folder(options.output, task)
     predictor = Predictor(cfg, options.weights, task=task, score_threshold=threshold)
     output = OutputFolder(
         options.output,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from proscale.errors import ConfigError
 from proscale.report import write_report
+from proscale.utils.whole_files import try_file
 
 PAGE = "report.html"
 
@@ -35,6 +36,8 @@ def run(options: argparse.Namespace) -> None:
     output = options.output or options.run_dir / PAGE
     if options.output and not output.parent.is_dir():
         raise ConfigError(f"--output is {output}: there is no folder {output.parent}: expected one")
+    if options.run_dir.is_dir():
+        try_file(output, "--output" if options.output else "RUN_DIR")
     for sentence in write_report(options.run_dir, output, images=options.images):
         print(sentence)
     print(f"Report: {output}")

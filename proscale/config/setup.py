@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +29,7 @@ from proscale.config.own_data import KEY, fit_to_own_data
 from proscale.config.schema import add_proscale_config, check_values, convert, set_value, value_of
 from proscale.data.datasets.own import register_own_data
 from proscale.errors import ConfigError
+from proscale.utils.whole_files import try_file, try_folder
 
 MAX_NODES = 100_000
 """Values that a file may have once its aliases are replaced by what they stand for."""
@@ -241,14 +241,11 @@ def check_output_dir(cfg: CfgNode) -> None:
     Raises:
         ConfigError: it cannot.
     """
-    try:
-        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
-        # Permissions do not tell whether a file system is read-only or full.
-        with tempfile.TemporaryFile(dir=cfg.OUTPUT_DIR):
-            pass
-    except OSError as error:
-        expected = f"expected a folder that can be written ({error.strerror})"
-        raise ConfigError(f"OUTPUT_DIR is {cfg.OUTPUT_DIR}: {expected}") from error
+    # The files that Detectron2 writes or goes on writing.
+    folder = Path(cfg.OUTPUT_DIR)
+    try_folder(folder, "OUTPUT_DIR")
+    for name in ("config.yaml", "log.txt", "metrics.json"):
+        try_file(folder / name, "OUTPUT_DIR")
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from detectron2.modeling import build_backbone
 from proscale.modeling.pixel_decoders.base import PyramidArguments, coarse_to_fine, pyramid_levels
 from proscale.modeling.pixel_decoders.deformable_encoder import EncoderLayerArguments
 from proscale.utils.types import Size
+from proscale.utils.whole_files import write_text
 
 #: Deformable layers of Mask2Former as published.
 MASK2FORMER_LAYERS = 6
@@ -208,4 +209,4 @@ def write_config(file: Path, base: Path, layers: Sequence[int]) -> None:
             "PROSCALE": {"PROSCALE_NUM_LAYERS": list(layers)},
         },
     }
-    file.write_text(yaml.safe_dump(document, sort_keys=False, default_flow_style=None))
+    write_text(file, yaml.safe_dump(document, sort_keys=False, default_flow_style=None))

@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from proscale.errors import ConfigError
+from proscale.utils.whole_files import whole_file
 
 FORMATS = (".svg", ".pdf", ".png")
 # Okabe and Ito's colours, which the colour-blind can tell apart, too.
@@ -145,7 +146,8 @@ def draw(panels: Sequence[Panel], file: Path) -> None:
         for (_, draw_panel), axes in zip(panels, rows[:, 0], strict=True):
             draw_panel(axes)
         file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, dpi=_DPI)
+        with whole_file(file) as partial:
+            figure.savefig(partial, dpi=_DPI)
     print(f"\nPicture: {file}")
 
 

@@ -20,6 +20,7 @@ from proscale.cost.model_cost import (
     MeanStd,
     ModelCost,
 )
+from proscale.utils.whole_files import write_text
 
 CONVENTION = (
     "GFLOPs are 1e9 multiply-adds of one image, as in the papers. The network ends in classes and "
@@ -57,7 +58,7 @@ def print_report(
 def _write(file: Path | None, text: str, title: str) -> None:
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text + "\n")
+        write_text(file, text + "\n")
         print(f"\n{title}: {file}")
 
 

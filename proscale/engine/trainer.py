@@ -38,7 +38,7 @@ from proscale.engine.optimizer import build_optimizer, full_model_clip_norm
 from proscale.engine.recorded_step import record_fault
 from proscale.engine.sharding import divide_loaded_state, gathered, shard
 from proscale.engine.train_loop import TrainLoop, resolve_amp_dtype
-from proscale.errors import CheckpointError, ConfigError
+from proscale.errors import CheckpointError, ConfigError, UserError, one_sentence
 from proscale.evaluation import build_evaluator
 from proscale.evaluation.results import write_results
 from proscale.modeling import with_sliding_window
@@ -65,6 +65,17 @@ _SCHEDULE_SETTINGS = (
     *("warmup_factor", "warmup_iters", "warmup_method"),
 )
 """Saved by DeepLab's schedule besides its progress. ``MAX_ITER`` may have been raised since."""
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Detectron2 logs every exception of a training: of some a sentence says all."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, (UserError, OSError)):
+        record.exc_info, record.msg = None, f"{record.msg} {one_sentence(error)}"
+    return True
+
+
+logging.getLogger(TrainerBase.__module__).addFilter(_without_traceback)
 
 
 class Trainer(DefaultTrainer):

@@ -13,7 +13,7 @@ from proscale.data.formats.image_file import write_panoptic_png
 from proscale.predict.drawing import Drawing
 from proscale.predict.page import Gallery, gallery_item
 from proscale.predict.result import ClassMetadata, Prediction
-from proscale.utils.whole_files import whole_file
+from proscale.utils.whole_files import try_file, try_folder, whole_file, write_text
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,24 @@ class Failure:
     reason: str
 
 
+_COCO_FILES = {"panoptic": "panoptic.json", "instance": "instances.json"}
+"""By task, those for other tools, which evaluate them or train on them."""
+
 # An image's part in the files that cover all images: JSON of ours and of COCO, and the page's item.
 _Written = tuple[dict[str, Any], list[dict[str, Any]], str]
+
+
+def try_output_folder(folder: Path, task: str) -> None:
+    """Make the folders of an :class:`OutputFolder`, and refuse places that cannot be written.
+
+    Raises:
+        ConfigError: it has no place for a file or folder of predictions.
+    """
+    # Maps are in a folder named by the task; instances may overlap and have none.
+    for name in ("overlays", *([] if task == "instance" else [task])):
+        try_folder(folder / name, "--output")
+    for name in ("index.html", "predictions.json", *_COCO_FILES.values()):
+        try_file(folder / name, "--output")
 
 
 class OutputFolder:
@@ -58,9 +74,7 @@ class OutputFolder:
     ) -> None:
         self._folder, self._task, self._classes = folder, task, classes
         self._dataset, self.page = dataset, folder / "index.html"
-        # Maps are in a folder named by the task; instances may overlap and have none.
-        for name in ("overlays", *([] if task == "instance" else [task])):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+        try_output_folder(folder, task)
         self._records: list[dict[str, Any]] = []
         self._coco: list[dict[str, Any]] = []
         self._gallery = Gallery(self.page, title=title, subtitle=f"{task} · {dataset}")
@@ -68,7 +82,7 @@ class OutputFolder:
     def video_path(self, name: str) -> Path:
         """The file of the video of this name."""
         folder = self._folder / "videos"
-        folder.mkdir(exist_ok=True)
+        try_folder(folder, "--output")
         return folder / f"{name}.mp4"
 
     def write(self, source: Source, pixels: np.ndarray, prediction: Prediction) -> _Written:
@@ -125,20 +139,18 @@ class OutputFolder:
             "skipped": [asdict(failure) for failure in failures],
         }
         self._write_json("predictions.json", predictions)
-        # Other tools evaluate these files, or train on them.
+        coco: Any = self._coco
         if self._task == "panoptic":
             keys = ("id", "file_name", "height", "width")
             images = [{key: record[key] for key in keys} for record in self._records]
-            panoptic = {"images": images, "annotations": self._coco, "categories": categories}
-            self._write_json("panoptic.json", panoptic)
-        elif self._task == "instance":
-            self._write_json("instances.json", self._coco)
+            coco = {"images": images, "annotations": self._coco, "categories": categories}
+        if self._task in _COCO_FILES:
+            self._write_json(_COCO_FILES[self._task], coco)
         # Names of files without their folders: a page may be sent to others.
         self._gallery.finish([f"{Path(one.file_name).name}: {one.reason}" for one in failures])
 
     def _write_json(self, name: str, content: Any) -> None:
-        with whole_file(self._folder / name) as path:
-            path.write_text(json.dumps(content) + "\n")
+        write_text(self._folder / name, json.dumps(content) + "\n")
 
 
 def _coco_entries(source: Source, prediction: Prediction) -> list[dict[str, Any]]:

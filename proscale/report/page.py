@@ -8,14 +8,13 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from proscale.errors import RenderError
 from proscale.predict.page import now, shared_parts
 from proscale.report.charts import curve_charts
 from proscale.report.images import images_html
 from proscale.report.run_folder import CONFIG_FILE, RunFolder, read_run
 from proscale.report.summary import summary_html
 from proscale.report.tables import configuration_html, cost_html, evaluation_html, table
-from proscale.utils.whole_files import whole_file
+from proscale.utils.whole_files import write_text
 
 
 def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
@@ -31,7 +30,7 @@ def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
 
     Raises:
         RunFolderError: ``run_dir`` is none.
-        RenderError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     run = read_run(run_dir)
     missing = list(run.missing)
@@ -79,11 +78,7 @@ def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
     }
     # Written last and at once: a page of an earlier time stays if anything fails before.
     template = Template((files("proscale.report") / "report.html").read_text("utf-8"))
-    try:
-        with whole_file(output) as part:
-            part.write_text(template.substitute(words), encoding="utf-8")
-    except OSError as error:
-        raise RenderError(f"{output}: the report cannot be written: {error.strerror}") from error
+    write_text(output, template.substitute(words))
     return missing
 
 

@@ -250,7 +250,7 @@ def test_full_disk_leaves_the_old_file(path, numbers):
     with pytest.raises(CheckpointError) as error:
         save_archive(path, {"model": {f"w{i}": torch.ones(numbers) for i in range(3)}})
     assert str(error.value) == (
-        f"{path}: not written: No space left on device; what was written before is as it was"
+        f"{path}: cannot be written: No space left on device; what was written before is as it was"
     )
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == ["model.pth"]
@@ -264,7 +264,9 @@ def test_conversion_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "weights.safetensors"
     write_checkpoint(path, {"a": torch.ones(2)}, container=None)
     monkeypatch.setattr("proscale.checkpoint.files.save_file", fill_disk)
-    with pytest.raises(CheckpointError, match=r"weights\.safetensors: not written: No space left"):
+    with pytest.raises(
+        CheckpointError, match=r"weights\.safetensors: cannot be written: No space left"
+    ):
         write_checkpoint(path, {"a": torch.zeros(2)}, container=None)
     assert torch.equal(read_checkpoint(path)["a"], torch.ones(2))
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

@@ -3,11 +3,12 @@
 import subprocess
 import sys
 from importlib import import_module
+from threading import Thread
 
 import pytest
 
 from proscale.errors import DataError
-from proscale_cli import COMMANDS, main
+from proscale_cli import COMMANDS, errors_in_one_sentence, main
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predcit"]])
@@ -40,6 +41,33 @@ def test_errors_of_users_are_one_sentence(monkeypatch):
     monkeypatch.setattr("proscale.cli.prepare.prepare", fail)
     with pytest.raises(SystemExit, match=r"^proscale: .*a\.png is 3 bytes: expected a PNG file$"):
         main(["prepare", "coco"])
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(13, "Permission denied", "a.png"), "a.png: Permission denied"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError(18, "Cross-device link", "a", None, "b"), "a: b: Cross-device link"),
+    ],
+)
+def test_the_systems_errors_are_one_sentence(error, message):
+    with (
+        pytest.raises(SystemExit, match=rf"^proscale: {message}$"),
+        errors_in_one_sentence("proscale"),
+    ):
+        raise error
+
+
+def test_errors_of_threads_are_one_sentence(capfd):
+    def fail():
+        raise OSError(28, "No space left on device")
+
+    with errors_in_one_sentence("proscale"):
+        thread = Thread(target=fail)
+        thread.start()
+        thread.join()
+    assert capfd.readouterr().err == "proscale: No space left on device\n"
 
 
 def test_unknown_options_are_refused(capsys):

@@ -151,3 +151,17 @@ def test_batch_may_be_larger_than_the_data_set(toy_cfg, toy_trainer):
     trainer = toy_trainer(toy_cfg("SOLVER.IMS_PER_BATCH", 5, "SOLVER.MAX_ITER", 2))
     trainer.train()
     assert trainer.iter == 2
+
+
+def test_a_full_disk_ends_training_without_a_traceback(toy_cfg, toy_trainer, caplog):
+    class Full(HookBase):
+        def after_step(self):
+            raise OSError(28, "No space left on device")
+
+    trainer = toy_trainer(toy_cfg())
+    trainer.register_hooks([Full()])
+    with pytest.raises(OSError, match="No space left"):
+        trainer.train()
+    (record,) = (r for r in caplog.records if r.getMessage().startswith("Exception during"))
+    assert record.getMessage() == "Exception during training: No space left on device"
+    assert record.exc_info is None
