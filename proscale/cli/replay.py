@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "config.yaml")
         file.write_text(step.config)
-        cfg = setup_cfg(str(file), options.opts)
+        cfg = setup_cfg(str(file), options.opts, saved=True)
     model = build_model(cfg)
     model.load_state_dict(step.weights)
     files = ", ".join(str(sample.get("file_name", "(unnamed)")) for sample in step.batch)

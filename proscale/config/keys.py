@@ -7,7 +7,6 @@ unchanged. Keys marked *New* are this project's own; their defaults keep the pub
 # Lists are lists in a configuration; they are copied into it.
 
 import math
-import sys
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
@@ -18,32 +17,51 @@ class Range(NamedTuple):
 
     words: str
     low: float
-    high: float = sys.float_info.max
+    high: float
 
 
 # A key's type is that of its default. A kind adds a range, or names as in a registry or a Literal,
 # where another value would pass unnoticed, or stop in the middle of PyTorch without naming the key.
-PositiveInt = Annotated[int, Range("whole numbers from 1", 1)]
-NonNegativeInt = Annotated[int, Range("whole numbers from 0", 0)]
-PositiveFloat = Annotated[float, Range("numbers above 0", math.ulp(0.0))]
-NonNegativeFloat = Annotated[float, Range("numbers from 0", 0)]
-FloatFromOne = Annotated[float, Range("numbers from 1", 1)]
+# Upper bounds are far beyond sensible values: they keep a slip from filling memory for minutes.
+PositiveInt = Annotated[int, Range("whole numbers from 1 to 2147483647", 1, 2**31 - 1)]
+NonNegativeInt = Annotated[int, Range("whole numbers from 0 to 2147483647", 0, 2**31 - 1)]
+PositiveFloat = Annotated[float, Range("numbers above 0, at most 1000000", math.ulp(0.0), 1e6)]
+NonNegativeFloat = Annotated[float, Range("numbers from 0 to 1000000", 0, 1e6)]
+FloatFromOne = Annotated[float, Range("numbers from 1 to 1000", 1, 1000)]
 Fraction = Annotated[float, Range("numbers from 0 to 1", 0, 1)]
+# Parts of a model, and of its results; sides of images as in image_file.
+Layers = Annotated[int, Range("whole numbers from 0 to 200", 0, 200)]
+LayersFromOne = Annotated[int, Range("whole numbers from 1 to 200", 1, 200)]
+Width = Annotated[int, Range("whole numbers from 1 to 8192", 1, 8192)]
+Count = Annotated[int, Range("whole numbers from 1 to 65536", 1, 2**16)]
+Side = Annotated[int, Range("whole numbers from 1 to 16384", 1, 2**14)]
+Divisor = Annotated[int, Range("whole numbers to 16384", -(2**31), 2**14)]
 HeadName = Annotated[str, SEM_SEG_HEADS_REGISTRY]
+# Detectron2's names of norms.
+Norm = Literal[
+    "", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", None
+]
 
 # Detectron2's keys of which a wrong value would pass unnoticed, or stop in the middle of it.
 DETECTRON2_KEYS: dict[str, Any] = {
-    "DATALOADER.NUM_WORKERS": NonNegativeInt,
+    # The rank is added to it, and NumPy's generators take 32 bits.
+    "SEED": Annotated[int, Range("whole numbers from -1 to 2147483647", -1, 2**31 - 1)],
+    "DATALOADER.NUM_WORKERS": Annotated[int, Range("whole numbers from 0 to 1024", 0, 1024)],
     "INPUT.FORMAT": Literal["RGB", "BGR", "L", "YUV-BT.601"],
+    "INPUT.RANDOM_FLIP": Literal["horizontal", "vertical", "none"],
+    "INPUT.CROP.TYPE": Literal["relative", "relative_range", "absolute", "absolute_range"],
     "INPUT.MIN_SIZE_TRAIN": tuple[PositiveInt, ...],
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": Literal["choice", "range"],
     "INPUT.MAX_SIZE_TRAIN": NonNegativeInt,
     "INPUT.MIN_SIZE_TEST": NonNegativeInt,
     "INPUT.MAX_SIZE_TEST": NonNegativeInt,
-    "SOLVER.IMS_PER_BATCH": PositiveInt,
+    "SOLVER.IMS_PER_BATCH": Count,
     "SOLVER.MAX_ITER": NonNegativeInt,
-    "SOLVER.BASE_LR": NonNegativeFloat,
+    "SOLVER.BASE_LR": Annotated[float, Range("numbers from 0 to 1000", 0, 1000)],
+    "SOLVER.MOMENTUM": Fraction,
     "SOLVER.WEIGHT_DECAY": NonNegativeFloat,
     "SOLVER.WARMUP_ITERS": NonNegativeInt,
+    "SOLVER.WARMUP_METHOD": Literal["constant", "linear"],
     "SOLVER.LR_SCHEDULER_NAME": Literal["WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR"],
     "SOLVER.CHECKPOINT_PERIOD": PositiveInt,
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": Literal["value", "norm", "full_model"],
@@ -52,13 +70,19 @@ DETECTRON2_KEYS: dict[str, Any] = {
     "MODEL.PIXEL_STD": list[PositiveFloat],
     "MODEL.BACKBONE.NAME": Annotated[str, BACKBONE_REGISTRY],
     "MODEL.RESNETS.DEPTH": Literal[18, 34, 50, 101, 152],
+    "MODEL.RESNETS.NORM": Norm,
+    "MODEL.RESNETS.NUM_GROUPS": Width,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": Width,
+    "MODEL.RESNETS.STEM_TYPE": Literal["basic", "deeplab"],
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": Width,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": Width,
+    "MODEL.RESNETS.RES4_DILATION": Literal[1, 2],
+    "MODEL.RESNETS.RES5_DILATION": Literal[1, 2, 4],
     "MODEL.SEM_SEG_HEAD.NAME": HeadName,
-    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": PositiveInt,
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": Count,
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": NonNegativeInt,
-    "MODEL.SEM_SEG_HEAD.CONVS_DIM": PositiveInt,
-    "MODEL.SEM_SEG_HEAD.NORM": Literal[
-        "", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", None
-    ],
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": Width,
+    "MODEL.SEM_SEG_HEAD.NORM": Norm,
 }
 
 
@@ -82,7 +106,9 @@ class _Datasets(Keys, node="DATASETS"):
 
 
 class _DataLoader(Keys, node="DATALOADER"):
-    RANDOM_SUBSET_RATIO: float = 1.0
+    RANDOM_SUBSET_RATIO: Annotated[float, Range("numbers above 0, at most 1", math.ulp(0.0), 1)] = (
+        1.0
+    )
     """Fraction of images that RandomSubsetTrainingSampler takes. Detectron2 0.6 lacks the key."""
 
 
@@ -91,17 +117,17 @@ class _Input(Keys, node="INPUT"):
     """One of proscale.data.MAPPERS: which mapper turns a data set entry into a training sample."""
     COLOR_AUG_SSD: bool = False
     """SSD's photometric distortion (brightness, contrast, saturation, hue)."""
-    SIZE_DIVISIBILITY: int = -1
+    SIZE_DIVISIBILITY: Divisor = -1
     """Pad training images to a multiple of this; -1 leaves them as they are."""
     # Large-scale jitter (Ghiasi et al., Copy-Paste, CVPR 2021).
-    IMAGE_SIZE: PositiveInt = 1024
+    IMAGE_SIZE: Side = 1024
     MIN_SCALE: PositiveFloat = 0.1
     MAX_SCALE: PositiveFloat = 2.0
     """Large-scale jitter: side of the square crop (pixels), and the range of the random scale."""
 
 
 class _Crop(Keys, node="INPUT.CROP"):
-    SINGLE_CATEGORY_MAX_AREA: float = 1.0
+    SINGLE_CATEGORY_MAX_AREA: Fraction = 1.0
     """Crops in which one category covers more than this fraction of the labels are drawn again."""
 
 
@@ -113,10 +139,10 @@ class _Solver(Keys, node="SOLVER"):
     """Learning rate of the backbone relative to BASE_LR."""
     HEAD_MULTIPLIER: NonNegativeFloat = 1.0
     """New. Learning rate of the segmentation head (``sem_seg_head``) relative to BASE_LR."""
-    WEIGHT_DECAY_EMBED: float = 0.0
+    WEIGHT_DECAY_EMBED: NonNegativeFloat = 0.0
     """Weight decay of embeddings (queries, levels, position tables)."""
     # Long trainings.
-    ACCUMULATION_STEPS: PositiveInt = 1
+    ACCUMULATION_STEPS: Count = 1
     """New. Every batch of IMS_PER_BATCH images is processed in this many parts whose gradients are
     summed: the same step in a fraction of the memory."""
     CHECKPOINTS_TO_KEEP: NonNegativeInt = 0
@@ -155,8 +181,8 @@ class _Test(Keys, node="TEST"):
 
 class _SlidingWindow(Keys, node="TEST.SLIDING_WINDOW"):
     ENABLED: bool = False
-    CROP_SIZE: list[PositiveInt] = [1024, 1024]
-    STRIDE: list[PositiveInt] = [768, 768]
+    CROP_SIZE: list[Side] = [1024, 1024]
+    STRIDE: list[Side] = [768, 768]
     """New. Semantic evaluation by windows of CROP_SIZE every STRIDE (height, width; pixels of the
     resized image), the mean where they overlap. Images smaller than a window are seen whole."""
 
@@ -180,7 +206,7 @@ class _MaskFormer(Keys, node="MODEL.MASK_FORMER"):
     DICE_WEIGHT: NonNegativeFloat = 1.0
     MASK_WEIGHT: NonNegativeFloat = 20.0
     """Weights of the loss terms and, as in the papers, of the matching costs."""
-    TRAIN_NUM_POINTS: PositiveInt = 112 * 112
+    TRAIN_NUM_POINTS: Count = 112 * 112
     """Points per mask at which costs and mask losses are computed."""
     OVERSAMPLE_RATIO: FloatFromOne = 3.0
     IMPORTANCE_SAMPLE_RATIO: Fraction = 0.75
@@ -190,25 +216,25 @@ class _MaskFormer(Keys, node="MODEL.MASK_FORMER"):
     """The transformer decoder; there is this one."""
     TRANSFORMER_IN_FEATURE: Literal["multi_scale_pixel_decoder"] = "multi_scale_pixel_decoder"
     """Only "multi_scale_pixel_decoder": the decoder attends the pixel decoder's levels in turn."""
-    NHEADS: PositiveInt = 8
+    NHEADS: Width = 8
     """Attention heads."""
     DROPOUT: Fraction = 0.1
     """Dropout of the pixel decoder's encoder; the masked-attention decoder has none."""
-    DIM_FEEDFORWARD: PositiveInt = 2048
+    DIM_FEEDFORWARD: Count = 2048
     """Width of the decoder's feed-forward networks."""
-    DEC_LAYERS: PositiveInt = 6
+    DEC_LAYERS: LayersFromOne = 6
     """Predictions made, the one from the learned queries included: 10 means 9 layers."""
     PRE_NORM: bool = False
     """Norms before the branches rather than after the sums."""
-    HIDDEN_DIM: PositiveInt = 256
-    NUM_OBJECT_QUERIES: PositiveInt = 100
+    HIDDEN_DIM: Width = 256
+    NUM_OBJECT_QUERIES: Count = 100
     """Width and number of the queries."""
     ENFORCE_INPUT_PROJ: bool = False
     """Project the levels to HIDDEN_DIM even where they already have this width."""
     ENC_LAYERS: Literal[0] = 0
     """In published files; SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS counts encoders, so only 0 here."""
     # Images.
-    SIZE_DIVISIBILITY: int = 32
+    SIZE_DIVISIBILITY: Divisor = 32
     """Images are padded to a multiple of this; negative takes the backbone's own."""
 
 
@@ -228,7 +254,7 @@ class _MaskFormerTest(Keys, node="MODEL.MASK_FORMER.TEST"):
     SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE: bool = False
     """Crop and resize masks before they are scored; always for panoptic and instance results."""
     # Time and memory.
-    STRIP_MEMORY: PositiveInt = 8
+    STRIP_MEMORY: Count = 8
     """New. Results are made from masks in strips of this size (MiB, float32 masks of all queries
     in use); the memory on the way from mask logits to results is a few times that. Small strips
     stay in a CPU's cache; a GPU wants fewer and larger ones."""
@@ -245,18 +271,18 @@ class _SemSegHead(Keys, node="MODEL.SEM_SEG_HEAD"):
     # The pixel decoder: FPN and deformable encoder (Zhu et al., Deformable DETR, ICLR 2021).
     PIXEL_DECODER_NAME: HeadName = "MSDeformAttnPixelDecoder"
     """MSDeformAttnPixelDecoder, Mask2Former's | PROSCALE."""
-    MASK_DIM: PositiveInt = 256
+    MASK_DIM: Width = 256
     """Width of the mask embedding."""
-    TRANSFORMER_ENC_LAYERS: NonNegativeInt = 0
+    TRANSFORMER_ENC_LAYERS: Layers = 0
     """Deformable layers of MSDeformAttnPixelDecoder; PROSCALE counts by PROSCALE_NUM_LAYERS."""
     DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES: list[str] = ["res3", "res4", "res5"]
     """Backbone levels that the deformable encoder sees; the others join in the feature pyramid."""
-    DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS: PositiveInt = 4
+    DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS: Width = 4
     """Sampling points per head and level."""
     DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS: NonNegativeInt = 0
     """Heads; 0 takes MASK_FORMER.NHEADS. (Published files leave it at 8, and the published code
     takes MASK_FORMER.NHEADS whatever it says.)"""
-    DEFORMABLE_TRANSFORMER_ENCODER_DIM_FEEDFORWARD: PositiveInt = 1024
+    DEFORMABLE_TRANSFORMER_ENCODER_DIM_FEEDFORWARD: Count = 1024
     """New. Feed-forward width; the published code has 1024 built in."""
     # The all-MLP head (Xie et al., SegFormer, NeurIPS 2021, §3.2).
     SEGFORMER_FORM: Literal["openmmlab", "nvidia"] = "openmmlab"
@@ -268,7 +294,7 @@ class _SemSegHead(Keys, node="MODEL.SEM_SEG_HEAD"):
 
 class _ProScale(Keys, node="MODEL.PROSCALE"):
     # The progressive encoder: tokens of finer levels join after p1 and p1 + p2 layers.
-    PROSCALE_NUM_LAYERS: list[NonNegativeInt] = [3, 3, 3]
+    PROSCALE_NUM_LAYERS: list[Layers] = [3, 3, 3]
     """(p1, p2, p3): layers over res5 alone, then res5 + res4, then res5 + res4 + res3."""
     # The Light-Pixel Embedding replaces the 3x3 convolution at stride 4.
     MASK_OUTPUT_OPS: Literal["maxpool", "conv"] = "maxpool"
@@ -287,14 +313,14 @@ class _ProScale(Keys, node="MODEL.PROSCALE"):
 
 class _Swin(Keys, node="MODEL.SWIN"):
     # Liu et al., Swin Transformer, ICCV 2021.
-    PRETRAIN_IMG_SIZE: int = 224
+    PRETRAIN_IMG_SIZE: Side = 224
     """Side of the images it was pre-trained on; only APE depends on it."""
-    PATCH_SIZE: PositiveInt = 4
-    EMBED_DIM: PositiveInt = 96
-    DEPTHS: list[NonNegativeInt] = [2, 2, 6, 2]
-    NUM_HEADS: list[PositiveInt] = [3, 6, 12, 24]
-    WINDOW_SIZE: PositiveInt = 7
-    MLP_RATIO: float = 4.0
+    PATCH_SIZE: Width = 4
+    EMBED_DIM: Width = 96
+    DEPTHS: list[Layers] = [2, 2, 6, 2]
+    NUM_HEADS: list[Width] = [3, 6, 12, 24]
+    WINDOW_SIZE: Width = 7
+    MLP_RATIO: PositiveFloat = 4.0
     QKV_BIAS: bool = True
     """Pixels to the side of a token; channels, blocks and heads by stage; tokens to the side of a
     window; and the other arguments of Swin's authors."""
@@ -320,18 +346,18 @@ class _MiT(Keys, node="MODEL.MIT"):
     VARIANT: Literal["", "b0", "b1", "b2", "b3", "b4", "b5"] = ""
     """New, as all of MODEL.MIT. b0 | b1 | b2 | b3 | b4 | b5; empty builds a model from the next
     five keys, whose defaults are those of b0."""
-    EMBED_DIM: PositiveInt = 32
+    EMBED_DIM: Width = 32
     """Width of a head; a stage is EMBED_DIM x NUM_HEADS wide."""
-    DEPTHS: list[PositiveInt] = [2, 2, 2, 2]
-    NUM_HEADS: list[PositiveInt] = [1, 2, 5, 8]
+    DEPTHS: list[LayersFromOne] = [2, 2, 2, 2]
+    NUM_HEADS: list[Width] = [1, 2, 5, 8]
     """Blocks and heads, by stage."""
-    SR_RATIOS: list[PositiveInt] = [8, 4, 2, 1]
+    SR_RATIOS: list[Width] = [8, 4, 2, 1]
     """Reduction of the keys' and values' map to the side, by stage."""
-    MLP_RATIO: float = 4.0
+    MLP_RATIO: PositiveFloat = 4.0
     """Width of the feed-forward networks over that of the tokens."""
     DROP_PATH_RATE: Fraction = 0.1
     """Probability with which branches are dropped in training, rising from 0 with depth."""
-    NORM_EPS: float = 1e-6
+    NORM_EPS: PositiveFloat = 1e-6
     """Epsilon of all norms."""
     # SegFormer++: tokens merged before attention, and split behind it.
     TOKEN_MERGING: str | list[dict] | None = None

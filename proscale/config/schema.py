@@ -1,7 +1,9 @@
 """Adds the declared keys to a configuration, converts their values, and checks these."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from copy import deepcopy
+from datetime import date
 from functools import reduce
 from inspect import get_annotations
 from math import inf, isfinite
@@ -12,9 +14,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import torch
 from detectron2.config import CfgNode
 from detectron2.projects.deeplab import add_deeplab_config
+from torch.utils._pytree import tree_leaves
 
 from proscale.config.keys import DETECTRON2_KEYS, Keys, Range
-from proscale.errors import ConfigError
+from proscale.errors import ConfigError, printable
 
 
 def add_proscale_config(cfg: CfgNode) -> None:
@@ -52,6 +55,14 @@ def check_values(cfg: CfgNode) -> None:
         for value in values if isinstance(values, (list, tuple)) else [values]:
             fits, expected = _fits(value, annotation)
             _require(fits, cfg, key, expected)
+    # Of all keys, Detectron2's too: PyTorch has numbers of 64 bits, and few uses for others.
+    for key, value in walk(cfg):
+        leaves = [] if isinstance(value, CfgNode) else tree_leaves(value)
+        numbers = [leaf for leaf in leaves if isinstance(leaf, (int, float))]
+        fits = all(-(2**63) < number < 2**63 for number in numbers)
+        # Gradients may be clipped by the largest.
+        fits |= key == "SOLVER.CLIP_GRADIENTS.NORM_TYPE"
+        _require(fits, cfg, key, "finite numbers of 64 bits")
     # The rules are evaluated in turn: the later ones rely on those before.
     for fits, key, expected in _rules(cfg):
         _require(fits, cfg, key, expected)
@@ -68,6 +79,23 @@ def set_value(cfg: CfgNode, key: str, value: Any) -> None:
     (value_of(cfg, node) if node else cfg)[name] = value
 
 
+def walk(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All blocks and keys below ``node``, by their full names."""
+    for name, value in node.items():
+        yield prefix + name, value
+        if isinstance(value, Mapping):
+            yield from walk(value, f"{prefix}{name}.")
+
+
+def quoted(value: object) -> str:
+    """``value`` as messages quote it."""
+    try:
+        return printable(repr(value))
+    # Python writes no more than 4300 digits.
+    except ValueError:
+        return "a value of more than 4300 digits"
+
+
 def convert(key: str, value: Any, default: Any) -> Any:
     """``value``, as read, in the type of ``default``, the key's value so far; None takes anything.
 
@@ -77,7 +105,11 @@ def convert(key: str, value: Any, default: Any) -> Any:
         ConfigError: it has another type.
     """
     # Detectron2's reading: Python literals are values, all else is text.
-    decoded = CfgNode._decode_cfg_value(value) if isinstance(value, str) else value
+    try:
+        decoded = CfgNode._decode_cfg_value(value) if isinstance(value, str) else value
+    # Of Python's parser, for thousands of signs or brackets.
+    except (MemoryError, RecursionError):
+        decoded = value
     nullable = (key for key, annotation in _annotations() if NoneType in get_args(annotation))
     if default is None or (decoded is None and key in nullable):
         return decoded
@@ -92,15 +124,19 @@ def convert(key: str, value: Any, default: Any) -> Any:
             return type(default)(decoded)
     elif isinstance(default, str):
         # None is Detectron2's “no norm”; a number may be the name of a file or folder.
-        fits, accepted = not isinstance(decoded, (dict, list, tuple, bool)), "a text"
-        if fits:
-            return decoded if isinstance(decoded, (str, NoneType)) else str(value)
+        named, accepted = isinstance(decoded, (int, float, date)), "a text"
+        if isinstance(decoded, (str, NoneType)):
+            return decoded
+        if named and not isinstance(decoded, bool):
+            with suppress(ValueError):
+                return str(value)
     else:
         is_number = type(default) is float and type(decoded) is int
         if type(decoded) is type(default) or is_number:
-            return type(default)(decoded)
+            with suppress(OverflowError):
+                return type(default)(decoded)
         accepted = {bool: "True or False", int: "a whole number"}.get(type(default), "a number")
-    raise ConfigError(f"{key} is {decoded!r}: expected {accepted}, such as {default!r}")
+    raise ConfigError(f"{key} is {quoted(decoded)}: expected {accepted}, such as {default!r}")
 
 
 def _fits(value: Any, annotation: Any) -> tuple[bool, str]:
@@ -128,7 +164,7 @@ def _kind(element: Any) -> str:
 
 def _require(fits: bool, cfg: CfgNode, key: str, expected: str) -> None:
     if not fits:
-        raise ConfigError(f"{key} is {value_of(cfg, key)!r}: expected {expected}")
+        raise ConfigError(f"{key} is {quoted(value_of(cfg, key))}: expected {expected}")
 
 
 def _rules(cfg: CfgNode) -> Iterator[tuple[bool, str, str]]:
@@ -141,6 +177,19 @@ def _rules(cfg: CfgNode) -> Iterator[tuple[bool, str, str]]:
             f"MODEL.PIXEL_MEAN is {mean!r} and MODEL.PIXEL_STD {std!r}: expected {channels} "
             f"numbers each with INPUT.FORMAT {cfg.INPUT.FORMAT}"
         )
+
+    # A longer side would fill the memory; that of image_file's limit.
+    for split in ("TRAIN", "TEST"):
+        short, longest = cfg.INPUT[f"MIN_SIZE_{split}"], cfg.INPUT[f"MAX_SIZE_{split}"]
+        short = short if isinstance(short, int) else max(short, default=0)
+        fits = min(short, longest or short) <= 2**14
+        yield fits, f"INPUT.MIN_SIZE_{split}", "sides of at most 16384 pixels"
+    jitter = cfg.INPUT.MIN_SCALE <= cfg.INPUT.MAX_SCALE <= 2**14 / cfg.INPUT.IMAGE_SIZE
+    expected = (
+        f"INPUT.MIN_SCALE, {cfg.INPUT.MIN_SCALE}, or more, and sides of at most 16384 pixels with "
+        f"INPUT.IMAGE_SIZE {cfg.INPUT.IMAGE_SIZE}"
+    )
+    yield jitter, "INPUT.MAX_SCALE", expected
 
     # Mixed precision: CUDA trains in float16 as published; CPUs compute in bfloat16.
     amp = cfg.SOLVER.AMP
@@ -198,6 +247,17 @@ def _rules(cfg: CfgNode) -> Iterator[tuple[bool, str, str]]:
         yield fits, "MODEL.PROSCALE.RECALIBRATION", expected
     fits = head.NAME != "SegFormerHead" or head.NORM in ("BN", "SyncBN")
     yield fits, "MODEL.SEM_SEG_HEAD.NORM", "BN or SyncBN with SegFormerHead"
+
+    if cfg.MODEL.BACKBONE.NAME == "build_resnet_backbone":
+        node, names = cfg.MODEL.RESNETS, ["stem", "res2", "res3", "res4", "res5"]
+        fits = bool(node.OUT_FEATURES) and set(node.OUT_FEATURES) <= set(names)
+        yield fits, "MODEL.RESNETS.OUT_FEATURES", f"one or more of {names}"
+        yield node.RES5_DILATION < 4, "MODEL.RESNETS.RES5_DILATION", "1 or 2"
+        # Basic blocks have a fixed width, and neither groups nor dilation.
+        fixed = {"RES2_OUT_CHANNELS": 64, "NUM_GROUPS": 1, "RES5_DILATION": 1}
+        for key, number in fixed.items() if node.DEPTH < 50 else ():
+            expected = f"{number} with MODEL.RESNETS.DEPTH {node.DEPTH}"
+            yield node[key] == number, f"MODEL.RESNETS.{key}", expected
 
     if cfg.MODEL.BACKBONE.NAME == "D2SwinTransformer":
         # Every stage doubles the width, and divides it among its heads.

@@ -22,17 +22,29 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
-from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
 from proscale.config.own_data import KEY, fit_to_own_data
-from proscale.config.schema import add_proscale_config, check_values, convert, set_value, value_of
+from proscale.config.schema import (
+    add_proscale_config,
+    check_values,
+    convert,
+    quoted,
+    set_value,
+    value_of,
+    walk,
+)
 from proscale.data.datasets.own import register_own_data
-from proscale.errors import ConfigError
+from proscale.errors import ConfigError, printable, shown
+from proscale.utils.untrusted import fetched, read_bounded
 from proscale.utils.whole_files import try_file, try_folder
 
 MAX_NODES = 100_000
 """Values that a file may have once its aliases are replaced by what they stand for."""
+MAX_BYTES = 2**20
+"""Size of a file."""
+MAX_FILES = 32
+"""Files that a file may be based on, directly or not."""
 
 # The installed package carries the configurations; in a checkout they are beside it.
 _CONFIGS = Path(__file__).parents[1] / "configs"
@@ -42,7 +54,9 @@ if not _CONFIGS.is_dir():
 logger = logging.getLogger(__name__)
 
 
-def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
+def setup_cfg(
+    config_file: str = "", overrides: Sequence[str] = (), *, saved: bool = False
+) -> CfgNode:
     """Build the configuration of a command.
 
     ``MODEL.DEVICE``, where neither the file nor the overrides set it, is cuda if there is CUDA,
@@ -55,6 +69,8 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
         config_file: YAML file, or its name (:func:`proscale.config.find_config`); the empty string
             takes the defaults.
         overrides: KEY VALUE pairs in a row, as on the command line.
+        saved: ``config_file`` is one that a run saved, which has all keys: no ``_BASE_`` is read
+            for it.
 
     Returns:
         the frozen configuration.
@@ -72,7 +88,7 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     # 2. The file on its bases, then the command line.
     if config_file:
         config_file = find_config(config_file)
-        content = load_config_file(config_file)
+        content = load_config_file(config_file, bases_allowed=not saved)
         # Detectron2 would convert keys of version 1, whose names are not known here.
         if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
             raise ConfigError(
@@ -89,7 +105,7 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
             cfg.MODEL.TRUST_WEIGHTS = False
     if len(overrides) % 2:
         raise ConfigError(f"overrides are pairs of KEY VALUE; {overrides[-1]} is left over")
-    keys = dict(_walk(cfg)).keys()
+    keys = dict(walk(cfg)).keys()
     # In order, so that the last of several values of a key counts.
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         if key not in keys:
@@ -98,6 +114,8 @@ def setup_cfg(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
         if isinstance(default, CfgNode):
             raise ConfigError(f"{key} is a block: expected its keys, {', '.join(default)}")
         set_value(cfg, key, convert(key, value, default))
+    for key in ("OUTPUT_DIR", "MODEL.WEIGHTS"):
+        set_value(cfg, key, _expand_home(key, value_of(cfg, key)))
     # 3. Keys that follow from the user's data, and the device of this machine.
     if cfg.DATASETS.OWN:
         datasets = register_own_data(cfg.DATASETS.OWN)
@@ -139,68 +157,92 @@ def find_config(name: str) -> str:
     raise ConfigError(f"there is no configuration file {name}{hint}")
 
 
-def load_config_file(path: str, derived: Sequence[str] = ()) -> dict[str, Any]:
-    """The content of a YAML file on top of that of its ``_BASE_`` files, which are relative to its
-    folder, or names as :func:`find_config` takes them; ``derived`` are the files based on it.
+def load_config_file(path: str, *, bases_allowed: bool = True) -> dict[str, Any]:
+    """The content of a YAML file on top of that of its ``_BASE_`` files.
+
+    A base may be anywhere on this machine, because the user chose the file that names it; it is a
+    YAML file by its suffix, and never an address: nothing is fetched.
+
+    Args:
+        path: file, or an address, which the user named.
+        bases_allowed: False refuses a file with ``_BASE_``.
 
     Raises:
-        ConfigError: see :func:`read_config_file`; or files are based on each other in a circle.
+        ConfigError: see :func:`read_config_file`; or files are based on each other in a circle, or
+            on too many.
     """
-    content, bases = read_config_file(path)
-    merged: dict[str, Any] = {}
-    chain = [*derived, path]
-    for base in bases:
-        # Links and different spellings of a path are the same file.
-        if os.path.realpath(base) in map(os.path.realpath, chain):
-            circle = " -> ".join([*chain, base])
-            raise ConfigError(f"{path}: {BASE_KEY} leads in a circle: {circle}")
-        if "://" not in base and not os.path.isfile(base):
-            raise ConfigError(f"{path}: {BASE_KEY} is {base}, but there is no such file")
-        # Later bases take precedence over earlier ones, and the file itself over all.
-        _merge(load_config_file(base, chain), merged)
-    _merge(content, merged)
-    return merged
+    files = 0
+
+    def load(path: str, chain: Sequence[str]) -> dict[str, Any]:
+        nonlocal files
+        files += 1
+        content, bases = read_config_file(path)
+        if bases and not bases_allowed:
+            found = f"{BASE_KEY} is {quoted(bases)}"
+            raise ConfigError(f"{path}: {found}: expected none in the configuration of a run")
+        if files + len(bases) > MAX_FILES:
+            raise ConfigError(f"{path}: {BASE_KEY} leads to more than {MAX_FILES} files")
+        merged: dict[str, Any] = {}
+        chain = [*chain, path]
+        for base in bases:
+            if not os.path.isfile(base):
+                raise ConfigError(
+                    f"{path}: {BASE_KEY} is {printable(base)}, but there is no such file"
+                )
+            # Links and different spellings of a path are the same file.
+            if os.path.realpath(base) in map(os.path.realpath, chain):
+                circle = " -> ".join([*chain, base])
+                raise ConfigError(f"{path}: {BASE_KEY} leads in a circle: {circle}")
+            # Later bases take precedence over earlier ones, and the file itself over all.
+            _merge(load(base, chain), merged)
+        _merge(content, merged)
+        return merged
+
+    return load(path, [])
 
 
 def read_config_file(path: str) -> tuple[dict[str, Any], list[str]]:
-    """The content of a YAML file without its ``_BASE_``, and the paths of these files.
+    """The content of a YAML file without its ``_BASE_``, and the paths of these files: relative to
+    its folder, or names as :func:`find_config` takes them.
 
     Of a key that is there twice the last counts, with a warning.
 
     Raises:
         ConfigError: there is no such file, or it is no YAML of blocks and plain values; the
-            message has the line where there is one.
+            message has the line where there is one, and nothing of a file that holds no keys.
     """
+    local = fetched(path, raises=ConfigError) if "://" in path else os.path.expanduser(path)
     try:
-        with PathManager.open(os.path.expanduser(path), "r") as file:
-            loader = _Loader(file.read())
+        loader = _Loader(read_bounded(local, limit=MAX_BYTES, raises=ConfigError).decode())
         loader.path = path
         # Nodes first: small files may describe huge values by aliases of aliases.
         root = loader.get_single_node()
         if root is not None and _count_nodes(root, {}) > MAX_NODES:
             raise ConfigError(f"{path}: its aliases stand for more than {MAX_NODES} values")
         content = {} if root is None else loader.construct_document(root)
-    except FileNotFoundError as error:
-        raise ConfigError(f"there is no configuration file {path}") from error
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{path}{line}: {error.problem or error.context}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: it is nested too deeply") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: not a readable YAML file ({reason})") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: it holds {content!r}: expected keys with values")
+        kind = "text" if isinstance(content, str) else type(content).__name__
+        raise ConfigError(f"{path}: it holds a {kind}: expected keys with values")
     bases = content.pop(BASE_KEY, [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ConfigError(f"{path}: {BASE_KEY} is {bases!r}: expected names of files")
+        raise ConfigError(f"{path}: {BASE_KEY} is {quoted(bases)}: expected names of files")
     for i, base in enumerate(bases):
-        if "://" not in base:
-            beside = os.path.join(os.path.dirname(path), os.path.expanduser(base))
-            is_beside = os.path.exists(beside)
-            bases[i] = beside if is_beside else str(_configs().get(_short(base), beside))
+        beside = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        is_beside = os.path.exists(beside)
+        bases[i] = beside if is_beside else str(_configs().get(_short(base), beside))
+        # Other files may hold secrets, which messages would quote.
+        if "://" in bases[i] or not bases[i].endswith((".yaml", ".yml")):
+            expected = "expected YAML files (.yaml) of this machine"
+            raise ConfigError(f"{path}: {BASE_KEY} is {printable(base)}: {expected}")
     return content, bases
 
 
@@ -215,7 +257,7 @@ def keys_set_by_user(config_file: str, overrides: Sequence[str] = ()) -> set[str
     if KEY in keys or not config_file:
         return keys
     content, bases = read_config_file(config_file)
-    in_file = {key for key, value in _walk(content) if not isinstance(value, Mapping)}
+    in_file = {key for key, value in walk(content) if not isinstance(value, Mapping)}
     # Down to the first file that sets the key: those below it describe another data set.
     below = [] if KEY in in_file else map(keys_set_by_user, bases)
     in_base: set[str] = next((found for found in below if KEY in found), set())
@@ -241,6 +283,9 @@ def check_output_dir(cfg: CfgNode) -> None:
     Raises:
         ConfigError: it cannot.
     """
+    # A folder http: would be made.
+    if "://" in cfg.OUTPUT_DIR:
+        raise ConfigError(f"OUTPUT_DIR is {cfg.OUTPUT_DIR}: expected a folder of this machine")
     # The files that Detectron2 writes or goes on writing.
     folder = Path(cfg.OUTPUT_DIR)
     try_folder(folder, "OUTPUT_DIR")
@@ -250,10 +295,11 @@ def check_output_dir(cfg: CfgNode) -> None:
 
 @contextmanager
 def built_from_keys() -> Iterator[None]:
-    """Within it ValueErrors of constructors, about their arguments, are ConfigErrors."""
+    """Within it errors of constructors about their arguments are ConfigErrors: ValueErrors, and the
+    assertions by which Detectron2 checks its own."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, AssertionError) as error:
         raise ConfigError(str(error)) from error
 
 
@@ -284,23 +330,15 @@ def _merge_block(cfg: CfgNode, content: Mapping[str, Any], node: CfgNode, prefix
             _merge_block(cfg, value, node[name], f"{key}.")
         else:
             keys = ", ".join(node[name])
-            raise ConfigError(f"{key} is {value!r}: expected a block of keys, {keys}")
+            raise ConfigError(f"{key} is {quoted(value)}: expected a block of keys, {keys}")
 
 
 def _unknown_key(cfg: CfgNode, key: str) -> str:
-    keys, name = list(dict(_walk(cfg))), key.rpartition(".")[2]
+    keys, name = list(dict(walk(cfg))), key.rpartition(".")[2]
     # A key at the wrong place is likelier than a misspelt one.
     elsewhere = [known for known in keys if known.rpartition(".")[2] == name]
     nearest = ", ".join((elsewhere or difflib.get_close_matches(key, keys))[:3])
     return f"there is no config key {key}" + (f"; nearest are {nearest}" if nearest else "")
-
-
-def _walk(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All blocks and keys below ``node``, by their full names."""
-    for name, value in node.items():
-        yield prefix + name, value
-        if isinstance(value, Mapping):
-            yield from _walk(value, f"{prefix}{name}.")
 
 
 def _choose_device(wanted: str) -> str:
@@ -318,6 +356,17 @@ def _choose_device(wanted: str) -> str:
         lack = "but CUDA is not available; set MODEL.DEVICE cpu"
         raise ConfigError(f"MODEL.DEVICE is {wanted}, {lack}")
     return wanted
+
+
+def _expand_home(key: str, path: str) -> str:
+    """``path`` with the home folder in place of ``~``; of an unknown user it is a ConfigError."""
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        user = expanded.partition("/")[0]
+        raise ConfigError(
+            f"{key} is {path}: expected a path, or ./{path} (there is no user {user})"
+        )
+    return expanded
 
 
 def _merge(upper: Mapping[str, Any], lower: dict[str, Any]) -> None:
@@ -345,6 +394,16 @@ class _Loader(yaml.SafeLoader):
 
     path = ""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ConfigError:
+            raise
+        # Of Python's own types: integers of thousands of digits, days that are on no calendar.
+        except ValueError as error:
+            place = f"{self.path}, line {node.start_mark.line + 1}"
+            raise ConfigError(f"{place}: {shown(node.value)} is no number or day") from error
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         names = [key.value for key, _ in node.value]
         for key, _ in node.value:
@@ -359,7 +418,9 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_PUBLISHED = re.compile(r"\[int\(x \* ([\d.]+) \* (\d+)\) for x in range\((\d+), (\d+)\)\]")
+_PUBLISHED = re.compile(
+    r"\[int\(x \* (\d{1,9}\.?\d{0,9}) \* (\d{1,9})\) for x in range\((\d{1,9}), (\d{1,9})\)\]"
+)
 
 
 def _construct_eval(loader: _Loader, node: yaml.Node) -> list[int]:

@@ -88,7 +88,7 @@ def read_run(path: Path) -> RunFolder:
         if CONFIG_FILE in there:
             # The run may come from a machine with another device.
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            cfg = setup_cfg(str(path / CONFIG_FILE), ["MODEL.DEVICE", device])
+            cfg = setup_cfg(str(path / CONFIG_FILE), ["MODEL.DEVICE", device], saved=True)
     except ConfigError as error:
         missing.append(f"The configuration cannot be used: {error}.")
     try:

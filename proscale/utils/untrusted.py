@@ -7,7 +7,10 @@ checked by it first. Links are followed: data managers make one for every image.
 import os
 import stat
 import zipfile
+from http.client import HTTPException
 from typing import Any
+
+from detectron2.utils.file_io import PathManager
 
 from proscale.errors import CheckpointError, DataError, MissingFileError, UserError, shown
 from proscale.errors import printable as printable
@@ -81,6 +84,19 @@ def check_archive(path: AnyPath, *, raises: type[UserError] = CheckpointError) -
             f"{path}: its {size} bytes unpack to {unpacked}: expected an archive that is "
             "not compressed, as PyTorch writes it"
         )
+
+
+def fetched(address: str, *, raises: type[UserError]) -> str:
+    """The local copy of an address (``https://``, ``detectron2://``) that the user named.
+
+    Raises:
+        UserError: ``raises``: it cannot be fetched.
+    """
+    try:
+        return PathManager.get_local_path(address)
+    # HTTPException, ValueError: what is no address of the web.
+    except (OSError, HTTPException, ValueError) as error:
+        raise raises(os_error(error, address, "fetched")) from error
 
 
 def inside(folder: AnyPath, name: Any, where: str = "a file name") -> str:

@@ -6,7 +6,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.events import EventStorage
 
-from proscale.engine.recorded_step import record_fault
+from proscale.engine.recorded_step import RecordedStep, record_fault
 from proscale.engine.train_loop import TrainLoop
 from proscale_cli import main
 
@@ -64,3 +64,9 @@ def test_finite_step_gives_the_same_loss(record, capsys):
 def test_no_recorded_step(tmp_path):
     with pytest.raises(SystemExit, match=r"proscale: there is no file .*none\.pth"):
         main(["replay", str(tmp_path / "none.pth")])
+
+
+def test_configuration_of_a_step_has_no_base(tmp_path):
+    RecordedStep("_BASE_: /work/base.yaml", 0, 0, 0, {}, []).write(tmp_path / "fault.pth")
+    with pytest.raises(SystemExit, match=r"_BASE_ is \['/work/base.yaml'\]: expected none in the"):
+        main(["replay", str(tmp_path / "fault.pth")])

@@ -3,11 +3,14 @@
 import runpy
 import sys
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
+from detectron2.utils.file_io import PathManager
 
 from proscale.checkpoint import check_weights
 from proscale.config import check_datasets, check_output_dir, setup_cfg
+from proscale.config.setup import MAX_BYTES
 from proscale.errors import ConfigError
 from proscale_cli import main
 
@@ -19,6 +22,8 @@ PROSCALE = (*HEAD, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "PROSCALE")
 
 EVAL = "!!python/object/apply:eval"
 SIZES = f'INPUT: {{MIN_SIZE_TRAIN: {EVAL} ["[int(x * 0.1 * 640) for x in range(5, 21)]"]}}'
+MANY = "9" * 5000
+HEX = "0x" + "F" * 5000
 LAUGHS = "a0: &a0 {x: 1}\n" + "\n".join(
     f"a{i}: &a{i} {{{', '.join(f'k{k}: *a{i - 1}' for k in range(9))}}}" for i in range(1, 9)
 )
@@ -30,8 +35,8 @@ FILES = {
     "broken syntax": ("SOLVER: {\n\nMODEL: [", ("config.yaml, line ",)),
     "a tab": ("SOLVER:\n\tMAX_ITER: 1", ("config.yaml, line 2", "\\t")),
     "binary": ("SOLVER: \x01", ("config.yaml: not a readable YAML file", "special characters")),
-    "a list": ("- SOLVER", ("config.yaml: it holds ['SOLVER']: expected keys",)),
-    "a text": ("SOLVER", ("config.yaml: it holds 'SOLVER': expected keys",)),
+    "a list": ("- SOLVER", ("config.yaml: it holds a list: expected keys",)),
+    "a text": ("SOLVER", ("config.yaml: it holds a text: expected keys",)),
     "a number as key": ("SOLVER: {1: 2}", ("config.yaml, line 1: '1' is no name of a key",)),
     "nested absurdly": ("A: " + "[" * 2000, ("config.yaml: it is nested too deeply",)),
     "aliases that multiply": (LAUGHS, ("config.yaml: its aliases stand for more than 100000",)),
@@ -54,6 +59,59 @@ FILES = {
     "_BASE_ in a circle": ("_BASE_: other.yaml", ("other.yaml: _BASE_ leads in a circle",)),
     "_BASE_ that is a number": ("_BASE_: 3", ("config.yaml: _BASE_ is 3: expected names",)),
     "broken _BASE_": ("_BASE_: broken.yaml", ("broken.yaml, line 1",)),
+    "_BASE_ of the web": (
+        "_BASE_: http://localhost:1/base.yaml",
+        ("config.yaml: _BASE_ is http://localhost:1/base.yaml: expected YAML files",),
+    ),
+    "_BASE_ of the model zoo": (
+        "_BASE_: [detectron2://base.yaml]",
+        ("config.yaml: _BASE_ is detectron2://base.yaml: expected YAML files",),
+    ),
+    "_BASE_ that is no YAML": (
+        "_BASE_: /etc/passwd",
+        ("config.yaml: _BASE_ is /etc/passwd: expected YAML files (.yaml)",),
+    ),
+    "_BASE_ with a zero byte": ('_BASE_: "a\\0.yaml"', ("config.yaml: _BASE_ is ", "no such file")),
+    "_BASE_ of a user that is not there": (
+        "_BASE_: ~nosuchuser/base.yaml",
+        ("config.yaml: _BASE_ is ", "~nosuchuser/base.yaml, but there is no such file"),
+    ),
+    "_BASE_ many times": (
+        f"_BASE_: [{', '.join(['empty.yaml'] * 32)}]",
+        ("config.yaml: _BASE_ leads to more than 32 files",),
+    ),
+    "_BASE_ that doubles": ("_BASE_: double0.yaml", ("_BASE_ leads to more than 32 files",)),
+    "of absurd size": ("#" * (MAX_BYTES + 1), (f"config.yaml: it has {MAX_BYTES + 1} bytes",)),
+    "a number of 5000 digits": (
+        f"SOLVER: {{MAX_ITER: {MANY}}}",
+        ("config.yaml, line 1: ", "9999… is no number or day"),
+    ),
+    "a text of 5000 digits": (
+        f"SOLVER: {{MAX_ITER: '{MANY}'}}",
+        ("SOLVER.MAX_ITER is '9999", "9…: expected a whole number"),
+    ),
+    "a text that is a number of 5000 digits": (f"OUTPUT_DIR: {HEX}", ("OUTPUT_DIR is a value of",)),
+    "a number of 5000 hexadecimal digits": (
+        f"SOLVER: {{MAX_ITER: {HEX}}}",
+        ("SOLVER.MAX_ITER is a value of more than 4300 digits: expected whole numbers from 0",),
+    ),
+    "a fraction of 5000 hexadecimal digits": (
+        f"SOLVER: {{BASE_LR: {HEX}}}",
+        ("SOLVER.BASE_LR is a value of more than 4300 digits: expected a number",),
+    ),
+    "another number of 5000 hexadecimal digits": (
+        f"MODEL: {{FPN: {{OUT_CHANNELS: {HEX}}}}}",
+        ("MODEL.FPN.OUT_CHANNELS is a value of more than 4300 digits: expected finite numbers",),
+    ),
+    "a day on no calendar": (
+        "OUTPUT_DIR: 2026-13-45",
+        ('config.yaml, line 1: "2026-13-45" is no number or day',),
+    ),
+    "bytes": ('OUTPUT_DIR: !!binary "aGFsbG8="', ("OUTPUT_DIR is b'hallo': expected a text",)),
+    "sizes of 1.1.1": (SIZES.replace("0.1", "1.1.1"), ("apply:eval is refused",)),
+    "sizes of .": (SIZES.replace("0.1", "."), ("apply:eval is refused",)),
+    "sizes of 5000 digits": (SIZES.replace("640", MANY), ("apply:eval is refused",)),
+    "a range to 5000 digits": (SIZES.replace("21", MANY), ("apply:eval is refused",)),
     "another version": ("VERSION: 1", ("config.yaml: VERSION is 1: expected 2",)),
     "a block that is a number": ("MODEL: 3", ("MODEL is 3: expected a block of keys",)),
     "a value that is a block": (
@@ -92,17 +150,72 @@ FILES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def fetched(monkeypatch):
+    """Addresses that are asked for; none can be reached."""
+    addresses = []
+
+    def get_local_path(address, *_, **__):
+        addresses.append(address)
+        raise URLError("no network")
+
+    monkeypatch.setattr(PathManager, "get_local_path", get_local_path)
+    return addresses
+
+
 @pytest.mark.parametrize("fault", FILES)
-def test_fault_of_file_is_named(fault, tmp_path):
+def test_fault_of_file_is_named(fault, tmp_path, fetched):
     text, words = FILES[fault]
     config = tmp_path / "config.yaml"
     config.write_text(text)
     (tmp_path / "other.yaml").write_text("_BASE_: config.yaml")
     (tmp_path / "broken.yaml").write_text("A: ]")
+    (tmp_path / "empty.yaml").touch()
+    for i in range(30):
+        (tmp_path / f"double{i}.yaml").write_text(
+            f"_BASE_: [{', '.join([f'double{i + 1}.yaml'] * 2)}]"
+        )
+    (tmp_path / "double30.yaml").touch()
     with pytest.raises(ConfigError) as told:
         setup_cfg(str(config), CPU)
     assert all(word in str(told.value) for word in words), told.value
     assert "\n" not in str(told.value)
+    assert not fetched
+
+
+def test_content_of_other_files_is_not_told(tmp_path):
+    (tmp_path / "config.yaml").write_text("_BASE_: secret.yaml")
+    (tmp_path / "secret.yaml").write_text("root:x:0:0\npass phrase")
+    with pytest.raises(ConfigError) as told:
+        setup_cfg(str(tmp_path / "config.yaml"), CPU)
+    assert str(told.value) == f"{tmp_path}/secret.yaml: it holds a text: expected keys with values"
+
+
+def test_configuration_of_a_run_has_no_base(tmp_path):
+    (tmp_path / "config.yaml").write_text("_BASE_: base.yaml")
+    (tmp_path / "base.yaml").touch()
+    with pytest.raises(
+        ConfigError, match=r"_BASE_ is \['.*base\.yaml'\]: expected none in the conf"
+    ):
+        setup_cfg(str(tmp_path / "config.yaml"), CPU, saved=True)
+
+
+def test_address_of_the_user_is_fetched(tmp_path, fetched, monkeypatch):
+    with pytest.raises(ConfigError, match=r"https://a/b\.yaml: cannot be fetched: .*no network"):
+        setup_cfg("https://a/b.yaml", CPU)
+    assert fetched == ["https://a/b.yaml"]
+    (tmp_path / "b.yaml").write_text("_BASE_: c.yaml")
+    monkeypatch.setattr(PathManager, "get_local_path", lambda _: str(tmp_path / "b.yaml"))
+    with pytest.raises(
+        ConfigError, match=r"https://a/b\.yaml: _BASE_ is c.yaml: expected YAML files"
+    ):
+        setup_cfg("https://a/b.yaml", CPU)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a" * 5000, "~nosuchuser/x", "\ud800"], ids=ascii)
+def test_no_such_configuration(name):
+    with pytest.raises(ConfigError, match="there is no configuration file"):
+        setup_cfg(name, CPU)
 
 
 # A key, a value, and what is told of it.
@@ -166,16 +279,59 @@ VALUES = [
     ("SOLVER.MAX_SKIPPED_STEPS", "-1", "whole numbers from 0"),
     ("DATALOADER.NUM_WORKERS", "-1", "whole numbers from 0"),
     ("MODEL", "3", "META_ARCHITECTURE"),
+    # Numbers that no computer, or none in time, has a use for.
+    ("SOLVER.MAX_ITER", MANY, "a whole number"),
+    ("SOLVER.MAX_ITER", HEX, "whole numbers from 0"),
+    ("SOLVER.MAX_ITER", "9" * 23, "whole numbers from 0 to 2147483647"),
+    ("SOLVER.MAX_ITER", "-" * 100_000 + "1", "a whole number"),
+    ("SOLVER.MAX_ITER", "[" * 5000, "a whole number"),
+    ("SOLVER.MAX_ITER", "1\0", "a whole number"),
+    ("SOLVER.BASE_LR", HEX, "a number"),
+    ("SOLVER.BASE_LR", "1e38", "numbers from 0 to 1000"),
+    ("SOLVER.BASE_LR", "1e999", "numbers from 0 to 1000"),
+    ("SOLVER.MOMENTUM", "-1.0", "numbers from 0 to 1"),
+    ("SOLVER.GAMMA", "1e999", "finite numbers"),
+    ("SOLVER.IMS_PER_BATCH", "1000000", "whole numbers from 1 to 65536"),
+    ("SOLVER.WARMUP_METHOD", "none", "constant or linear"),
+    ("SEED", "4294967296", "whole numbers from -1 to 2147483647"),
+    ("SEED", "-2", "whole numbers from -1 to 2147483647"),
+    ("INPUT.MAX_SCALE", "1e9", "at most 1000000"),
+    ("INPUT.MAX_SCALE", "17.0", "sides of at most 16384 pixels with INPUT.IMAGE_SIZE 1024"),
+    ("INPUT.MAX_SCALE", "0.05", "INPUT.MIN_SCALE, 0.1, or more"),
+    ("INPUT.IMAGE_SIZE", "100000", "whole numbers from 1 to 16384"),
+    ("INPUT.RANDOM_FLIP", "both", "horizontal or vertical or none"),
+    ("INPUT.CROP.TYPE", "centre", "relative or relative_range"),
+    ("DATALOADER.NUM_WORKERS", "100000", "whole numbers from 0 to 1024"),
+    ("MODEL.PIXEL_MEAN", "[1e999, 0.0, 0.0]", "finite numbers"),
+    ("MODEL.RESNETS.NORM", "XX", "BN or SyncBN"),
+    ("MODEL.RESNETS.OUT_FEATURES", "['res9']", "one or more of ['stem', 'res2'"),
+    ("MODEL.RESNETS.OUT_FEATURES", "[]", "one or more of ['stem', 'res2'"),
+    ("MODEL.RESNETS.STEM_TYPE", "wide", "basic or deeplab"),
+    ("MODEL.RESNETS.NUM_GROUPS", "0", "whole numbers from 1"),
+    ("MODEL.RESNETS.RES5_DILATION", "3", "1 or 2 or 4"),
+    ("MODEL.RESNETS.RES5_DILATION", "4", "1 or 2"),
+    ("MODEL.MASK_FORMER.DEC_LAYERS", "100000", "whole numbers from 1 to 200"),
+    ("MODEL.MASK_FORMER.HIDDEN_DIM", "1000000", "whole numbers from 1 to 8192"),
+    ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "1000000", "whole numbers from 1 to 65536"),
+    ("MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", "100000", "whole numbers from 0 to 200"),
+    ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "1000000", "whole numbers from 1 to 65536"),
+    ("MODEL.PROSCALE.PROSCALE_NUM_LAYERS", "[3, 100000, 3]", "whole numbers from 0 to 200"),
+    ("MODEL.SWIN.DEPTHS", "[2, 2, 100000, 2]", "whole numbers from 0 to 200"),
+    ("OUTPUT_DIR", "~nosuchuser/x", "./~nosuchuser/x (there is no user ~nosuchuser)"),
+    ("MODEL.WEIGHTS", "~nosuchuser/x", "./~nosuchuser/x (there is no user ~nosuchuser)"),
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "accepted"), VALUES)
+@pytest.mark.parametrize(
+    ("key", "value", "accepted"), VALUES, ids=[f"{key} {value[:20]!a}" for key, value, _ in VALUES]
+)
 def test_value_out_of_range_is_named(key, value, accepted):
     with pytest.raises(ConfigError) as told:
         setup_cfg("", [*CPU, key, value])
     assert str(told.value).startswith(f"{key} is "), told.value
     assert ": expected " in str(told.value)
     assert accepted in str(told.value)
+    assert len(str(told.value)) < 500
 
 
 # Values that do not go together, and the beginning of the message.
@@ -235,6 +391,25 @@ RULES = {
     "norm of SegFormer": (
         ("MODEL.SEM_SEG_HEAD.NAME", "SegFormerHead", "MODEL.SEM_SEG_HEAD.NORM", "GN"),
         "MODEL.SEM_SEG_HEAD.NORM is 'GN': expected BN or SyncBN",
+    ),
+    "channels of ResNet-18": (
+        ("MODEL.RESNETS.DEPTH", "18"),
+        "MODEL.RESNETS.RES2_OUT_CHANNELS is 256: expected 64 with MODEL.RESNETS.DEPTH 18",
+    ),
+    "dilation of ResNet-18": (
+        (
+            *("MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64"),
+            *("MODEL.RESNETS.RES5_DILATION", "2"),
+        ),
+        "MODEL.RESNETS.RES5_DILATION is 2: expected 1 with MODEL.RESNETS.DEPTH 18",
+    ),
+    "sides of test images": (
+        ("INPUT.MIN_SIZE_TEST", "100000", "INPUT.MAX_SIZE_TEST", "0"),
+        "INPUT.MIN_SIZE_TEST is 100000: expected sides of at most 16384 pixels",
+    ),
+    "sides of training images": (
+        ("INPUT.MIN_SIZE_TRAIN", "(640, 100000)", "INPUT.MAX_SIZE_TRAIN", "200000"),
+        "INPUT.MIN_SIZE_TRAIN is (640, 100000): expected sides of at most 16384 pixels",
     ),
     "heads of Swin": (
         ("MODEL.BACKBONE.NAME", "D2SwinTransformer", "MODEL.SWIN.NUM_HEADS", "[3, 6, 12]"),
@@ -297,6 +472,19 @@ def test_numbers_may_name_files(tmp_path):
     assert setup_cfg("", [*CPU, "OUTPUT_DIR", "0012"]).OUTPUT_DIR == "0012"
 
 
+def test_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cfg = setup_cfg("", [*CPU, "OUTPUT_DIR", "~/output", "MODEL.WEIGHTS", "~/model.pth"])
+    assert f"{tmp_path}/output" == cfg.OUTPUT_DIR
+    assert f"{tmp_path}/model.pth" == cfg.MODEL.WEIGHTS
+
+
+def test_days_and_long_numbers_may_name_folders(tmp_path):
+    (tmp_path / "config.yaml").write_text("OUTPUT_DIR: 2026-11-24")
+    assert setup_cfg(str(tmp_path / "config.yaml"), CPU).OUTPUT_DIR == "2026-11-24"
+    assert setup_cfg("", [*CPU, "OUTPUT_DIR", "1" * 25]).OUTPUT_DIR == "1" * 25
+
+
 def test_published_lists_of_sizes_are_computed(tmp_path):
     (tmp_path / "config.yaml").write_text(SIZES)
     cfg = setup_cfg(str(tmp_path / "config.yaml"), CPU)
@@ -345,6 +533,16 @@ STARTS = {
         check_output_dir,
         ("OUTPUT_DIR", "{folder}/file"),
         "OUTPUT_DIR is {folder}/file: expected a folder that can be written (File exists",
+    ),
+    "output on the web": (
+        check_output_dir,
+        ("OUTPUT_DIR", "http://localhost/output"),
+        "OUTPUT_DIR is http://localhost/output: expected a folder of this machine",
+    ),
+    "output with a zero byte": (
+        check_output_dir,
+        ("OUTPUT_DIR", "a\0b"),
+        "OUTPUT_DIR is a\\x00b: expected a folder that can be written (embedded null byte",
     ),
     "output that is read-only": (
         check_output_dir,

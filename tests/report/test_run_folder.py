@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from proscale.report.run_folder import read_log, read_metrics
+from proscale.report.run_folder import read_log, read_metrics, read_run
 
 TABLE = """----------  -----------------
 Python      3.11.7 (main, May)
@@ -99,3 +99,14 @@ def test_any_other_file_is_accepted(tmp_path):
     (tmp_path / "log.txt").write_bytes(b"\xff\xfe\x00Environment info:\nnothing")
     facts = read_log(tmp_path / "log.txt")
     assert (facts.environment, facts.peak_memory, facts.first) == ({}, None, "")
+
+
+@pytest.mark.parametrize("base", ["http://localhost:1/a.yaml", "/etc/passwd", "base.yaml"])
+def test_nothing_outside_is_read_for_the_configuration(tmp_path, base, monkeypatch):
+    monkeypatch.setattr("proscale.config.setup.fetched", None)
+    (tmp_path / "config.yaml").write_text(f"_BASE_: {base}")
+    (tmp_path / "base.yaml").touch()
+    run = read_run(tmp_path)
+    assert run.cfg is None
+    told = [sentence for sentence in run.missing if "configuration cannot be used" in sentence]
+    assert f"_BASE_ is {base}" in told[0].replace(f"['{tmp_path}/{base}']", base)
