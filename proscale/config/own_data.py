@@ -29,6 +29,7 @@ from detectron2.data import MetadataCatalog
 from proscale.config.schema import set_value, value_of
 from proscale.data.formats.semantic_folders import MASK_SUFFIX
 from proscale.errors import ConfigError
+from proscale.utils.untrusted import is_name
 
 KEY = "DATASETS.OWN"
 SPLITS = ("TRAIN", "VAL")
@@ -187,8 +188,8 @@ def _parse_block(block: Any, where: str) -> OwnDataset:
     classes: Any = block.get("CLASSES")
     if "CLASSES" in block:
         is_list = isinstance(classes, (list, tuple)) and len(classes) > 0
-        if not is_list or not all(isinstance(name, str) for name in classes):
-            expected = "a list of texts, the names of the labels 0, 1, …"
+        if not is_list or not all(map(is_name, classes)):
+            expected = "a list of texts on one line, the names of the labels 0, 1, …"
             raise ConfigError(f"{where}.CLASSES is {classes!r}: expected {expected}")
         if len(set(classes)) < len(classes):
             raise ConfigError(f"{where}.CLASSES has a name twice: expected each once")
@@ -198,8 +199,8 @@ def _parse_block(block: Any, where: str) -> OwnDataset:
         task=task,
         splits=splits,
         classes=tuple(classes) if classes else None,
-        image_suffix=_string(block, "IMAGE_SUFFIX", where) if "IMAGE_SUFFIX" in block else None,
-        mask_suffix=_string(block, "MASK_SUFFIX", where, default=MASK_SUFFIX),
+        image_suffix=_suffix(block, "IMAGE_SUFFIX", where) if "IMAGE_SUFFIX" in block else None,
+        mask_suffix=_suffix(block, "MASK_SUFFIX", where, default=MASK_SUFFIX),
     )
 
 
@@ -213,8 +214,10 @@ def _parse_split(value: Any, task: str, root: Path, where: str, name: str) -> Ow
         if key not in value and key in _OPTIONAL:
             continue
         path = root / _path(_string(value, key, where), f"{where}.{key}")
-        kind, is_there = ("folder", path.is_dir()) if key in _FOLDERS else ("file", path.is_file())
-        if not is_there:
+        # Not Path.is_file, which raises errors for names that are too long.
+        is_folder = key in _FOLDERS
+        kind = "folder" if is_folder else "file"
+        if not (os.path.isdir(path) if is_folder else os.path.isfile(path)):
             raise ConfigError(f"{where}.{key}: there is no {kind} {path}")
         paths[key.lower()] = path
     return OwnSplit(name, **paths)
@@ -238,13 +241,20 @@ def _string(block: Mapping[str, Any], key: str, where: str, *, default: str | No
     return value
 
 
+def _suffix(block: Mapping[str, Any], key: str, where: str, *, default: str | None = None) -> str:
+    value = _string(block, key, where, default=default)
+    if "/" in value or "\0" in value:
+        raise ConfigError(f"{where}.{key} is {value!r}: expected the ending of a file's name")
+    return value
+
+
 def _path(text: str, where: str) -> Path:
     # Unset variables stay as they are.
     expanded = os.path.expandvars(text)
     unset = re.search(r"\$\{?(\w+)", expanded)
     if unset:
         raise ConfigError(f"{where} is {text}, but the environment variable {unset[1]} is not set")
-    return Path(expanded).expanduser()
+    return Path(os.path.expanduser(expanded))
 
 
 def own_classes(split: str) -> tuple[str, ...]:

@@ -179,7 +179,7 @@ def _read(metadata: dict[str, Any], problems: list[Problem]) -> tuple[str, Entri
     if metadata.get("panoptic_json") and not evaluator.startswith("cityscapes"):
         entries = load_coco_panoptic(metadata, report)
         images = Counter(entry["file_name"] for entry in entries)
-        _check_unique(images, metadata["panoptic_json"], "image file", "image-repeated", report)
+        _check_files_once(images, metadata["panoptic_json"], report)
         if "image_ids" not in metadata:
             pngs = {entry["pan_seg_file_name"] for entry in entries}
             folders = metadata["image_root"], metadata["panoptic_root"]
@@ -196,9 +196,7 @@ def _read(metadata: dict[str, Any], problems: list[Problem]) -> tuple[str, Entri
             )
         entries = load_coco_instances(metadata, report)
         images = Counter(entry["file_name"] for entry in entries)
-        _check_unique(images, path, "image file", "image-repeated", report)
-        ids = Counter(a["id"] for entry in entries for a in entry["annotations"])
-        _check_unique(ids, path, "annotation", "segment-repeated", report)
+        _check_files_once(images, path, report)
         return "instance", entries
     if evaluator.endswith("sem_seg") and metadata.get("mask_suffix"):
         entries = load_semantic_folders(metadata, report)
@@ -285,14 +283,10 @@ def _check_sample(reader: AnnotationReader, annotation_file: str, entry: Entry) 
     return findings
 
 
-def _check_unique(
-    counts: Mapping[Any, int], file: str, name: str, kind: str, report: Reporter
-) -> None:
-    """Report ids that are there more than once."""
-    for id_, times in counts.items():
+def _check_files_once(images: Mapping[str, int], file: str, report: Reporter) -> None:
+    for name, times in images.items():
         if times > 1:
-            segment = id_ if kind == "segment-repeated" else None
-            report(Problem(kind, file, f"{name} {id_}, {times} times", segment))
+            report(Problem("image-repeated", file, f"image file {name}, {times} times"))
 
 
 def _check_image(path: str, stated: Size | None, findings: Findings) -> Size | None:
@@ -335,7 +329,6 @@ def _check_panoptic(
 ) -> None:
     report, png = findings.problems.append, entry["pan_seg_file_name"]
     segments = entry["segments_info"]
-    _check_unique(Counter(s["id"] for s in segments), png, "segment", "segment-repeated", report)
     ids = reader.read_ids(entry, size, report)
     areas = {} if ids is None else count_values(ids)
     for segment in segments:

@@ -27,7 +27,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from proscale.data.formats.image_file import stored_size
-from proscale.errors import ConfigError
+from proscale.errors import ConfigError, DataError
 from proscale.utils.random_state import Purpose, seed_generators
 
 # From an entry of a data set to a training sample.
@@ -121,6 +121,7 @@ def build_training_loader(cfg: CfgNode, mapper: Mapper) -> TrainingLoader:
 
     Raises:
         ConfigError: one of these keys has a value not accepted.
+        DataError: there are no images to train on, or a file of them is wrong.
     """
     world_size = comm.get_world_size()
     # Each process loads an equal part of a batch.
@@ -132,9 +133,16 @@ def build_training_loader(cfg: CfgNode, mapper: Mapper) -> TrainingLoader:
         )
     if cfg.SEED < 0:
         raise ConfigError(f"SEED is {cfg.SEED}: expected 0, 1, 2, … in training")
-    entries = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    )
+    try:
+        entries = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        )
+    # Detectron2 asserts that something is left.
+    except AssertionError as error:
+        raise DataError(
+            f"DATASETS.TRAIN is {', '.join(cfg.DATASETS.TRAIN)}: {error}: expected images with "
+            "annotations that are no crowds"
+        ) from error
     return TrainingLoader(
         # Packed, so that workers share its memory.
         DatasetFromList(entries, copy=False) if isinstance(entries, list) else entries,

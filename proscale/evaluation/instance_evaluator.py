@@ -21,9 +21,11 @@ from pycocotools import mask as rle
 from proscale.data.formats.coco_format import (
     INSTANCE_ANNOTATIONS,
     INSTANCE_CATEGORIES,
+    check_categories,
     check_instances,
+    in_order,
 )
-from proscale.data.formats.json_file import Keys, check_lists, read_json
+from proscale.data.formats.json_file import ID, INTEGER, NUMBER, Keys, Kind, check_lists, read_json
 from proscale.data.formats.problems import first_few
 from proscale.data.formats.run_lengths import run_lengths
 from proscale.errors import DataError
@@ -35,10 +37,17 @@ PREDICTIONS_FILE = "coco_instances_results.json"
 
 logger = logging.getLogger(__name__)
 
-_IMAGES: Keys = {"id": (int, str), "height": (int,), "width": (int,)}
+_IMAGES: Keys = {"id": ID, "height": INTEGER, "width": INTEGER}
+_BOX = Kind(
+    "[x, y, width, height]",
+    lambda v: isinstance(v, list) and len(v) == 4 and all(map(NUMBER.accepts, v)),
+)
+_SEGMENTATION = Kind("a list or an object", lambda v: isinstance(v, (list, dict)))
 # Evaluation needs more than training does.
-_MORE: Keys = {"area": (int, float), "bbox": (list,), "segmentation": (list, dict)}
-_ANNOTATIONS: Keys = {**INSTANCE_ANNOTATIONS, **_MORE}
+_ANNOTATIONS: Keys = {
+    **INSTANCE_ANNOTATIONS,
+    **{"area": NUMBER, "bbox": _BOX, "segmentation": _SEGMENTATION},
+}
 
 
 class InstanceEvaluator(DatasetEvaluator):
@@ -75,13 +84,13 @@ class InstanceEvaluator(DatasetEvaluator):
         self._dataset_name = dataset_name
         self._json = metadata.json_file
         content = read_json(self._json)
-        check_lists(content, {"categories": INSTANCE_CATEGORIES}, self._json)
+        categories = check_categories(content, self._json, INSTANCE_CATEGORIES)
         self._is_annotated = "annotations" in content
         if self._is_annotated:
             check_instances(content, self._json, images=_IMAGES, annotations=_ANNOTATIONS)
         else:
             check_lists(content, {"images": _IMAGES}, self._json)
-        names = {category["id"]: category["name"] for category in content["categories"]}
+        names = {category["id"]: category["name"] for category in categories}
         if not names.keys() <= ids.keys():
             raise DataError(
                 f"{self._json}: its categories {sorted(names.keys() - ids.keys())} are not among "
@@ -90,13 +99,13 @@ class InstanceEvaluator(DatasetEvaluator):
         # By image and category, in which detections are matched.
         self._annotations: dict[tuple[Any, int], list[dict[str, Any]]] = defaultdict(list)
         for annotation in content.get("annotations", ()):
-            where = f"{self._json}: annotation {annotation['id']}"
-            category_id, bbox = annotation["category_id"], annotation["bbox"]
+            category_id = annotation["category_id"]
             if category_id not in names:
                 expected = first_few(sorted(names))
-                raise DataError(f"{where} has category_id {category_id}: expected {expected}")
-            if [type(value) in (int, float) for value in bbox] != [True] * 4:
-                raise DataError(f"{where} has bbox {bbox}: expected [x, y, width, height]")
+                raise DataError(
+                    f"{self._json}: annotation {annotation['id']} has category_id {category_id}: "
+                    f"expected {expected}"
+                )
             self._annotations[annotation["image_id"], category_id].append(annotation)
         self._prediction_dir = prediction_dir(content, self._json, output_dir, save_predictions)
         # Categories and images are numbered in the order of their ids.
@@ -106,7 +115,7 @@ class InstanceEvaluator(DatasetEvaluator):
         self._dataset_ids = {contiguous_id: id_ for id_, contiguous_id in ids.items()}
         self._sizes = {i["id"]: (i["height"], i["width"]) for i in content["images"]}
         image_ids = metadata.get("image_ids", self._sizes)
-        self._images = {image_id: number for number, image_id in enumerate(sorted(image_ids))}
+        self._images = {image_id: number for number, image_id in enumerate(in_order(image_ids))}
         self._kinds = ("bbox", "segm", "boundary") if boundary_iou else ("bbox", "segm")
         self.reset()
 

@@ -19,9 +19,13 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-from proscale.data.formats.coco_format import PANOPTIC_CATEGORIES, check_panoptic_annotations
+from proscale.data.formats.coco_format import (
+    PANOPTIC_CATEGORIES,
+    check_categories,
+    check_panoptic_annotations,
+)
 from proscale.data.formats.image_file import read_panoptic_png, write_panoptic_png
-from proscale.data.formats.json_file import check_lists, path_below, read_json
+from proscale.data.formats.json_file import ID, TEXT, check_lists, read_json
 from proscale.errors import DataError
 from proscale.evaluation.panoptic_quality import PanopticQuality, Segments
 from proscale.evaluation.results import (
@@ -31,6 +35,7 @@ from proscale.evaluation.results import (
     write_results,
 )
 from proscale.utils.background import BackgroundWorkers
+from proscale.utils.untrusted import inside
 
 RESULTS_FILE = "panoptic_seg.json"
 IMAGES_FILE = "panoptic_seg_images.json"
@@ -74,8 +79,7 @@ class CocoPanopticEvaluator(DatasetEvaluator):
         self._json = metadata.panoptic_json
         self._root = metadata.panoptic_root
         content = read_json(self._json)
-        check_lists(content, {"categories": PANOPTIC_CATEGORIES}, self._json)
-        self._categories = content["categories"]
+        self._categories = check_categories(content, self._json, PANOPTIC_CATEGORIES)
         self._is_annotated = "annotations" in content
         if self._is_annotated:
             check_panoptic_annotations(content, self._json)
@@ -83,7 +87,7 @@ class CocoPanopticEvaluator(DatasetEvaluator):
             annotations = {a["image_id"]: a for a in content["annotations"]}
         else:
             # Predictions of a test split have the names of its images.
-            check_lists(content, {"images": {"id": (int, str), "file_name": (str,)}}, self._json)
+            check_lists(content, {"images": {"id": ID, "file_name": TEXT}}, self._json)
             annotations = {
                 image["id"]: {"file_name": os.path.splitext(image["file_name"])[0] + ".png"}
                 for image in content["images"]
@@ -171,12 +175,12 @@ class CocoPanopticEvaluator(DatasetEvaluator):
         quality = PanopticQuality(self._categories)
         png, where = annotation["file_name"], f"{self._json}: file_name of an annotation"
         if self._is_annotated:
-            path = path_below(self._root, png, where)
+            path = inside(self._root, png, where)
             image = f"{image} with ground truth {path}"
             true_map, true_segments = read_panoptic_png(path), annotation["segments_info"]
             quality.update(ids, segments, true_map, true_segments, image=image)
         if self._prediction_dir is not None:
-            path = path_below(os.path.join(self._prediction_dir, PREDICTIONS), png, where)
+            path = inside(os.path.join(self._prediction_dir, PREDICTIONS), png, where)
             PathManager.mkdirs(os.path.dirname(path))
             write_panoptic_png(path, ids)
         return quality, {"file_name": file_name, "PQ": quality.results().all.pq}

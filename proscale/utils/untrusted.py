@@ -5,6 +5,7 @@ checked by it first. Links are followed: data managers make one for every image.
 """
 
 import os
+import re
 import stat
 import zipfile
 from http.client import HTTPException
@@ -118,6 +119,12 @@ def inside(folder: AnyPath, name: Any, where: str = "a file name") -> str:
             "in that folder, without '..'"
         )
     return os.path.join(folder, name)
+
+
+def is_name(value: Any) -> bool:
+    """Whether ``value`` can be the name of a class: a text without control characters, which would
+    tear tables and pages, and without halves of characters, which cannot be written."""
+    return isinstance(value, str) and not re.search("[\x00-\x1f\x7f\ud800-\udfff]", value)
 
 
 def os_error(error: Exception, path: AnyPath, doing: str) -> str:

@@ -66,6 +66,11 @@ WRONG = {
         r"OWN\[0\]\.VAL\.ANNOTATIONS: there is no file .*train",
     ),
     "variable": (lambda b: {**b, "ROOT": "$NOT_SET/a"}, "environment variable NOT_SET is not set"),
+    "a file name that is too long": (
+        lambda b: {**b, "VAL": {**b["VAL"], "ANNOTATIONS": "n" * 300}},
+        r"OWN\[0\]\.VAL\.ANNOTATIONS: there is no file",
+    ),
+    "no such user": (lambda b: {**b, "ROOT": "~nosuchuser"}, "there is no folder ~nosuchuser/"),
     "class names": (lambda b: {**b, "CLASSES": ["a"]}, "CLASSES is for TASK semantic only"),
     "twice": (lambda b: None, "has the NAME own_panoptic twice"),
 }
@@ -84,3 +89,17 @@ def test_a_wrong_block_is_refused(own_block, case):
 def test_class_names_must_be_different_texts(own_block, classes):
     with pytest.raises(ValueError, match=r"OWN\[0\]\.CLASSES"):
         parse_blocks([{**own_block("semantic"), "CLASSES": classes}])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("MASK_SUFFIX", "/../x.png", "MASK_SUFFIX is .*: expected the ending of a file's name"),
+        ("IMAGE_SUFFIX", "\0.jpg", "IMAGE_SUFFIX is .*: expected the ending of a file's name"),
+        ("CLASSES", ["a", "b\nc"], "CLASSES is .*: expected a list of texts on one line"),
+        ("CLASSES", ["\ud800"], "CLASSES is .*: expected a list of texts on one line"),
+    ],
+)
+def test_a_wrong_semantic_block_is_refused(own_block, key, value, message):
+    with pytest.raises(ValueError, match=message):
+        parse_blocks([{**own_block("semantic"), key: value}])

@@ -149,7 +149,7 @@ FAULTS = {
         "panoptic",
         lambda e: e.json(e.panoptic_json, e.listed_twice),
         "segment-repeated",
-        "2 times",
+        "annotations[0].segments_info",
     ),
     "segment without pixels": (
         "panoptic",
@@ -212,7 +212,7 @@ FAULTS = {
         "instance",
         lambda e: e.annotation(id=2),
         "segment-repeated",
-        "annotation 2, 2 times",
+        "annotations[1]: id 2 is there twice",
     ),
     "instance of unknown category": (
         "instance",

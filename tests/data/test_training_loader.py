@@ -174,6 +174,16 @@ def test_repeating_by_class_needs_instances(make, entries):
         make("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler")
 
 
+@pytest.mark.parametrize("annotations", [None, [], [{"category_id": 0, "iscrowd": 1}]])
+def test_no_images_to_train_on_is_one_sentence(make, entries, annotations):
+    if annotations is None:
+        entries.clear()
+    for entry in entries:
+        entry["annotations"] = annotations
+    with pytest.raises(DataError, match=f"DATASETS.TRAIN is {NAME}: .*: expected images with"):
+        make("DATALOADER.FILTER_EMPTY_ANNOTATIONS", True)
+
+
 FAULTY = """
 import sys
 from torch.utils.data.sampler import SequentialSampler

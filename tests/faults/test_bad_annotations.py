@@ -10,6 +10,7 @@ from detectron2.data.datasets import register_coco_panoptic
 
 from proscale.data.datasets.coco import guard
 from proscale.data.datasets.registration import detectron2_metadata
+from proscale.data.datasets.shapes import CATEGORIES
 from proscale.data.formats.image_file import read_panoptic_png, write_panoptic_png
 from proscale.data.formats.json_file import MAX_BYTES
 from proscale.data.prepare import prepare
@@ -37,6 +38,24 @@ def png_name(name):
 
 def without(key):
     return lambda f: f.edit_panoptic(lambda c: c.pop(key))
+
+
+def category(place=0, **values):
+    """In the files of both splits, which have to agree."""
+
+    def change(f):
+        f.edit_panoptic(lambda c: c["categories"][place].update(values))
+        f.edit_instances(lambda c: c["categories"][place].update(values))
+
+    return change
+
+
+def no_images(c):
+    c["images"].clear()
+    c["annotations"].clear()
+
+
+VIA = {f"image{i}.jpg{i}": {"filename": f"image{i}.jpg", "regions": []} for i in range(1000)}
 
 
 def paint(f, value):
@@ -113,6 +132,75 @@ PANOPTIC = {
         first_segment(category_id=99),
         ("train", "evaluate", "check"),
         ("category_id 99: expected",),
+    ),
+    "VIA's format": (
+        lambda f: f.panoptic_json.write_text(json.dumps(VIA)),
+        EVERYWHERE,
+        (JSON, "no list 'categories'", "COCO", "'image0.jpg0'", "and 995 more"),
+    ),
+    "labelme's format": (
+        lambda f: f.panoptic_json.write_text('{"shapes": [], "imageData": "A"}'),
+        EVERYWHERE,
+        (JSON, "no list 'categories'", "there is 'shapes', 'imageData'"),
+    ),
+    "no images": (
+        lambda f: f.edit_panoptic(no_images),
+        ("train", "check"),
+        (JSON, "images is empty: expected one or more"),
+    ),
+    "no image has an annotation": (
+        lambda f: f.edit_panoptic(lambda c: c["annotations"].clear()),
+        ("train", "check"),
+        (JSON, "3 of 3 images have no annotation"),
+    ),
+    "a segment listed twice": (
+        lambda f: f.edit_panoptic(
+            lambda c: c["annotations"][0]["segments_info"].append(
+                c["annotations"][0]["segments_info"][0]
+            )
+        ),
+        EVERYWHERE,
+        (JSON, "annotations[0].segments_info", "is there twice"),
+    ),
+    "a segment that is void": (
+        first_segment(id=0),
+        EVERYWHERE,
+        ("segments_info[0].id is 0: expected an integer of 1 to 16777215",),
+    ),
+    "a segment id of 25 bits": (
+        first_segment(id=2**24),
+        EVERYWHERE,
+        ("segments_info[0].id is 16777216: expected",),
+    ),
+    "a class named twice": (
+        category(1, name=CATEGORIES[0]["name"]),
+        EVERYWHERE,
+        (JSON, "categories[1]: name", "is there twice"),
+    ),
+    "a class of half a character": (
+        category(name="\ud800"),
+        EVERYWHERE,
+        (JSON, r'categories[0].name is "\ud800": expected a text'),
+    ),
+    "a class of two lines": (
+        category(name="a\nb"),
+        EVERYWHERE,
+        (JSON, "categories[0].name", "expected a text without control characters"),
+    ),
+    "isthing of 7": (
+        category(isthing=7),
+        EVERYWHERE,
+        (JSON, "categories[0].isthing is 7: expected 0 or 1"),
+    ),
+    "iscrowd of text": (
+        first_segment(iscrowd="x"),
+        EVERYWHERE,
+        (JSON, 'segments_info[0].iscrowd is "x": expected 0 or 1'),
+    ),
+    "an id of 70 bits": (
+        first_segment(category_id=2**70),
+        EVERYWHERE,
+        (JSON, "category_id is 1180591620717411303424: expected an integer of 64 bits"),
     ),
     "annotated twice": (
         lambda f: f.edit_panoptic(lambda c: c["annotations"].append(c["annotations"][0])),
@@ -247,6 +335,31 @@ INSTANCE = {
     ),
     "box outside": (first_annotation(bbox=[60, 60, 9, 9]), ("check",), ("box-outside", "9, 9]")),
     "area as text": (first_annotation(area="9"), ("evaluate", "check"), (INSTANCES, "area", "9")),
+    "area of 400 digits": (
+        first_annotation(area=10**400),
+        ("evaluate",),
+        (INSTANCES, "annotations[0].area is 1000", "expected a number up to 1e300"),
+    ),
+    "an annotation id twice": (
+        lambda f: f.edit_instances(lambda c: c["annotations"].append(c["annotations"][0])),
+        EVERYWHERE,
+        (INSTANCES, "id 1 is there twice: expected once"),
+    ),
+    "iscrowd of text": (
+        first_annotation(iscrowd="x"),
+        EVERYWHERE,
+        (INSTANCES, 'annotations[0].iscrowd is "x": expected 0 or 1'),
+    ),
+    "a class named twice": (
+        category(1, name=CATEGORIES[0]["name"]),
+        EVERYWHERE,
+        (INSTANCES, "categories[1]: name", "is there twice"),
+    ),
+    "no images": (
+        lambda f: f.edit_instances(no_images),
+        EVERYWHERE,
+        (INSTANCES, "images is empty: expected one or more"),
+    ),
 }
 
 CASES = [
@@ -262,6 +375,23 @@ def test_fault_is_named(files, places, tell, task, spoil, place, words):
     spoil(files)
     told = tell(lambda: places[place](task))
     assert all(word in told for word in words), told
+
+
+@pytest.mark.parametrize("color", ["#b92d2d", [0, 0, 256], [0, 0], [0, 0, "1"], None, 7])
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+def test_other_colours_are_left_out(files, places, task, color):
+    category(color=color)(files)
+    places["train"](task)
+    assert MetadataCatalog.get(f"own_{task}_train").get("thing_colors") is None
+
+
+def test_ids_may_be_numbers_and_texts(files, places):
+    def rename(c):
+        for record, key in ((c["images"][0], "id"), (c["annotations"][0], "image_id")):
+            record[key] = "first"
+
+    files.edit_panoptic(rename)
+    assert [sample["image_id"] for sample in places["train"]("panoptic")] == [2, 3, "first"]
 
 
 @pytest.mark.parametrize("place", ["train", "evaluate"])

@@ -17,10 +17,10 @@ from detectron2.structures import BoxMode
 from proscale.data.datasets.registration import data_root, detectron2_metadata, register_builtin
 from proscale.data.formats.coco_format import Entries, load_coco_panoptic
 from proscale.data.formats.image_file import read_label_image, stored_size
-from proscale.data.formats.json_file import path_below
 from proscale.data.formats.run_lengths import encode_segments
 from proscale.data.formats.semantic_folders import load_semantic_folders
 from proscale.errors import MissingFileError
+from proscale.utils.untrusted import inside
 
 IMAGE_SUFFIX = "_leftImg8bit.png"
 INSTANCES_SUFFIX = "_gtFine_instanceIds.png"
@@ -86,8 +86,8 @@ def load_cityscapes_panoptic(metadata: Mapping[str, Any]) -> Entries:
         where = f"{metadata['panoptic_json']}: the path of image {image_id}"
         # Images lie in a folder for each city, which the id begins with.
         path = f"{image_id.split('_')[0]}/{image_id}"
-        entry["file_name"] = path_below(metadata["image_root"], path + IMAGE_SUFFIX, where)
-        entry["sem_seg_file_name"] = path_below(metadata["gt_dir"], path + LABELS_SUFFIX, where)
+        entry["file_name"] = inside(metadata["image_root"], path + IMAGE_SUFFIX, where)
+        entry["sem_seg_file_name"] = inside(metadata["gt_dir"], path + LABELS_SUFFIX, where)
         if not Path(entry["sem_seg_file_name"]).is_file():
             raise MissingFileError(f"there is no {entry['sem_seg_file_name']}")
     return entries

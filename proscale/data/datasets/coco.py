@@ -18,9 +18,9 @@ from proscale.data.datasets.registration import (
     semantic_metadata,
 )
 from proscale.data.formats.coco_format import load_coco_panoptic
-from proscale.data.formats.json_file import path_below
 from proscale.data.formats.semantic_folders import load_semantic_folders
 from proscale.errors import DataError, MissingFileError
+from proscale.utils.untrusted import inside
 
 # Photographs of 640×480 pixels with few and large segments, things and stuff, and without crowds:
 # a small enough task for a model to overfit on a CPU.
@@ -86,7 +86,7 @@ def guard(name: str) -> None:
                 for entry in entries:
                     file = os.path.relpath(entry[key], metadata[root])
                     where = f"{path}: {key} of image {entry['image_id']}"
-                    path_below(metadata[root], file, where)
+                    inside(metadata[root], file, where)
         return entries
 
     register_builtin(name, load, MetadataCatalog.get(name))

@@ -148,8 +148,7 @@ def panoptic_metadata(
     }
     if instances_json is not None:
         metadata["json_file"] = str(instances_json)
-    if all("color" in category for category in ordered):
-        colors = [list(category["color"]) for category in ordered]
+    if colors := _colors(ordered):
         metadata |= {"thing_colors": colors, "stuff_colors": colors}
     return metadata
 
@@ -169,9 +168,22 @@ def instance_metadata(
         "thing_classes": [category["name"] for category in ordered],
         "thing_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(ordered)},
     }
-    if all("color" in category for category in ordered):
-        metadata["thing_colors"] = [list(category["color"]) for category in ordered]
+    if colors := _colors(ordered):
+        metadata["thing_colors"] = colors
     return metadata
+
+
+def _colors(categories: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """The categories' colours; none where one has none, or in another form than [R, G, B]."""
+    colors = [category.get("color") for category in categories]
+    # Some annotation tools write "#b92d2d".
+    are_rgb = all(
+        isinstance(color, (list, tuple))
+        and len(color) == 3
+        and all(type(value) is int and 0 <= value <= 255 for value in color)
+        for color in colors
+    )
+    return [list(color) for color in colors if color] if are_rgb else []
 
 
 def semantic_metadata(

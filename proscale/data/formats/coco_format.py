@@ -6,40 +6,62 @@ file that is not of the format raises a DataError; parts that do not fit togethe
 :mod:`proscale.data.formats.problems`. COCO's own description: https://cocodataset.org/#format-data.
 """
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from detectron2.structures import BoxMode
 
-from proscale.data.formats.image_file import check_size
-from proscale.data.formats.json_file import Keys, check_lists, check_records, path_below, read_json
+from proscale.data.formats.image_file import MAX_ID, check_size
+from proscale.data.formats.json_file import (
+    ID,
+    INTEGER,
+    LIST,
+    TEXT,
+    Keys,
+    Kind,
+    check_lists,
+    check_records,
+    read_json,
+)
 from proscale.data.formats.problems import Problem, Reporter, first_few, raise_first
 from proscale.errors import DataError
+from proscale.utils.untrusted import AnyPath, inside, is_name
 
-_ID = (int, str)
+_NAME = Kind("a text without control characters", is_name)
+# Some programs write numbers with a decimal point.
+_FLAG = Kind("0 or 1", lambda v: isinstance(v, (int, float)) and v in (0, 1))
+# Id 0 is void.
+_SEGMENT_ID = Kind(f"an integer of 1 to {MAX_ID}", lambda v: type(v) is int and 1 <= v <= MAX_ID)
+_CROWD: Keys = {"iscrowd": replace(_FLAG, is_needed=False)}
 
-IMAGES: Keys = {"id": _ID, "file_name": (str,), "height": (int,), "width": (int,)}
-PANOPTIC_ANNOTATIONS: Keys = {"image_id": _ID, "file_name": (str,), "segments_info": (list,)}
-SEGMENTS: Keys = {"id": (int,), "category_id": (int,)}
-INSTANCE_ANNOTATIONS: Keys = {"id": _ID, "image_id": _ID, "category_id": (int,)}
-INSTANCE_CATEGORIES: Keys = {"id": (int,), "name": (str,)}
-PANOPTIC_CATEGORIES: Keys = {**INSTANCE_CATEGORIES, "isthing": (int, bool)}
+IMAGES: Keys = {"id": ID, "file_name": TEXT, "height": INTEGER, "width": INTEGER}
+PANOPTIC_ANNOTATIONS: Keys = {"image_id": ID, "file_name": TEXT, "segments_info": LIST}
+SEGMENTS: Keys = {"id": _SEGMENT_ID, "category_id": INTEGER, **_CROWD}
+INSTANCE_ANNOTATIONS: Keys = {"id": ID, "image_id": ID, "category_id": INTEGER, **_CROWD}
+INSTANCE_CATEGORIES: Keys = {"id": INTEGER, "name": _NAME}
+PANOPTIC_CATEGORIES: Keys = {**INSTANCE_CATEGORIES, "isthing": _FLAG}
 
-AnyPath = str | os.PathLike[str]
 Entries = list[dict[str, Any]]
 
 
 def read_categories(path: AnyPath, keys: Keys) -> list[dict[str, Any]]:
-    """The ``categories`` of an annotation file, of which there is one or more, each id once."""
-    content = read_json(path)
-    check_lists(content, {"categories": keys}, path)
-    categories = content["categories"]
+    """The ``categories`` of an annotation file, of which there is one or more, each once."""
+    categories = check_categories(read_json(path), path, keys)
     if not categories:
         raise DataError(f"{path}: categories is empty: expected one or more")
-    _check_unique((c["id"] for c in categories), path, "categories", "id", raise_first)
     return categories
+
+
+def check_categories(content: Mapping[str, Any], path: AnyPath, keys: Keys) -> list[dict[str, Any]]:
+    """The ``categories`` of a file; a DataError if an id or a name is there twice."""
+    check_lists(content, {"categories": keys}, path)
+    # Results are listed by name.
+    for key in ("id", "name"):
+        values = (category[key] for category in content["categories"])
+        _check_unique(values, path, "categories", key, raise_first)
+    return content["categories"]
 
 
 def check_panoptic_annotations(
@@ -50,8 +72,11 @@ def check_panoptic_annotations(
     annotations = content["annotations"]
     _check_unique((a["image_id"] for a in annotations), path, "annotations", "image_id", report)
     for place, annotation in enumerate(annotations):
-        where = f"{path}: annotations[{place}].segments_info"
-        check_records(annotation["segments_info"], SEGMENTS, where)
+        name = f"annotations[{place}].segments_info"
+        segments = annotation["segments_info"]
+        check_records(segments, SEGMENTS, f"{path}: {name}")
+        ids = (segment["id"] for segment in segments)
+        _check_unique(ids, path, name, "id", report, "segment-repeated")
 
 
 def check_instances(
@@ -64,6 +89,8 @@ def check_instances(
 ) -> None:
     """Check ``images`` and ``annotations`` of an instance file, which need these keys."""
     check_lists(content, {"annotations": annotations}, path)
+    ids = (annotation["id"] for annotation in content["annotations"])
+    _check_unique(ids, path, "annotations", "id", report, "segment-repeated")
     _check_images(content, path, images, report)
 
 
@@ -83,13 +110,14 @@ def load_coco_panoptic(metadata: Mapping[str, Any], report: Reporter = raise_fir
     # Category ids have gaps; models count classes from 0.
     known = things | metadata["stuff_dataset_id_to_contiguous_id"]
     # The file lists images and annotations in different orders; image_id joins them.
-    images = {image["id"]: image for image in content["images"]}
+    images = _images_by_id(content, path, report)
     annotations = {a["image_id"]: a for a in content["annotations"] if a["image_id"] in images}
-    wanted = metadata.get("image_ids", sorted(images))
+    wanted = metadata.get("image_ids", in_order(images))
     missing = [image_id for image_id in wanted if image_id not in annotations]
     if missing:
-        # An image that is asked for by name must be there; others may be left without annotation.
-        kind = "annotation-file" if "image_ids" in metadata else "image-not-annotated"
+        # An image that is asked for by name must be there, or any; others may be left without.
+        is_error = "image_ids" in metadata or len(missing) == len(wanted)
+        kind = "annotation-file" if is_error else "image-not-annotated"
         count = f"{len(missing)} of {len(wanted)} images"
         report(Problem(kind, path, f"{count} have no annotation, ids {first_few(missing)}"))
     entries = []
@@ -140,14 +168,28 @@ def load_coco_instances(metadata: Mapping[str, Any], report: Reporter = raise_fi
         if "area" in annotation:
             entry["area"] = annotation["area"]
         by_image[annotation["image_id"]].append(entry)
-    images = {image["id"]: image for image in content["images"]}
+    images = _images_by_id(content, path, report)
     entries = []
-    for image_id, image in sorted(images.items()):
+    for image_id in in_order(images):
+        image = images[image_id]
         file = _file(metadata["image_root"], image, path, f"image {image_id}", report)
         if file:
             entry = {"file_name": file, "annotations": by_image[image_id], "image_id": image_id}
             entries.append(entry | {"height": image["height"], "width": image["width"]})
     return entries
+
+
+def _images_by_id(
+    content: Mapping[str, Any], path: str, report: Reporter
+) -> dict[int | str, dict[str, Any]]:
+    if not content["images"]:
+        report(Problem("annotation-file", path, "images is empty: expected one or more"))
+    return {image["id"]: image for image in content["images"]}
+
+
+def in_order(ids: Iterable[int | str]) -> list[int | str]:
+    """Numbers, then texts: a file may have both."""
+    return sorted(ids, key=lambda id_: (isinstance(id_, str), id_))
 
 
 def _contiguous_id(
@@ -164,7 +206,7 @@ def _file(
     root: str, record: Mapping[str, Any], path: str, what: str, report: Reporter
 ) -> str | None:
     try:
-        return path_below(root, record["file_name"], f"file_name of {what}")
+        return inside(root, record["file_name"], f"file_name of {what}")
     except DataError as error:
         report(Problem("path-outside", path, str(error)))
         return None
@@ -185,13 +227,19 @@ def _check_images(content: Mapping[str, Any], path: AnyPath, keys: Keys, report:
 
 
 def _check_unique(
-    values: Iterable[int | str], path: AnyPath, name: str, key: str, report: Reporter
+    values: Iterable[int | str],
+    path: AnyPath,
+    name: str,
+    key: str,
+    report: Reporter,
+    kind: str = "image-repeated",
 ) -> set[int | str]:
     """Report repeated values; returns all of them."""
     seen: set[int | str] = set()
     for place, value in enumerate(values):
         if value in seen:
             detail = f"{name}[{place}]: {key} {value!r} is there twice: expected once"
-            report(Problem("image-repeated", str(path), detail))
+            segment = value if kind == "segment-repeated" else None
+            report(Problem(kind, str(path), detail, segment))
         seen.add(value)
     return seen

@@ -11,10 +11,11 @@ import numpy as np
 from proscale.data.datasets.registration import detectron2_metadata
 from proscale.data.formats.coco_format import check_panoptic_annotations
 from proscale.data.formats.image_file import VOID, read_panoptic_png, relabel
-from proscale.data.formats.json_file import path_below, read_json
+from proscale.data.formats.json_file import read_json
 from proscale.data.formats.semantic_folders import IGNORE_LABEL
 from proscale.data.prepare.conversion import Tally, convert_images, write_png
 from proscale.errors import DataError, MissingFileError
+from proscale.utils.untrusted import inside
 
 SPLITS = ("train2017", "val2017")
 
@@ -74,5 +75,5 @@ def _prepare_split(
 
     # Names come from the file: none may lead out of its folder.
     where = f"{path}: file_name"
-    files = {Path(path_below(folder, name, where)): sources / name for name in categories}
+    files = {Path(inside(folder, name, where)): sources / name for name in categories}
     return convert_images(files, convert, folder=folder, workers=workers)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from proscale.data.formats.json_file import Keys, check_lists, read_json
+from proscale.data.formats.json_file import TEXT, Keys, check_lists, read_json
 from proscale.errors import MissingFileError
 from proscale.utils.whole_files import remove_partial, whole_file
 
@@ -94,7 +94,7 @@ def convert_to_coco(
     # Of an earlier run: the finished file, and the journal of an interrupted one.
     if target.is_file():
         content = read_json(target)
-        needed: dict[str, Keys] = {"images": {"id": (str,)}, "annotations": {"image_id": (str,)}}
+        needed: dict[str, Keys] = {"images": {"id": TEXT}, "annotations": {"image_id": TEXT}}
         check_lists(content, needed, target)
         known = {image["id"]: CocoPart(image, []) for image in content["images"]}
         for annotation in content["annotations"]:
