@@ -167,8 +167,10 @@ def _parse_block(block: Any, where: str) -> OwnDataset:
         raise ConfigError(f"{where} is {block!r}: expected a block with {', '.join(_COMMON_KEYS)}")
     _check_keys(block, (*_COMMON_KEYS, *_SEMANTIC_KEYS), where)
     name = _string(block, "NAME", where)
-    if not re.fullmatch(r"[\w-]+", name):
-        raise ConfigError(f"{where}.NAME is {name!r}: expected letters, digits, '_' and '-'")
+    # Results are in a folder of this name.
+    if not re.fullmatch(r"[\w-]{1,100}", name):
+        expected = "expected letters, digits, '_' and '-', at most 100"
+        raise ConfigError(f"{where}.NAME is {name!r}: {expected}")
     task = _string(block, "TASK", where)
     if task not in TASKS:
         raise ConfigError(f"{where}.TASK is {task!r}: expected {', '.join(TASKS)}")

@@ -181,8 +181,9 @@ def _rules(cfg: CfgNode) -> Iterator[tuple[bool, str, str]]:
     # A longer side would fill the memory; that of image_file's limit.
     for split in ("TRAIN", "TEST"):
         short, longest = cfg.INPUT[f"MIN_SIZE_{split}"], cfg.INPUT[f"MAX_SIZE_{split}"]
-        short = short if isinstance(short, int) else max(short, default=0)
-        fits = min(short, longest or short) <= 2**14
+        sides = [short] if isinstance(short, int) else short
+        yield len(sides) > 0, f"INPUT.MIN_SIZE_{split}", "sides in pixels, one or more"
+        fits = min(max(sides), longest or max(sides)) <= 2**14
         yield fits, f"INPUT.MIN_SIZE_{split}", "sides of at most 16384 pixels"
     jitter = cfg.INPUT.MIN_SCALE <= cfg.INPUT.MAX_SCALE <= 2**14 / cfg.INPUT.IMAGE_SIZE
     expected = (

@@ -91,9 +91,9 @@ def setup_cfg(
         content = load_config_file(config_file, bases_allowed=not saved)
         # Detectron2 would convert keys of version 1, whose names are not known here.
         if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
+            version, expected = printable(content["VERSION"]), f"expected {cfg.VERSION}, that of"
             raise ConfigError(
-                f"{config_file}: VERSION is {content['VERSION']}: expected {cfg.VERSION}, that of "
-                "Detectron2's current keys"
+                f"{config_file}: VERSION is {version}: {expected} Detectron2's current keys"
             )
         try:
             _merge_block(cfg, content, cfg, "")
@@ -349,10 +349,13 @@ def _choose_device(wanted: str) -> str:
             logger.warning("CUDA is not available: MODEL.DEVICE is cpu")
         return "cuda" if has_cuda else "cpu"
     try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise ConfigError(f"MODEL.DEVICE is {wanted!r}: expected cpu, cuda, cuda:N") from error
-    if device.type == "cuda" and not has_cuda:
+        kind = torch.device(wanted).type
+    except RuntimeError:
+        kind = "unknown"
+    # PyTorch knows more, such as meta, on which nothing is computed.
+    if kind not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"MODEL.DEVICE is {printable(wanted)!r}: expected cpu, cuda, cuda:N")
+    if kind == "cuda" and not has_cuda:
         lack = "but CUDA is not available; set MODEL.DEVICE cpu"
         raise ConfigError(f"MODEL.DEVICE is {wanted}, {lack}")
     return wanted

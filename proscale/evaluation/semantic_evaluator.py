@@ -184,13 +184,14 @@ class SemanticEvaluator(DatasetEvaluator):
             path = entry["sem_seg_file_name"]
             labels = read_label_image(PathManager.get_local_path(path)).astype(np.int64)
             # Before the check: the label may lie within the range of the classes or above it.
-            labels[labels == self._ignore_label] = IGNORE
-            if labels.max(initial=IGNORE) >= len(self._class_names):
+            is_ignored = labels == self._ignore_label
+            wrong = labels[~is_ignored & ((labels < 0) | (labels >= len(self._class_names)))]
+            if wrong.size:
                 raise DataError(
-                    f"{path}: it has class id {labels.max()}: expected 0 to "
+                    f"{path}: it has class id {wrong.max()}: expected 0 to "
                     f"{len(self._class_names) - 1} and {self._ignore_label} (unlabelled)"
                 )
-            return labels
+            return np.where(is_ignored, IGNORE, labels)
         if "pan_seg_file_name" in entry:
             path, segments = entry["pan_seg_file_name"], entry["segments_info"]
             ids = read_panoptic_png(PathManager.get_local_path(path))
