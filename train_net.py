@@ -30,6 +30,7 @@ from proscale.config import (
 from proscale.data.datasets.own import register_own_data
 from proscale.engine.distributed import check_processes, launch
 from proscale.engine.trainer import Trainer
+from proscale.errors import ConfigError
 from proscale.utils.malloc import disable_malloc_trim
 from proscale_cli import errors_in_one_sentence
 
@@ -73,14 +74,18 @@ def setup(args: argparse.Namespace) -> CfgNode:
         UserError: see the functions that are called.
     """
     check_processes(args)
-    if args.config_file:
-        # Detectron2 logs the file, too, and knows no names.
-        args.config_file = find_config(args.config_file)
+    if not args.config_file:
+        # Detectron2's defaults are those of a Faster R-CNN.
+        raise ConfigError(
+            "--config-file is missing: expected a file, or a name such as demo/proscale_r18_111"
+        )
+    # Detectron2 logs the file, too, and knows no names.
+    args.config_file = find_config(args.config_file)
     cfg = setup_cfg(args.config_file, args.opts)
     check_weights(cfg, resume=args.resume, required=args.eval_only)
     if not args.eval_only:
-        check_datasets(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
-    check_datasets(cfg.DATASETS.TEST, "DATASETS.TEST")
+        check_datasets(cfg.DATASETS.TRAIN, "DATASETS.TRAIN", required=True)
+    check_datasets(cfg.DATASETS.TEST, "DATASETS.TEST", required=args.eval_only)
     check_output_dir(cfg)
     return cfg
 

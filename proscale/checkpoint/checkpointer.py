@@ -17,6 +17,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.config import CfgNode
 from detectron2.utils import comm
+from detectron2.utils.file_io import Detectron2Handler
 from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import Tensor, nn
 
@@ -31,7 +32,7 @@ from proscale.checkpoint.files import (
 )
 from proscale.engine.sharding import whole
 from proscale.errors import CheckpointError, ConfigError, UserError, shown
-from proscale.utils.untrusted import inside, read_bounded
+from proscale.utils.untrusted import fetched, inside, read_bounded
 
 LAST_CHECKPOINT = "last_checkpoint"
 """In the folder of the checkpoints: the file that names the one to resume from."""
@@ -346,7 +347,7 @@ def describe_class_layer(mismatches: Sequence[Mismatch]) -> str:
 
 
 def check_weights(cfg: CfgNode, *, resume: bool, required: bool) -> None:
-    """Make sure that there are weights to start from.
+    """Make sure that there are weights to start from, on this machine.
 
     Args:
         cfg: its ``MODEL.WEIGHTS`` and ``OUTPUT_DIR``.
@@ -354,7 +355,8 @@ def check_weights(cfg: CfgNode, *, resume: bool, required: bool) -> None:
         required: whether random weights are of no use, as for an evaluation.
 
     Raises:
-        ConfigError: ``MODEL.WEIGHTS`` is no file, or empty although required.
+        ConfigError: ``MODEL.WEIGHTS`` is no file, an address that cannot be fetched, or empty
+            although required.
     """
     if resume and Path(cfg.OUTPUT_DIR, LAST_CHECKPOINT).is_file():
         return
@@ -365,8 +367,19 @@ def check_weights(cfg: CfgNode, *, resume: bool, required: bool) -> None:
         logging.getLogger(__name__).warning(message, cfg.OUTPUT_DIR, weights)
     if required and not weights:
         raise ConfigError("MODEL.WEIGHTS is empty: expected a checkpoint file to evaluate")
-    # Other schemes (detectron2://, https://) are Detectron2's to resolve.
-    if weights and "://" not in weights and not Path(weights).expanduser().is_file():
+    if "://" in weights:
+        # Now, because it fails where there is no network, and takes time where there is.
+        try:
+            fetched(weights, raises=ConfigError)
+        except ConfigError as error:
+            zoo = Detectron2Handler
+            source = weights.replace(zoo.PREFIX, zoo.S3_DETECTRON2_PREFIX, 1)
+            hint = "" if required else '; MODEL.WEIGHTS "" starts from random weights'
+            raise ConfigError(
+                f"MODEL.WEIGHTS is {error}: expected a network, or the name of a file that was "
+                f"downloaded from {source}{hint}"
+            ) from error
+    elif weights and not Path(weights).is_file():
         raise ConfigError(f"MODEL.WEIGHTS: there is no file {weights}")
 
 

@@ -264,16 +264,18 @@ def keys_set_by_user(config_file: str, overrides: Sequence[str] = ()) -> set[str
     return keys | in_file | in_base if KEY in in_file | in_base else keys
 
 
-def check_datasets(names: Iterable[str], where: str = "") -> None:
+def check_datasets(names: Sequence[str], where: str = "", *, required: bool = False) -> None:
     """Make sure that data sets are registered; ``where`` is the key that has them.
 
     Raises:
-        ConfigError: one is not; names the nearest that are.
+        ConfigError: one is not; names the nearest that are. Or there is none although ``required``.
     """
+    if required and not names:
+        raise ConfigError(f"{where} is {quoted(names)}: expected one data set or more")
     known = DatasetCatalog.list()
     for name in names:
         if name not in known:
-            place, nearest = f"{where}: " * bool(where), nearest_names(name, known)
+            place, nearest = f"{where}: " * bool(where), nearest_names(str(name), known)
             raise ConfigError(f"{place}there is no data set {name}; nearest are {nearest}")
 
 

@@ -51,7 +51,7 @@ class Predictor:
     Args:
         config: a YAML file, or a configuration as ``proscale.config.setup_cfg`` returns it, which
             is not changed. Names and colours of classes are those of its first ``DATASETS.TEST``.
-        weights: checkpoint file; empty takes ``MODEL.WEIGHTS``.
+        weights: checkpoint file; None or an empty text takes ``MODEL.WEIGHTS``.
         task: one of ``TASKS`` that the model gives; None takes the first.
         score_threshold: panoptic segments and instances scored below it are left out, in [0, 1].
             (Panoptic ones have passed ``MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD`` already.)
@@ -71,7 +71,7 @@ class Predictor:
     def __init__(
         self,
         config: str | os.PathLike[str] | CfgNode,
-        weights: str | os.PathLike[str] = "",
+        weights: str | os.PathLike[str] | None = None,
         *,
         task: str | None = None,
         score_threshold: float = 0.0,
@@ -81,7 +81,7 @@ class Predictor:
         cfg = config.clone() if isinstance(config, CfgNode) else setup_cfg(os.fspath(config))
         cfg.defrost()
         # Mistakes are found before the model is built.
-        cfg.MODEL.WEIGHTS = os.fspath(weights) or cfg.MODEL.WEIGHTS
+        cfg.MODEL.WEIGHTS = os.fspath(weights or cfg.MODEL.WEIGHTS)
         check_weights(cfg, resume=False, required=True)
         self.task = choose_task(cfg, task)
         self.score_threshold = score_threshold

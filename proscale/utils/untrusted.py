@@ -4,6 +4,7 @@ Everything that a data set, a checkpoint or a run folder brings along is read th
 checked by it first. Links are followed: data managers make one for every image.
 """
 
+import logging
 import os
 import re
 import stat
@@ -93,6 +94,8 @@ def fetched(address: str, *, raises: type[UserError]) -> str:
     Raises:
         UserError: ``raises``: it cannot be fetched.
     """
+    # Its reason is in the error.
+    logging.getLogger("iopath.common.download").setLevel(logging.CRITICAL)
     try:
         return PathManager.get_local_path(address)
     # HTTPException, ValueError: what is no address of the web.

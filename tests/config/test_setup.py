@@ -2,6 +2,7 @@ import logging
 
 import pytest
 import torch
+from detectron2.utils.file_io import PathManager
 
 from proscale.checkpoint import check_weights
 from proscale.config import setup_cfg
@@ -115,7 +116,9 @@ def test_missing_file_is_named():
         setup_cfg("nowhere.yaml")
 
 
-def test_weights_must_exist(tmp_path):
+def test_weights_must_exist(tmp_path, monkeypatch):
+    monkeypatch.setattr(PathManager, "get_local_path", lambda address: f"{tmp_path}/cache/R-50.pkl")
+
     def cfg(weights):
         return setup_cfg("", [*CPU, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path)])
 

@@ -518,10 +518,35 @@ STARTS = {
         "MODEL.WEIGHTS: there is no file {folder}",
     ),
     "unknown data set": (
-        lambda cfg: check_datasets(cfg.DATASETS.TRAIN, "DATASETS.TRAIN"),
+        lambda cfg: check_datasets(cfg.DATASETS.TRAIN, "DATASETS.TRAIN", required=True),
         ("DATASETS.TRAIN", "('coco_2017_train_panoptik',)"),
         "DATASETS.TRAIN: there is no data set coco_2017_train_panoptik; nearest are "
         "coco_2017_train_panoptic",
+    ),
+    "a number as data set": (
+        lambda cfg: check_datasets(cfg.DATASETS.TEST, "DATASETS.TEST"),
+        ("DATASETS.TEST", "(3,)"),
+        "DATASETS.TEST: there is no data set 3; nearest are ",
+    ),
+    "no data set": (
+        lambda cfg: check_datasets(cfg.DATASETS.TRAIN, "DATASETS.TRAIN", required=True),
+        ("DATASETS.TRAIN", "()"),
+        "DATASETS.TRAIN is (): expected one data set or more",
+    ),
+    "weights that no network leads to": (
+        lambda cfg: check_weights(cfg, resume=False, required=False),
+        ("MODEL.WEIGHTS", "detectron2://ImageNetPretrained/torchvision/R-50.pkl"),
+        "MODEL.WEIGHTS is detectron2://ImageNetPretrained/torchvision/R-50.pkl: cannot be fetched: "
+        "<urlopen error no network>: expected a network, or the name of a file that was downloaded "
+        "from https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/torchvision/R-50.pkl; "
+        'MODEL.WEIGHTS "" starts from random weights',
+    ),
+    "weights to evaluate that no network leads to": (
+        lambda cfg: check_weights(cfg, resume=False, required=True),
+        ("MODEL.WEIGHTS", "https://localhost/model.pth"),
+        "MODEL.WEIGHTS is https://localhost/model.pth: cannot be fetched: <urlopen error no "
+        "network>: expected a network, or the name of a file that was downloaded from "
+        "https://localhost/model.pth",
     ),
     "output in a file": (
         check_output_dir,
@@ -568,15 +593,34 @@ def test_output_folder_is_made(tmp_path):
     assert list((tmp_path / "new" / "output").iterdir()) == []
 
 
-def test_train_net_ends_with_one_line(tmp_path, monkeypatch):
+# What follows --config-file, and how train_net.py ends.
+TRAININGS = {
+    "misspelt key": (
+        ["{folder}/config.yaml", "SOLVER.MAX_ITR", "3"],
+        "there is no config key SOLVER.MAX_ITR; nearest are SOLVER.MAX_ITER",
+    ),
+    "no configuration": ([""], "--config-file is missing: expected a file, or a name such as "),
+    "no data set": (
+        ["{folder}/config.yaml"],
+        "DATASETS.TRAIN is (): expected one data set or more",
+    ),
+    "weights that no network leads to": (
+        ["coco/panoptic/proscale_r50_333", *CPU],
+        "MODEL.WEIGHTS is detectron2://ImageNetPretrained/torchvision/R-50.pkl: cannot be fetched",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", TRAININGS)
+def test_train_net_ends_with_one_line(fault, tmp_path, monkeypatch, capsys):
+    arguments, message = TRAININGS[fault]
     (tmp_path / "config.yaml").write_text("MODEL: {DEVICE: cpu}")
-    arguments = ["--config-file", str(tmp_path / "config.yaml"), "SOLVER.MAX_ITR", "3"]
-    monkeypatch.setattr(sys, "argv", [str(TRAIN_NET), *arguments])
+    arguments = [text.format(folder=tmp_path) for text in arguments]
+    monkeypatch.setattr(sys, "argv", [str(TRAIN_NET), "--config-file", *arguments])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(TRAIN_NET), run_name="__main__")
-    assert str(stop.value.code).startswith(
-        "train_net.py: there is no config key SOLVER.MAX_ITR; nearest are SOLVER.MAX_ITER"
-    )
+    assert str(stop.value.code).startswith(f"train_net.py: {message}")
+    assert not capsys.readouterr().out
 
 
 def test_commands_end_with_one_line():

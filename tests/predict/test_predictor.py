@@ -47,6 +47,14 @@ def files(pixels, tmp_path):
     return [str(path) for path in sorted(tmp_path.glob("*.[pj]*g"))]
 
 
+@pytest.mark.parametrize("weights", [None, ""])
+def test_weights_are_those_of_the_configuration(mask_cfg, random_weights, pixels, weights):
+    with pytest.raises(ConfigError, match=r"MODEL\.WEIGHTS is empty: expected a checkpoint file"):
+        proscale.Predictor(mask_cfg, weights)
+    mask_cfg.MODEL.WEIGHTS = str(random_weights(mask_cfg))
+    assert proscale.Predictor(mask_cfg, weights)(pixels()).id_map.any()
+
+
 def test_panoptic_equals_evaluation(mask_cfg, random_weights, files):
     weights = random_weights(mask_cfg)
     predictions = proscale.Predictor(mask_cfg, weights)(files)
