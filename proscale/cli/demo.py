@@ -28,6 +28,7 @@ from proscale.cost.shape_tracing import build_without_weights
 from proscale.data import build_mapper
 from proscale.data.datasets.shapes import DEFAULT_ROOT, generate
 from proscale.data.formats.image_file import read_panoptic_png
+from proscale.engine.output_dir import remove_training, writing_to
 from proscale.engine.trainer import Trainer
 from proscale.predict.drawing import draw_panoptic, side_by_side
 
@@ -45,11 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
-    # As train_net.py begins: configuration, log and seed.
-    start = time.monotonic()
-    output: Path = options.output
-    cfg = setup_cfg(options.config_file, [*options.opts, "OUTPUT_DIR", str(output)])
+    cfg = setup_cfg(options.config_file, [*options.opts, "OUTPUT_DIR", str(options.output)])
     check_output_dir(cfg)
+    with writing_to(cfg.OUTPUT_DIR):
+        _run(cfg, options.output)
+
+
+def _run(cfg: CfgNode, output: Path) -> None:
+    start = time.monotonic()
     # The terminal has the demo's own lines alone.
     handler = logging.FileHandler(output / "log.txt", mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
@@ -57,6 +61,8 @@ def run(options: argparse.Namespace) -> None:
         logger.setLevel(logging.INFO)
         logger.propagate = False
         logger.addHandler(handler)
+    # An earlier demo is there to be repeated.
+    remove_training(cfg.OUTPUT_DIR)
     (output / "config.yaml").write_text(without_trust(cfg).dump())
     logging.getLogger("proscale").info("Environment info:\n%s", collect_env_info())
     seed_all_rng(cfg.SEED)

@@ -13,7 +13,6 @@ import time
 import weakref
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -35,6 +34,7 @@ from proscale.data import build_mapper
 from proscale.data.training_loader import TrainingLoader, build_training_loader
 from proscale.engine.distributed import all_reduce_max
 from proscale.engine.optimizer import build_optimizer, full_model_clip_norm
+from proscale.engine.output_dir import writing_to
 from proscale.engine.recorded_step import record_fault
 from proscale.engine.sharding import divide_loaded_state, gathered, shard
 from proscale.engine.train_loop import TrainLoop, resolve_amp_dtype
@@ -43,7 +43,6 @@ from proscale.evaluation import build_evaluator
 from proscale.evaluation.results import write_results
 from proscale.modeling import with_sliding_window
 from proscale.modeling.test_time_augmentation import with_test_time_augmentation
-from proscale.utils.whole_files import PARTIAL_FILES
 
 logger = logging.getLogger(__name__)
 
@@ -261,19 +260,16 @@ class Trainer(DefaultTrainer):
         """Train from where ``resume_or_load`` left off, and evaluate; see Detectron2.
 
         Raises:
+            ConfigError: see :func:`~proscale.engine.output_dir.writing_to`.
             TrainingFault: see ``TrainLoop.run_step``.
             SystemExit: SIGTERM or SIGINT came; the step was finished, and a checkpoint saved.
         """
-        left_over = sorted(Path(self.cfg.OUTPUT_DIR).glob(PARTIAL_FILES))
-        for path in left_over if comm.is_main_process() else []:
-            path.unlink()
-            logger.warning("Removed %s, which was never completed", path.name)
         self._trainer.seed = self.seed
         loader = self._trainer.data_loader
         # A subclass may bring its own loader.
         if isinstance(loader, TrainingLoader):
             loader.seed, loader.first_iteration = self.seed, self.start_iter
-        with self._stop_request:
+        with writing_to(self.cfg.OUTPUT_DIR), self._stop_request:
             return super().train()
 
     def after_train(self) -> None:

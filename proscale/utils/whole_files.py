@@ -6,6 +6,7 @@ old content or the new, also after a crash.
 
 import errno
 import os
+import re
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -15,9 +16,8 @@ from pathlib import Path
 from proscale.errors import ConfigError, OutputError, UserError, printable
 from proscale.utils.untrusted import os_error
 
-_PARTIAL = ".partial"
-PARTIAL_FILES = f".*{_PARTIAL}*"
-"""Pattern of the files that are not complete."""
+# Name, process, and the suffix again.
+_PARTIAL = re.compile(r"\..+\.(\d+)\.partial(\.[^.]+)?")
 
 _TRIED = bytes(2**16)  # less room than this is none
 _NAME_BYTES = 200  # of the 255 that file systems take, with room for what is put around a name
@@ -127,20 +127,42 @@ def _is_stream(path: Path) -> bool:
 
 
 def partial_path(path: Path) -> Path:
-    """The file that :func:`whole_file` gives for ``path``."""
+    """The file that :func:`whole_file` gives for ``path`` in this process."""
     name = path.name
     # A name that is as long as the file system allows has to become shorter, and stay its own.
     if len(encoded := os.fsencode(name)) > _NAME_BYTES:
         name = f"{os.fsdecode(encoded[: _NAME_BYTES - 8])}{zlib.crc32(encoded):08x}"
-    return path.with_name(f".{name}{_PARTIAL}{path.suffix}")
+    return path.with_name(f".{name}.{os.getpid()}.partial{path.suffix}")
 
 
-def remove_partial(folder: Path) -> list[str]:
-    """Remove the files that died processes have left incomplete in ``folder``; returns names."""
-    left_over = sorted(folder.glob(PARTIAL_FILES))
-    for path in left_over:
-        path.unlink()
-    return [path.name for path in left_over]
+def remove_partial(folder: Path, *, is_locked: bool = False) -> list[str]:
+    """Remove the files that died processes have left incomplete in ``folder``; returns names.
+
+    Args:
+        folder: its other files are left alone.
+        is_locked: whether no other process may be writing to it. Otherwise those of processes of
+            this machine that are alive stay.
+    """
+    left_over = []
+    for path in sorted(folder.glob(".*.partial*")):
+        found = _PARTIAL.fullmatch(path.name)
+        if found and (is_locked or not _is_other_process(int(found[1]))):
+            path.unlink(missing_ok=True)
+            left_over.append(path.name)
+    return left_over
+
+
+def _is_other_process(number: int) -> bool:
+    # A process of this number that died may have been an earlier one's: containers begin at 1.
+    if number == os.getpid():
+        return False
+    try:
+        os.kill(number, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def _sync(path: Path) -> None:

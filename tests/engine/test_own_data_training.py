@@ -46,7 +46,7 @@ def test_every_process_registers_the_data(train_net, own_block, tmp_path, monkey
     monkeypatch.setattr(train_net, "Trainer", StandIn)
     monkeypatch.setattr(train_net, "default_setup", lambda cfg, args: None)
     monkeypatch.setattr(train_net, "setup_logger", lambda *_, **__: None)
-    train_net.main(Namespace(eval_only=False, resume=False), cfg)
+    train_net.main(Namespace(eval_only=False, resume=False, overwrite=False), cfg)
     assert len(trained_on) == 3
 
 

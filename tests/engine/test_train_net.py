@@ -29,8 +29,7 @@ def run(train_net, toy_trainer, toy_cfg, tmp_path):
     config.write_text(yaml.safe_dump(yaml.safe_load(toy_cfg().dump())))
 
     def run(*arguments: str) -> None:
-        parser = train_net.default_argument_parser()
-        args = parser.parse_args(["--config-file", str(config), *arguments])
+        args = train_net.argument_parser().parse_args(["--config-file", str(config), *arguments])
         train_net.main(args, train_net.setup(args))
 
     return run
@@ -57,6 +56,23 @@ def test_resume_continues_after_the_last_checkpoint(run, tmp_path):
         float(state["step"]) for state in last["trainer"]["_trainer"]["optimizer"]["state"].values()
     }
     assert steps == {5.0}
+
+
+def test_used_folder_is_left_alone_unless_overwriting_is_asked_for(run, tmp_path):
+    output = tmp_path / "output"
+    run("SOLVER.MAX_ITER", "5")
+    before = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+    with pytest.raises(ConfigError, match=r"has last_checkpoint of a training: expected --resume"):
+        run("SOLVER.MAX_ITER", "2")
+    assert before == {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+    # The weights may be those of the training that is removed.
+    run("--overwrite", "SOLVER.MAX_ITER", "2", "MODEL.WEIGHTS", str(output / "model_final.pth"))
+    assert [path.name for path in output.glob("*.pth")] == ["model_final.pth"]
+    iterations = [json.loads(line)["iteration"] for line in (output / "metrics.json").open()]
+    assert max(iterations) == 2  # the evaluation's
+    for flag in ("--resume", "--eval-only"):
+        with pytest.raises(ConfigError, match="--overwrite removes a training"):
+            run("--overwrite", flag)
 
 
 def test_evaluation_needs_weights(run):

@@ -51,3 +51,20 @@ def test_content_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch)
     with whole_file(tmp_path / "file", durable=True) as path:
         path.write_bytes(b"content")
     assert order == ["sync", "replace", "sync"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mine.partial", ".mine.partial", ".model.pth.partial.pth", ".a.12x.partial", ".12.partial"],
+)
+def test_files_of_others_stay(tmp_path, name):
+    (tmp_path / name).touch()
+    assert remove_partial(tmp_path, is_locked=True) == []
+    assert (tmp_path / name).exists()
+
+
+def test_files_of_living_processes_stay_unless_the_folder_is_locked(tmp_path):
+    left = tmp_path / f".model.pth.{os.getppid()}.partial.pth"
+    left.touch()
+    assert remove_partial(tmp_path) == []
+    assert remove_partial(tmp_path, is_locked=True) == [left.name]
