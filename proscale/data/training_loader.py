@@ -33,6 +33,10 @@ from proscale.utils.random_state import Purpose, seed_generators
 # From an entry of a data set to a training sample.
 Mapper = Callable[[dict], dict]
 
+_JOB_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# In PyTorch's messages about a worker that died, and about an error in one that did not.
+_DEAD_WORKER, _ORIGINAL = "DataLoader worker", "Original Traceback"
+
 _SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
 
 
@@ -73,7 +77,7 @@ class TrainingLoader:
         """
         Raises:
             DataError: an image whose shape must be known cannot be read; and see the mapper.
-            RuntimeError: a worker was killed.
+            RuntimeError: a worker was killed; see :func:`find_dead_worker`.
         """
         # Workers ignore signals, see below: they are ended when the process ends.
         if self.num_workers:
@@ -87,11 +91,19 @@ class TrainingLoader:
             worker_init_fn=_leave_signals_to_main_process,
             generator=torch.Generator(),  # PyTorch draws from it, to no effect here
         )
+        # A worker that has not yet left them to the main process would die of a job's signals.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS)
         try:
-            yield from loader
-        except ConnectionError as error:
+            batches = iter(loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            yield from batches
+        except (ConnectionError, EOFError) as error:
             # PyTorch notices a worker that dies, but not while it hands a batch over.
-            raise RuntimeError("DataLoader worker is killed, perhaps for want of memory") from error
+            if not self.num_workers or _ORIGINAL in str(error):
+                raise
+            raise RuntimeError(f"{_DEAD_WORKER} is killed") from error
 
     def _batches(self) -> Iterator[list[Place]]:
         rank, world_size = comm.get_rank(), comm.get_world_size()
@@ -194,10 +206,27 @@ def _choose_sampler(cfg: CfgNode, entries: Collection[dict]) -> Callable[[int], 
     return lambda seed: RepeatFactorTrainingSampler(factors, seed=seed)
 
 
+def find_dead_worker(error: BaseException | None) -> str:
+    """The sentence for an error that is about a data loader's worker that died; empty for others.
+
+    PyTorch raises it in the main process at any moment.
+    """
+    if not isinstance(error, RuntimeError) or _DEAD_WORKER not in str(error):
+        return ""
+    # The error behind it has the process and its signal.
+    text = str(error.__cause__ if _DEAD_WORKER in str(error.__cause__) else error)
+    return (
+        f"{text.splitlines()[0].rstrip(' .')}: perhaps for want of memory: expected fewer "
+        "DATALOADER.NUM_WORKERS, smaller images (INPUT) or more memory, in containers also "
+        "for /dev/shm"
+    )
+
+
 def _leave_signals_to_main_process(worker: int) -> None:
     # A job that is stopped may signal all its processes; workers end when the main process does.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _JOB_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _JOB_SIGNALS)
 
 
 def _end_workers() -> None:

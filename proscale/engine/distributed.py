@@ -47,6 +47,17 @@ def check_processes(args: Namespace, environment: Mapping[str, str] = os.environ
             f"--num-gpus is {args.num_gpus} and --num-machines {args.num_machines}: expected 1 "
             "under torchrun, which has --nproc_per_node and --nnodes"
         )
+    for flag, number in (("num-gpus", args.num_gpus), ("num-machines", args.num_machines)):
+        if number < 1:
+            raise ConfigError(
+                f"--{flag} is {number}: expected 1 or more, also for a process on the CPU, where "
+                "MODEL.DEVICE is cpu"
+            )
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise ConfigError(
+            f"--machine-rank is {args.machine_rank}: expected 0 to {args.num_machines - 1}, below "
+            "--num-machines"
+        )
     # A restarted attempt has the same command line.
     restarts = int(environment.get("TORCHELASTIC_MAX_RESTARTS", 0))
     if by_torchrun and restarts and not (args.resume or args.eval_only):

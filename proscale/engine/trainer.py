@@ -11,11 +11,13 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 from typing import Any
 
+import detectron2.engine.train_loop
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
@@ -31,14 +33,19 @@ from torch.optim.lr_scheduler import LRScheduler
 from proscale.checkpoint import Checkpointer
 from proscale.config.schema import check_values
 from proscale.data import build_mapper
-from proscale.data.training_loader import TrainingLoader, build_training_loader
+from proscale.data.training_loader import (
+    TrainingLoader,
+    build_training_loader,
+    find_dead_worker,
+)
 from proscale.engine.distributed import all_reduce_max
 from proscale.engine.optimizer import build_optimizer, full_model_clip_norm
 from proscale.engine.output_dir import writing_to
 from proscale.engine.recorded_step import record_fault
+from proscale.engine.resuming import check_optimizer, compare_settings, training_settings
 from proscale.engine.sharding import divide_loaded_state, gathered, shard
 from proscale.engine.train_loop import TrainLoop, resolve_amp_dtype
-from proscale.errors import CheckpointError, ConfigError, UserError, one_sentence
+from proscale.errors import CheckpointError, ConfigError, ProcessFailed, UserError, one_sentence
 from proscale.evaluation import build_evaluator
 from proscale.evaluation.results import write_results
 from proscale.modeling import with_sliding_window
@@ -204,7 +211,7 @@ class Trainer(DefaultTrainer):
             {task: {metric: value}} for one data set, {data set: {task: {metric: value}}} for
             several; empty on ranks other than 0.
         """
-        with gathered(model):
+        with gathered(model), _dead_workers_told():
             results = super().test(cfg, with_sliding_window(cfg, model), evaluators)
         if comm.is_main_process() and results:
             names = cfg.DATASETS.TEST
@@ -233,7 +240,7 @@ class Trainer(DefaultTrainer):
             for name in cfg.DATASETS.TEST
         ]
         wrapped = with_test_time_augmentation(cfg, with_sliding_window(cfg, model))
-        with gathered(model):
+        with gathered(model), _dead_workers_told():
             results = super().test(original_size, wrapped, evaluators)
         results = {f"{key}_TTA": metrics for key, metrics in (results or {}).items()}
         if results:
@@ -262,6 +269,7 @@ class Trainer(DefaultTrainer):
         Raises:
             ConfigError: see :func:`~proscale.engine.output_dir.writing_to`.
             TrainingFault: see ``TrainLoop.run_step``.
+            ProcessFailed: a worker of the data loader died.
             SystemExit: SIGTERM or SIGINT came; the step was finished, and a checkpoint saved.
         """
         self._trainer.seed = self.seed
@@ -269,8 +277,15 @@ class Trainer(DefaultTrainer):
         # A subclass may bring its own loader.
         if isinstance(loader, TrainingLoader):
             loader.seed, loader.first_iteration = self.seed, self.start_iter
-        with writing_to(self.cfg.OUTPUT_DIR), self._stop_request:
-            return super().train()
+        with writing_to(self.cfg.OUTPUT_DIR), self._stop_request, _told_once():
+            try:
+                with _dead_workers_told():
+                    return super().train()
+            except ProcessFailed as error:
+                # A signal to all processes of a job may reach a worker before it is left alone.
+                if number := self._stop_request.received:
+                    raise SystemExit(128 + number) from error
+                raise
 
     def after_train(self) -> None:
         if self.iter < self.max_iter:
@@ -280,14 +295,19 @@ class Trainer(DefaultTrainer):
 
     def state_dict(self) -> dict:
         """Everything but the parameters that resuming needs."""
-        own = {"_trainer": self._trainer.state_dict(), "seed": self.seed}
-        return {**TrainerBase.state_dict(self), **own}
+        return {
+            **TrainerBase.state_dict(self),
+            "_trainer": self._trainer.state_dict(),
+            "seed": self.seed,
+            "settings": training_settings(self.cfg),
+        }
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Restore ``state_dict``.
 
         Raises:
             CheckpointError: it holds no optimiser state, as files of Detectron2 0.6's trainer.
+            UserError: see :mod:`proscale.engine.resuming`.
         """
         if "_trainer" not in state_dict:
             raise CheckpointError(
@@ -295,6 +315,8 @@ class Trainer(DefaultTrainer):
                 "to resume from; to start from its weights, leave --resume out and give the file "
                 "as MODEL.WEIGHTS"
             )
+        compare_settings(self.cfg, state_dict.get("settings", {}), state_dict["iteration"])
+        check_optimizer(self.optimizer, state_dict["_trainer"]["optimizer"]["param_groups"])
         # The schedule's settings follow from the configuration, its progress from the checkpoint.
         states = dict(state_dict.get("hooks", {}))
         schedule = states.get("LRScheduler", {})
@@ -310,6 +332,39 @@ class Trainer(DefaultTrainer):
                 f"SEED is {self.seed}, but the checkpoint is of a run with {seed}: the order of "
                 "images and all that is random will not be what that run would have had"
             )
+
+
+@contextmanager
+def _dead_workers_told() -> Iterator[None]:
+    """Within it a worker of a data loader that dies is a ProcessFailed."""
+    try:
+        yield
+    except RuntimeError as error:
+        if sentence := find_dead_worker(error):
+            raise ProcessFailed(sentence) from error
+        raise
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """Within it Detectron2 logs one sentence of an error that the program ends with, and the
+    traceback of others alone."""
+
+    def shorten(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        sentence = find_dead_worker(error)
+        if isinstance(error, UserError):
+            sentence = one_sentence(error)
+        if sentence:
+            record.msg, record.args, record.exc_info = sentence, (), None
+        return True
+
+    source = logging.getLogger(detectron2.engine.train_loop.__name__)
+    source.addFilter(shorten)
+    try:
+        yield
+    finally:
+        source.removeFilter(shorten)
 
 
 class StopRequest:

@@ -22,7 +22,11 @@ def root_cause(output: str) -> str:
         ("kill", 0, r"exitcode  : -9 .*\n(.*\n)*.*Signal 9 \(SIGKILL\)"),
         pytest.param("raise", 0, "KeyError: 'the reason of process 1'", marks=pytest.mark.slow),
         pytest.param(
-            *("kill loader worker", 1, r"RuntimeError: DataLoader worker .*is killed"),
+            *(
+                "kill loader worker",
+                1,
+                r"ProcessFailed: DataLoader worker .*is killed by signal: Killed.*NUM_WORKERS",
+            ),
             marks=pytest.mark.slow,
         ),
         pytest.param("hang", 0, "(?i)timed out", marks=pytest.mark.slow),
