@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventWriter, JSONWriter, get_event_storage
@@ -27,7 +26,7 @@ from proscale.cost.flops import count_flops
 from proscale.cost.shape_tracing import build_without_weights
 from proscale.data import build_mapper
 from proscale.data.datasets.shapes import DEFAULT_ROOT, generate
-from proscale.data.formats.image_file import read_panoptic_png
+from proscale.data.formats.image_file import read_image, read_panoptic_png
 from proscale.engine.output_dir import remove_training, writing_to
 from proscale.engine.trainer import Trainer
 from proscale.predict.drawing import draw_panoptic, side_by_side
@@ -140,7 +139,7 @@ def _draw(cfg: CfgNode, model: nn.Module, folder: Path) -> None:
     for entry in DatasetCatalog.get(name)[:NUM_PICTURES]:
         (result,) = model([mapper(entry)])
         found, segments = result["panoptic_seg"]
-        image = read_image(entry["file_name"], format="RGB")
+        image = read_image(entry["file_name"], "RGB")
         annotated = torch.from_numpy(read_panoptic_png(entry["pan_seg_file_name"]).astype("int64"))
         # Small images are enlarged, so that names of segments can be read.
         scale = max(1, 360 // image.shape[0])

@@ -10,11 +10,11 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.transforms import ResizeShortestEdge
-from PIL import Image
 from torch import nn
 
 from proscale.cost.flops import ENCODER, FlopCount, count_flops, count_results, padded_size
 from proscale.cost.shape_tracing import build_without_weights
+from proscale.data.formats.image_file import stored_size
 from proscale.errors import ConfigError
 from proscale.modeling.pixel_decoders.base import LightPixelEmbedding, PixelDecoder
 from proscale.modeling.pixel_decoders.deformable_encoder import DeformableEncoderLayer
@@ -130,8 +130,7 @@ def dataset_sizes(name: str, limit: int) -> list[Size]:
             if "height" in entry and "width" in entry:
                 sizes.append((entry["height"], entry["width"]))
             else:
-                with Image.open(entry["file_name"]) as image:
-                    sizes.append((image.height, image.width))
+                sizes.append(stored_size(entry["file_name"]))
     except OSError as error:
         raise ConfigError(
             f"--dataset {name}: {error}; $DETECTRON2_DATASETS names the folder of the data sets"

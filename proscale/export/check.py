@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from PIL import Image
 from torch import Tensor, nn
 
 from proscale.benchmark.latency import Timing, measure
+from proscale.data.formats.image_file import read_image
 from proscale.engine.trainer import Trainer
+from proscale.errors import DataError
 from proscale.evaluation import build_evaluator
 from proscale.export.network import ExportableNetwork
 from proscale.modeling import MaskFormer, with_sliding_window
@@ -80,8 +81,8 @@ def check_images(cfg: CfgNode, sizes: Sequence[Size]) -> tuple[list[Tensor], str
     name = next(iter(cfg.DATASETS.TEST), "")
     try:
         files = [entry["file_name"] for entry in DatasetCatalog.get(name)[:BATCH]]
-        pictures = [read_image(file, format=cfg.INPUT.FORMAT) for file in files]
-    except (KeyError, OSError):
+        pictures = [read_image(file, cfg.INPUT.FORMAT) for file in files]
+    except (KeyError, OSError, DataError):
         name, random = "random pixels", np.random.default_rng(0)
         pictures = [random.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(BATCH)]
     # The first batch has several images, the others one.

@@ -1,16 +1,28 @@
 """Image files: those that can be read are read right, and the others named."""
 
 import base64
+import io
+import os
 import struct
+import subprocess
+import sys
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from proscale.data import build_mapper
-from proscale.data.formats.image_file import MAX_PIXELS, read_image
+from proscale.data.formats import image_file
+from proscale.data.formats.image_file import (
+    DEFAULT_IMAGE_BYTES,
+    read_image,
+    read_label_image,
+    read_panoptic_png,
+)
 from proscale.data.mappers.mapper import ResizeScale
+from proscale.errors import ConfigError, DataError
 
 EVERYWHERE = ("train", "evaluate", "check")
 
@@ -31,6 +43,16 @@ def chunk(name, data):
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
+def many_scans(number):
+    """A progressive JPEG file whose last scan is there this many times more."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    start, end = content.rindex(b"\xff\xda"), len(content) - 2
+    return content[:end] + content[start:end] * number + content[end:]
+
+
+LIMIT = f"{DEFAULT_IMAGE_BYTES}, the value of PROSCALE_MAX_IMAGE_BYTES"
 BOMB = (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**25)))
 
 # Where its pixels begin is a fraction; found by tests/fuzz/fuzz_panoptic.py.
@@ -68,7 +90,7 @@ FAULTS = {
     "a folder": (
         lambda f: (f.image.unlink(), f.image.mkdir()),
         EVERYWHERE,
-        ("000001.jpg: not a readable image", "directory"),
+        ("000001.jpg: it is a folder: expected a file",),
     ),
     "a TIFF file with a fraction as offset": (
         lambda f: f.image.write_bytes(base64.b64decode(FRACTION)),
@@ -88,12 +110,27 @@ FAULTS = {
     "claims 60000x60000 pixels": (
         lambda f: png(f.image, 60000, 60000),
         EVERYWHERE,
-        ("000001.jpg", "3600000000 pixels"),
+        ("000001.jpg", "3600000000 pixels", "PROSCALE_MAX_IMAGE_BYTES"),
     ),
-    "claims a few pixels too many": (
-        lambda f: png(f.image, 2**14, 2**14 + 1),
+    "claims 16384x16384 pixels": (
+        lambda f: png(f.image, 2**14, 2**14),
         EVERYWHERE,
-        ("000001.jpg", "(16385, 16384)", f"1 to {MAX_PIXELS} pixels", "PIL.Image.MAX_IMAGE_PIXELS"),
+        ("000001.jpg", "(16384, 16384), 1879048192 bytes", f"expected 1 to {LIMIT}"),
+    ),
+    "mask that claims 16384x16384 pixels": (
+        lambda f: png(f.panoptic, 2**14, 2**14),
+        EVERYWHERE,
+        ("000001.png", "(16384, 16384), 1879048192 bytes", f"expected 1 to {LIMIT}"),
+    ),
+    "JPEG of 200 scans": (
+        lambda f: f.image.write_bytes(many_scans(200)),
+        EVERYWHERE,
+        ("000001.jpg has 210 scans: expected 100 or fewer",),
+    ),
+    "a pipe": (
+        lambda f: (f.image.unlink(), os.mkfifo(f.image)),
+        EVERYWHERE,
+        ("000001.jpg: it is a pipe or device: expected a file",),
     ),
     "a text chunk that swells": (
         lambda f: png(f.image, 64, 64, BOMB),
@@ -134,7 +171,7 @@ FAULTS = {
     "mask that claims 60000x60000 pixels": (
         lambda f: png(f.panoptic, 60000, 60000),
         EVERYWHERE,
-        ("000001.png: not a readable image", "3600000000 pixels"),
+        ("000001.png is too large to be decoded", "3600000000 pixels", "PROSCALE_MAX_IMAGE_BYTES"),
     ),
 }
 
@@ -268,10 +305,71 @@ def test_narrow_images_survive_large_scale_jitter(cfg, size):
     assert min(resized.shape[:2]) >= 1
 
 
-def test_limit_of_pixels_is_pillows(tmp_path, monkeypatch):
-    Image.new("L", (20, 20)).save(tmp_path / "image.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    assert read_image(tmp_path / "image.png", "L").shape == (20, 20, 1)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 399)
-    with pytest.raises(ValueError, match=r"image\.png has .* expected 1 to 399 pixels"):
+# Kind of image, the file's format, and the bytes that a pixel takes when it is decoded.
+BUDGETS = [
+    ("RGB", "PNG", {}, 7),
+    ("RGB", "JPEG", {}, 7),
+    ("RGB", "JPEG", {"progressive": True}, 13),
+    ("RGB", "TIFF", {}, 7),
+    ("RGB", "WEBP", {}, 19),
+    ("RGB", "JPEG2000", {}, 22),
+    ("RGBA", "PNG", {}, 7),
+    ("L", "PNG", {}, 4),
+    ("P", "GIF", {}, 4),
+    ("I;16", "PNG", {}, 5),
+    ("CMYK", "TIFF", {}, 7),
+]
+
+
+@pytest.mark.parametrize(("mode", "format", "options", "size"), BUDGETS)
+def test_all_formats_have_one_budget(tmp_path, monkeypatch, mode, format, options, size):
+    path = tmp_path / "image"
+    Image.new(mode, (40, 20)).save(path, format, **options)
+    monkeypatch.setenv("PROSCALE_MAX_IMAGE_BYTES", str(800 * size))
+    assert read_image(path, "RGB").shape == (20, 40, 3)
+    monkeypatch.setenv("PROSCALE_MAX_IMAGE_BYTES", str(800 * size - 1))
+    with pytest.raises(DataError, match=rf"has \(height, width\) \(20, 40\), {800 * size} bytes"):
+        read_image(path, "RGB")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1e9", "9" * 5000, "1 GiB"])
+def test_budget_is_a_number(tmp_path, monkeypatch, text):
+    Image.new("L", (2, 2)).save(tmp_path / "image.png")
+    monkeypatch.setenv("PROSCALE_MAX_IMAGE_BYTES", text)
+    with pytest.raises(ConfigError, match=r"BYTES is .*: expected a number"):
         read_image(tmp_path / "image.png", "L")
+
+
+@pytest.mark.parametrize("name", READABLE)
+@pytest.mark.parametrize("format", ["RGB", "BGR", "L"])
+def test_large_images_are_converted_by_strips(tmp_path, monkeypatch, name, format):
+    path = tmp_path / "image.jpg"
+    image, options, _ = READABLE[name]
+    image.save(path, **options)
+    readers = {
+        "image": lambda: read_image(path, format),
+        "labels": lambda: read_label_image(path),
+        "ids": lambda: read_panoptic_png(path),
+    }
+    whole = {}
+    for reader, read in readers.items():
+        with suppress(DataError):
+            whole[reader] = read()
+    monkeypatch.setattr(image_file, "_STRIP_PIXELS", 15)
+    for reader, pixels in whole.items():
+        strips = readers[reader]()
+        assert strips.dtype == pixels.dtype
+        assert np.array_equal(strips, pixels)
+
+
+@pytest.mark.slow
+def test_decoding_takes_what_the_budget_says(tmp_path):
+    Image.new("RGB", (9000, 9000), "red").save(tmp_path / "image.png")
+    code = (
+        "import resource, sys; from proscale.data.formats.image_file import read_image; "
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024; "
+        "before = peak(); read_image(sys.argv[1], 'RGB'); print(peak() - before)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "image.png")]
+    taken = int(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert taken <= 1.1 * 7 * 9000**2

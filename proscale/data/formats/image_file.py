@@ -2,7 +2,7 @@
 
 Pillow recognises formats by content, so that a PNG file named ``.jpg`` is read. Some formats it
 hands to other programs, and a file of a few kilobytes may claim billions of pixels: only
-``FORMATS`` of at most ``PIL.Image.MAX_IMAGE_PIXELS`` pixels are decoded.
+``FORMATS`` are decoded that take at most ``$PROSCALE_MAX_IMAGE_BYTES`` bytes of memory.
 
 A label image has the labels in its one channel, whatever the colours shown; Detectron2 reads them
 as grey values, which turns the labels of a palette image into brightnesses. A pixel of colour
@@ -11,10 +11,12 @@ as grey values, which turns the labels of a palette image into brightnesses. A p
 """
 
 import os
+import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
@@ -22,8 +24,9 @@ from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from proscale.data.formats.problems import Problem, Reporter, raise_first
-from proscale.errors import DataError, MissingFileError
+from proscale.errors import ConfigError, DataError, UserError, shown
 from proscale.utils.types import Size
+from proscale.utils.untrusted import check_regular
 
 # Formats that are read, by Pillow's names. EPS, which runs Ghostscript, is none of them.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -35,15 +38,23 @@ _MODES = ("L", "P", "I;16", "I")
 VOID = 0
 MAX_ID = 256**3 - 1
 
-MAX_PIXELS = 2**28
-"""Pixels that an image may have, 16384×16384: far above what cameras make, and 0.8 GB in memory.
+MAX_IMAGE_BYTES = "PROSCALE_MAX_IMAGE_BYTES"
+"""Environment variable: memory that decoding one image, or one frame of a video, may take."""
 
-Importing this module makes it Pillow's limit, ``PIL.Image.MAX_IMAGE_PIXELS``, which lies at a third
-of that and where Pillow only warns. To read larger images set that, after the import; None lifts
-the limit.
-"""
+DEFAULT_IMAGE_BYTES = 2**30
+"""Enough for 153 million pixels of a PNG or JPEG file, above what cameras make."""
 
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+# A pixel of colour while it is decoded: four bytes in Pillow, three in the array.
+_COLOR_BYTES = 7
+# Bytes of Pillow's other modes.
+_MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
+# Bytes of the decoders that hold a whole image besides, measured: for each band, or for all.
+_JPEG2000_BYTES, _WEBP_BYTES, _PROGRESSIVE_BYTES = 5, 12, 2
+# Scans of a progressive JPEG file. Usual are 10; each takes as long as all pixels do.
+_MAX_SCANS = 100
+_SCAN = b"\xff\xda"
+# Larger images are converted by strips, so that no copy of the whole is made.
+_STRIP_PIXELS = 2**22
 
 # Errors of Pillow on damaged files: some damages of PNG files are syntax errors, text chunks
 # that swell ValueErrors; a TIFF file may have a fraction, or nothing, where a number belongs.
@@ -57,7 +68,6 @@ _DECODING_ERRORS = (
     ValueError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
 )
 
 
@@ -71,17 +81,22 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
             turns out within the context.
     """
     try:
+        local = PathManager.get_local_path(os.fspath(path))
+        check_regular(local)
+        # Pillow's own limit counts pixels, and lies lower.
+        if Image.MAX_IMAGE_PIXELS is not None:
+            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, _max_bytes())
         # Only FORMATS are tried: Pillow runs other programs for some of the others.
-        with (
-            PathManager.open(os.fspath(path), "rb") as file,
-            Image.open(file, formats=FORMATS) as image,
-        ):
-            check_size(image.height, image.width, str(path))
+        with open(local, "rb") as file, Image.open(file, formats=FORMATS) as image:
+            check_size(image.height, image.width, str(path), _bytes_per_pixel(image))
+            if "progressive" in image.info:
+                _check_scans(local)
             yield image
-    except DataError:
+    except UserError:
         raise
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{path}: there is no such file") from error
+    except Image.DecompressionBombError as error:
+        expected = f"expected {_max_bytes()} bytes or fewer, the value of {MAX_IMAGE_BYTES}"
+        raise DataError(f"{path} is too large to be decoded ({error}): {expected}") from error
     # Other errors are the program's own, and pass.
     except _DECODING_ERRORS as error:
         reason = str(error) or type(error).__name__
@@ -90,15 +105,42 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         raise DataError(f"{path}: not a readable image ({reason})") from error
 
 
-def check_size(height: int, width: int, where: str) -> None:
+def check_size(height: int, width: int, where: str, bytes_per_pixel: int = _COLOR_BYTES) -> None:
     """Raise a DataError that begins with ``where`` if an image has no pixels or too many."""
-    # Pillow's own limit only warns below twice its value.
-    limit = Image.MAX_IMAGE_PIXELS
-    if min(height, width) < 1 or (limit is not None and height * width > limit):
+    limit, size = _max_bytes(), height * width * bytes_per_pixel
+    if min(height, width) < 1 or size > limit:
         raise DataError(
-            f"{where} has (height, width) {(height, width)}: expected 1 to {limit} pixels, the "
-            "value of PIL.Image.MAX_IMAGE_PIXELS"
+            f"{where} has (height, width) {(height, width)}, {size} bytes when it is decoded: "
+            f"expected 1 to {limit}, the value of {MAX_IMAGE_BYTES}"
         )
+
+
+def _max_bytes() -> int:
+    text = os.environ.get(MAX_IMAGE_BYTES) or str(DEFAULT_IMAGE_BYTES)
+    if not re.fullmatch("[1-9][0-9]{0,17}", text):
+        raise ConfigError(f"{MAX_IMAGE_BYTES} is {shown(text)}: expected a number of bytes")
+    return int(text)
+
+
+def _bytes_per_pixel(image: Image.Image) -> int:
+    """Memory that decoding takes: Pillow's pixels, the array's, and the decoder's."""
+    size, bands = _MODE_BYTES.get(image.mode, 4) + 3, len(image.getbands())
+    if image.format == "JPEG2000":
+        size += _JPEG2000_BYTES * bands
+    elif image.format == "WEBP":
+        size += _WEBP_BYTES
+    elif "progressive" in image.info:
+        size += _PROGRESSIVE_BYTES * bands
+    return size
+
+
+def _check_scans(path: str) -> None:
+    """Refuse a progressive JPEG file whose scans would be decoded for hours."""
+    with open(path, "rb") as file:
+        # Within a scan the mark does not occur.
+        scans = sum(block.count(_SCAN) for block in iter(lambda: file.read(2**20), b""))
+    if scans > _MAX_SCANS:
+        raise DataError(f"{path} has {scans} scans: expected {_MAX_SCANS} or fewer")
 
 
 def read_image(path: str | os.PathLike[str], format: str) -> np.ndarray:
@@ -131,16 +173,36 @@ def to_array(image: Image.Image, format: str, path: str | os.PathLike[str]) -> n
     # Viewers turn images as their EXIF data say, and so do annotators. Without an orientation
     # exif_transpose would copy the image.
     upright = image if exif_orientation(image) == 1 else ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16"):
-        # 65535 is 255 · 257; 128 rounds.
-        values = np.asarray(upright).astype(np.uint32)
-        upright = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    elif upright.mode.startswith(("I", "F")):
+    if upright.mode.startswith(("I", "F")) and not upright.mode.startswith("I;16"):
         # Integers of 32 bits or floats have no known range.
         raise DataError(
             f"{path}: its pixels have mode {upright.mode}: expected values of 8 or 16 bits"
         )
-    return convert_PIL_to_numpy(upright, format)
+    return _by_strips(upright, partial(_convert, format=format))
+
+
+def _convert(image: Image.Image, format: str) -> np.ndarray:
+    if image.mode.startswith("I;16"):
+        # 65535 is 255 · 257; 128 rounds.
+        values = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    return convert_PIL_to_numpy(image, format)
+
+
+def _by_strips(image: Image.Image, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """``convert`` of an image, whose rows are converted independently of each other."""
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // width)
+    if height <= rows:
+        return convert(image)
+    pixels: np.ndarray | None = None
+    for top in range(0, height, rows):
+        strip = convert(image.crop((0, top, width, min(top + rows, height))))
+        if pixels is None:
+            pixels = np.empty((height, *strip.shape[1:]), strip.dtype)
+        pixels[top : top + rows] = strip
+    assert pixels is not None  # height is above rows
+    return pixels
 
 
 def exif_orientation(image: Image.Image) -> int:
@@ -164,7 +226,7 @@ def read_label_image(path: str | os.PathLike[str]) -> np.ndarray:
                 f"{path}: labels are an image with one channel, modes {', '.join(_MODES)}; "
                 f"this image has mode {image.mode}"
             )
-        return np.asarray(image)
+        return _by_strips(image, np.asarray)
 
 
 def read_palette(path: str | os.PathLike[str]) -> list[list[int]]:
@@ -222,9 +284,13 @@ def read_panoptic_png(path: str | os.PathLike[str]) -> np.ndarray:
     with open_image(path) as image:
         if image.mode != "RGB":
             raise DataError(f"{path}: a panoptic PNG has mode RGB, this image {image.mode}")
-        # Pillow holds a fourth byte per pixel: with it, ids are there already, to be masked out.
-        ids = np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4") & MAX_ID
-        return ids.reshape(image.height, image.width)
+        return _by_strips(image, _segment_ids)
+
+
+def _segment_ids(image: Image.Image) -> np.ndarray:
+    # Pillow holds a fourth byte per pixel: with it, ids are there already, to be masked out.
+    ids = np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4") & MAX_ID
+    return ids.reshape(image.height, image.width)
 
 
 def write_panoptic_png(path: str | os.PathLike[str], ids: np.ndarray) -> None:
