@@ -2,6 +2,7 @@
 
 import glob
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -69,13 +70,14 @@ def unique_name(name: str, taken: set[str]) -> str:
 
 
 def _files(text: str, leave_out: Path) -> list[Path]:
-    path = Path(text).expanduser()
+    # By os.path: pathlib raises errors for unknown users and for names that are too long.
+    path = Path(os.path.expanduser(text))
     # A named file is read with any suffix; the error of its reader is better than none.
-    if path.is_file():
+    if os.path.isfile(path):
         return [path]
-    if path.is_dir():
+    if text and os.path.isdir(path):
         matches = sorted(path.rglob("*"))
-    elif glob.has_magic(text):
+    elif glob.has_magic(text) and "\0" not in text:
         matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
     else:
         raise ConfigError(

@@ -59,6 +59,12 @@ def test_numbers_that_are_names_are_ids(tree):
         ("missing.jpg", "no such file: expected images, videos, folders and patterns"),
         ("*.bmp", "no images or videos"),
         ("out", "no images or videos"),
+        ("", "INPUT is : there is no such file"),
+        ("a\0b.jpg", "no such file"),
+        ("a\0*.jpg", "no such file"),
+        ("a" * 300 + ".jpg", "no such file"),
+        ("~nosuchuser/a.jpg", "no such file"),
+        ("/dev/zero", "no such file"),
     ],
 )
 def test_nothing_there(tree, text, message):
