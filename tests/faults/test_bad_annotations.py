@@ -111,7 +111,7 @@ PANOPTIC = {
     "image of absurd size": (
         first_image(height=10**9, width=10**9),
         EVERYWHERE,
-        (JSON, "images[0]", "pixels"),
+        (JSON, "images[0]", "bytes when it is decoded: expected 1 to 1073741824"),
     ),
     "height as text": (
         first_image(height="64"),

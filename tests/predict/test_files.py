@@ -59,7 +59,6 @@ def test_numbers_that_are_names_are_ids(tree):
         ("missing.jpg", "no such file: expected images, videos, folders and patterns"),
         ("*.bmp", "no images or videos"),
         ("out", "no images or videos"),
-        ("", "INPUT is : there is no such file"),
         ("a\0b.jpg", "no such file"),
         ("a\0*.jpg", "no such file"),
         ("a" * 300 + ".jpg", "no such file"),
@@ -70,6 +69,12 @@ def test_numbers_that_are_names_are_ids(tree):
 def test_nothing_there(tree, text, message):
     with pytest.raises(ConfigError, match=message):
         found(tree, text)
+
+
+def test_no_name_is_not_the_current_folder(tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    with pytest.raises(ConfigError, match="INPUT is : there is no such file"):
+        find_sources([""], leave_out=tree / "out")
 
 
 def test_unique_names_on_file_systems_without_case():
