@@ -13,11 +13,9 @@ import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image
 
 from proscale import add_proscale_config
-from proscale.data.datasets.shapes import CATEGORIES, generate
-from proscale.data.formats.image_file import read_panoptic_png
+from tests.hostile import material
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -85,23 +83,11 @@ def golden():
 
 @pytest.fixture
 def own_data(tmp_path) -> Path:
-    """The folder of a few generated images of 64×64 pixels, as a user may bring them.
+    """The folder of :func:`tests.hostile.material.make_own_data`.
 
-    For the splits ``train`` (3 images) and ``val`` (2): panoptic and instance annotations in COCO's
-    formats, see ``proscale.data.datasets.shapes``, and label images in
-    ``labels_{train,val}``. What is registered in the test is forgotten afterwards.
+    What is registered in the test is forgotten afterwards.
     """
-    root = generate(tmp_path / "own", num_train=3, num_val=2, image_size=64)
-    labels = {category["id"]: index for index, category in enumerate(CATEGORIES)}
-    for split in ("train", "val"):
-        content = json.loads((root / "annotations" / f"panoptic_{split}.json").read_text())
-        (root / f"labels_{split}").mkdir()
-        for annotation in content["annotations"]:
-            ids = read_panoptic_png(root / f"panoptic_{split}" / annotation["file_name"])
-            classes = np.full(ids.shape, 255, np.uint8)
-            for segment in annotation["segments_info"]:
-                classes[ids == segment["id"]] = labels[segment["category_id"]]
-            Image.fromarray(classes).save(root / f"labels_{split}" / annotation["file_name"])
+    root = material.make_own_data(tmp_path / "own")
     before = set(DatasetCatalog.list())
     yield root
     for name in set(DatasetCatalog.list()) - before:
@@ -112,31 +98,7 @@ def own_data(tmp_path) -> Path:
 @pytest.fixture
 def own_block(own_data):
     """Returns a function: task → the block of ``DATASETS.OWN`` for ``own_data``."""
-    splits = {
-        "panoptic": {
-            "IMAGES": "{split}",
-            "ANNOTATIONS": "annotations/panoptic_{split}.json",
-            "MASKS": "panoptic_{split}",
-        },
-        "instance": {
-            "IMAGES": "{split}",
-            "ANNOTATIONS": "annotations/instances_{split}.json",
-        },
-        "semantic": {"IMAGES": "{split}", "MASKS": "labels_{split}"},
-    }
-
-    def make(task: str) -> dict:
-        return {
-            "NAME": f"own_{task}",
-            "TASK": task,
-            "ROOT": str(own_data),
-            **{
-                key: {name: path.format(split=key.lower()) for name, path in splits[task].items()}
-                for key in ("TRAIN", "VAL")
-            },
-        }
-
-    return make
+    return lambda task: material.own_block(own_data, task)
 
 
 @pytest.fixture

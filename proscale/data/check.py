@@ -33,6 +33,7 @@ from proscale.data.formats.image_file import (
     open_image,
     to_array,
 )
+from proscale.data.formats.json_file import NUMBER
 from proscale.data.formats.problems import ERRORS, WARNINGS, Problem, Reporter, first_few
 from proscale.data.formats.semantic_folders import IMAGE_SUFFIXES, load_semantic_folders, mask_files
 from proscale.data.mappers.annotations import (
@@ -386,7 +387,7 @@ def _check_values(
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return NUMBER.accepts(value)
 
 
 def histogram(dataset: DatasetReport) -> str:

@@ -96,6 +96,12 @@ class OwnData:
         self.panoptic_json = root / "annotations" / "panoptic_train.json"
         self.instances_json = root / "annotations" / "instances_train.json"
 
+    def edit_panoptic(self, change: Callable[[Any], object]) -> None:
+        self.edit(self.panoptic_json, change)
+
+    def edit_instances(self, change: Callable[[Any], object]) -> None:
+        self.edit(self.instances_json, change)
+
     def edit(self, path: Path, change: Callable[[Any], object]) -> None:
         content = json.loads(path.read_text())
         change(content)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -16,7 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
+from proscale.checkpoint import Checkpointer
 from proscale.checkpoint.files import read_checkpoint
 from proscale.config import setup_cfg
 from proscale.predict import Predictor
@@ -319,6 +322,79 @@ def _file(name: str, write: Callable[[Place], object], words: tuple[str, ...]) -
     return Case(f"weights: {name}", run, ("weights.pth", *words), is_light=False)
 
 
+class TinyModel(nn.Module):
+    """A backbone of two layers and a head."""
+
+    def __init__(self, width=4, name="backbone"):
+        super().__init__()
+        self.add_module(name, nn.Sequential(nn.Conv2d(3, width, 1), nn.BatchNorm2d(width)))
+        self.sem_seg_head = nn.Conv2d(width, 2, 1)
+
+
+def _save(path, model):
+    torch.save({"model": model.state_dict()}, path)
+
+
+def _with_value(path, name, value):
+    model = TinyModel()
+    model.state_dict()[name].view(-1)[0] = value
+    _save(path, model)
+
+
+# What is written to weights.pth, and what is told.
+_LOADED: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "empty": (lambda p: p.write_bytes(b""), ("it is no checkpoint",)),
+    "text": (lambda p: p.write_text("git-lfs pointer"), ("it is no checkpoint",)),
+    "truncated": (
+        lambda p: (_save(p, TinyModel()), p.write_bytes(p.read_bytes()[:900])),
+        ("weights.pth",),
+    ),
+    "a tensor alone": (lambda p: torch.save(torch.ones(3), p), ("expected a dictionary",)),
+    "missing": (lambda p: None, ("weights.pth",)),
+    "another architecture": (
+        lambda p: torch.save({"model": {"encoder.layer.0.weight": torch.ones(2)}}, p),
+        ("no tensor in it fits the model", "backbone.0.weight", "encoder.layer.0.weight"),
+    ),
+    "another width": (
+        lambda p: _save(p, TinyModel(width=8)),
+        ("the weights do not fit the model", "backbone.0.weight", "(8, 3, 1, 1)", "(4, 3, 1, 1)"),
+    ),
+    "a part of the model missing": (
+        lambda p: _save(p, nn.ModuleDict({"backbone": TinyModel().backbone})),
+        ("sem_seg_head",),
+    ),
+    "parts that the model lacks": (
+        lambda p: torch.save(
+            {"model": {**TinyModel().state_dict(), "criterion.x": torch.ones(1)}}, p
+        ),
+        ("criterion.x",),
+    ),
+    "NaN in a weight": (
+        lambda p: _with_value(p, "backbone.0.weight", float("nan")),
+        ("1 of 9 tensors have values that are no finite numbers: backbone.0.weight",),
+    ),
+    "infinity in a running variance": (
+        lambda p: _with_value(p, "backbone.1.running_var", float("inf")),
+        ("no finite numbers: backbone.1.running_var",),
+    ),
+}
+
+
+# Told by a warning.
+_WARNED = ("a part of the model missing", "parts that the model lacks")
+
+
+def _loaded(name: str, write: Callable[[Path], object], words: tuple[str, ...]) -> Case:
+    def run(place: Place) -> object:
+        path = place / "weights.pth"
+        write(path)
+        checkpointer = Checkpointer(TinyModel(), str(place.folder), fine_tune=False)
+        checkpointer.logger = logging.getLogger("proscale.test")
+        return checkpointer.resume_or_load(str(path), resume=False)
+
+    return Case(f"loaded: {name}", run, words, is_refused=name not in _WARNED)
+
+
 def _safetensors(content: bytes) -> Callable[[Place], object]:
     return lambda place: read_checkpoint(place.write("weights.safetensors", content))
 
@@ -427,6 +503,7 @@ CASES = [
     ),
     *(_hiding(name, hide, suffix) for name, hide in _HIDDEN.items() for suffix in _SAVERS),
     *(_file(name, *spec) for name, spec in _FILES.items()),
+    *(_loaded(name, *spec) for name, spec in _LOADED.items()),
     *(
         Case(f"safetensors: {name}", _safetensors(content), ("weights.safetensors",))
         for name, content in _SAFETENSORS.items()

@@ -10,15 +10,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_panoptic
 from detectron2.structures import Instances
 
 from proscale import add_proscale_config
 from proscale.data import build_mapper
 from proscale.data.check import check_datasets
+from proscale.data.datasets.coco import guard
 from proscale.data.datasets.own import register_own_data
+from proscale.data.datasets.registration import detectron2_metadata
 from proscale.data.datasets.shapes import CATEGORIES
 from proscale.data.formats.image_file import read_panoptic_png, write_panoptic_png
 from proscale.data.formats.json_file import MAX_BYTES
@@ -61,7 +65,8 @@ def meet(place: Place, task: str, where: str) -> list[dict[str, Any]]:
         report = check_datasets([name], workers=1)
         if report.problems:
             # Told as the command would, which ends with exit status 1 if there are errors.
-            raise DataError("; ".join(f"{p.kind} {p.file}: {p.detail}" for p in report.problems))
+            lines = [f"{p.kind} {p.file}: {p.detail}" for p in report.problems]
+            raise DataError("; ".join(lines[:9]))
         return []
     mapper = build_mapper(cfg, is_train=where == "train")
     samples = [mapper(entry) for entry in DatasetCatalog.get(name)]
@@ -89,45 +94,63 @@ def _evaluate(evaluator: Any, samples: list[dict[str, Any]]) -> None:
     evaluator.evaluate()
 
 
-def _first_segment(**values):
-    return lambda f: f.edit(
-        f.panoptic_json, lambda c: c["annotations"][0]["segments_info"][0].update(values)
+def first_segment(**values):
+    return lambda f: f.edit_panoptic(
+        lambda c: c["annotations"][0]["segments_info"][0].update(values)
     )
 
 
-def _first_annotation(**values):
-    return lambda f: f.edit(f.instances_json, lambda c: c["annotations"][0].update(values))
+def first_annotation(**values):
+    return lambda f: f.edit_instances(lambda c: c["annotations"][0].update(values))
 
 
-def _first_image(**values):
-    return lambda f: f.edit(f.panoptic_json, lambda c: c["images"][0].update(values))
+def first_image(**values):
+    return lambda f: f.edit_panoptic(lambda c: c["images"][0].update(values))
 
 
-def _png_name(name):
-    return lambda f: f.edit(f.panoptic_json, lambda c: c["annotations"][0].update(file_name=name))
+def png_name(name):
+    return lambda f: f.edit_panoptic(lambda c: c["annotations"][0].update(file_name=name))
 
 
-def _without(key):
-    return lambda f: f.edit(f.panoptic_json, lambda c: c.pop(key))
+def without(key):
+    return lambda f: f.edit_panoptic(lambda c: c.pop(key))
 
 
-def _paint(f, value):
+def category(place=0, **values):
+    """In the files of both splits, which have to agree."""
+
+    def change(f):
+        f.edit_panoptic(lambda c: c["categories"][place].update(values))
+        f.edit_instances(lambda c: c["categories"][place].update(values))
+
+    return change
+
+
+def no_images(c):
+    c["images"].clear()
+    c["annotations"].clear()
+
+
+VIA = {f"image{i}.jpg{i}": {"filename": f"image{i}.jpg", "regions": []} for i in range(1000)}
+
+
+def paint(f, value):
     ids = read_panoptic_png(f.panoptic)
     ids[:4, :4] = value
     write_panoptic_png(f.panoptic, ids)
 
 
-def _larger_than_memory(f):
+def larger_than_memory(f):
     with f.panoptic_json.open("r+b") as file:
         file.truncate(MAX_BYTES + 1)
 
 
 def _categories(change):
-    return lambda f: f.edit(f.panoptic_json, lambda c: change(c["categories"]))
+    return lambda f: f.edit_panoptic(lambda c: change(c["categories"]))
 
 
 def _codes(**values):
-    return _first_annotation(segmentation={"size": [64, 64], "counts": [4096]} | values)
+    return first_annotation(segmentation={"size": [64, 64], "counts": [4096]} | values)
 
 
 def _twice_in_first_image(content):
@@ -169,149 +192,202 @@ _PANOPTIC = {
         EVERYWHERE,
         (JSON, "nested too deeply"),
     ),
-    "of absurd size": (_larger_than_memory, EVERYWHERE, (JSON, f"expected {MAX_BYTES}")),
+    "of absurd size": (larger_than_memory, EVERYWHERE, (JSON, f"expected {MAX_BYTES}")),
     "a number of 5000 digits": (
         lambda f: f.panoptic_json.write_text("[" + "9" * 5000 + "]"),
         EVERYWHERE,
         (JSON, "not a JSON file", "digits"),
     ),
-    "NaN": (_first_segment(area=math.nan), EVERYWHERE, (JSON, "NaN is no JSON number")),
-    "without images": (_without("images"), EVERYWHERE, (JSON, "no list 'images'")),
-    "without categories": (_without("categories"), EVERYWHERE, (JSON, "no list 'categories'")),
+    "NaN": (first_segment(area=math.nan), EVERYWHERE, (JSON, "NaN is no JSON number")),
+    "without images": (without("images"), EVERYWHERE, (JSON, "no list 'images'")),
+    "without categories": (without("categories"), EVERYWHERE, (JSON, "no list 'categories'")),
     "image without height": (
-        lambda f: f.edit(f.panoptic_json, lambda c: c["images"][0].pop("height")),
+        lambda f: f.edit_panoptic(lambda c: c["images"][0].pop("height")),
         EVERYWHERE,
         (JSON, "images[0] has no key 'height'"),
     ),
     "image of height 0": (
-        _first_image(height=0),
+        first_image(height=0),
         EVERYWHERE,
         (JSON, "images[0] has (height, width) (0, 64)"),
     ),
     "image of absurd size": (
-        _first_image(height=10**9, width=10**9),
+        first_image(height=10**9, width=10**9),
         EVERYWHERE,
-        (JSON, "images[0]", "pixels"),
+        (JSON, "images[0]", "bytes when it is decoded: expected 1 to 1073741824"),
     ),
     "height as text": (
-        _first_image(height="64"),
+        first_image(height="64"),
         EVERYWHERE,
         (JSON, 'images[0].height is "64": expected an integer'),
     ),
     "category of true": (
-        _first_segment(category_id=True),
+        first_segment(category_id=True),
         EVERYWHERE,
         (JSON, "segments_info", "category_id is true: expected an integer"),
     ),
     "an annotation that is a number": (
-        lambda f: f.edit(f.panoptic_json, lambda c: c["annotations"].append(5)),
+        lambda f: f.edit_panoptic(lambda c: c["annotations"].append(5)),
         EVERYWHERE,
         (JSON, "annotations[3] is 5: expected an object"),
     ),
     "unknown category": (
-        _first_segment(category_id=99),
+        first_segment(category_id=99),
         ("train", "evaluate", "check"),
         ("category_id 99: expected",),
     ),
+    "VIA's format": (
+        lambda f: f.panoptic_json.write_text(json.dumps(VIA)),
+        EVERYWHERE,
+        (JSON, "no list 'categories'", "COCO", "'image0.jpg0'", "and 995 more"),
+    ),
+    "labelme's format": (
+        lambda f: f.panoptic_json.write_text('{"shapes": [], "imageData": "A"}'),
+        EVERYWHERE,
+        (JSON, "no list 'categories'", "there is 'shapes', 'imageData'"),
+    ),
+    "no images": (
+        lambda f: f.edit_panoptic(no_images),
+        ("train", "check"),
+        (JSON, "images is empty: expected one or more"),
+    ),
+    "no image has an annotation": (
+        lambda f: f.edit_panoptic(lambda c: c["annotations"].clear()),
+        ("train", "check"),
+        (JSON, "3 of 3 images have no annotation"),
+    ),
+    "a segment listed twice": (
+        lambda f: f.edit_panoptic(
+            lambda c: c["annotations"][0]["segments_info"].append(
+                c["annotations"][0]["segments_info"][0]
+            )
+        ),
+        EVERYWHERE,
+        (JSON, "annotations[0].segments_info", "is there twice"),
+    ),
+    "a segment that is void": (
+        first_segment(id=0),
+        EVERYWHERE,
+        ("segments_info[0].id is 0: expected an integer of 1 to 16777215",),
+    ),
+    "a segment id of 25 bits": (
+        first_segment(id=2**24),
+        EVERYWHERE,
+        ("segments_info[0].id is 16777216: expected",),
+    ),
+    "a class named twice": (
+        category(1, name=CATEGORIES[0]["name"]),
+        EVERYWHERE,
+        (JSON, "categories[1]: name", "is there twice"),
+    ),
+    "a class of half a character": (
+        category(name="\ud800"),
+        EVERYWHERE,
+        (JSON, r'categories[0].name is "\ud800": expected a text'),
+    ),
+    "a class of two lines": (
+        category(name="a\nb"),
+        EVERYWHERE,
+        (JSON, "categories[0].name", "expected a text without control characters"),
+    ),
+    "isthing of 7": (
+        category(isthing=7),
+        EVERYWHERE,
+        (JSON, "categories[0].isthing is 7: expected 0 or 1"),
+    ),
+    "iscrowd of text": (
+        first_segment(iscrowd="x"),
+        EVERYWHERE,
+        (JSON, 'segments_info[0].iscrowd is "x": expected 0 or 1'),
+    ),
+    "an id of 70 bits": (
+        first_segment(category_id=2**70),
+        EVERYWHERE,
+        (JSON, "category_id is 1180591620717411303424: expected an integer of 64 bits"),
+    ),
     "annotated twice": (
-        lambda f: f.edit(f.panoptic_json, lambda c: c["annotations"].append(c["annotations"][0])),
+        lambda f: f.edit_panoptic(lambda c: c["annotations"].append(c["annotations"][0])),
         ("train", "evaluate"),
         (JSON, "annotations[3]: image_id 1 is there twice"),
     ),
     "image listed twice": (
-        lambda f: f.edit(f.panoptic_json, lambda c: c["images"].append(c["images"][0])),
+        lambda f: f.edit_panoptic(lambda c: c["images"].append(c["images"][0])),
         ("train", "evaluate"),
         (JSON, "images[3]: id 1 is there twice"),
     ),
     "annotation without image": (
-        lambda f: f.edit(f.panoptic_json, lambda c: c["images"].pop(0)),
+        lambda f: f.edit_panoptic(lambda c: c["images"].pop(0)),
         ("train", "evaluate"),
         (JSON, "annotations[0] is for image 1, which is not among its images"),
     ),
     "image without annotation": (
-        lambda f: f.edit(f.panoptic_json, lambda c: c["annotations"].pop(0)),
+        lambda f: f.edit_panoptic(lambda c: c["annotations"].pop(0)),
         ("train", "check"),
         (JSON, "1"),
     ),
     "PNG id absent from the JSON": (
-        lambda f: _paint(f, 77),
+        lambda f: paint(f, 77),
         EVERYWHERE,
         ("000001.png", "77"),
     ),
     "JSON id absent from the PNG": (
-        lambda f: f.edit(
-            f.panoptic_json,
-            lambda c: c["annotations"][0]["segments_info"].append({"id": 88, "category_id": 1}),
+        lambda f: f.edit_panoptic(
+            lambda c: c["annotations"][0]["segments_info"].append({"id": 88, "category_id": 1})
         ),
         ("train", "check"),
         ("000001.png", "88"),
     ),
-    "zero area": (_first_segment(area=0), ("check",), ("area-not-positive", "area 0")),
+    "zero area": (first_segment(area=0), ("check",), ("area-not-positive", "area 0")),
     "box outside": (
-        _first_segment(bbox=[0, 0, 70, 10]),
+        first_segment(bbox=[0, 0, 70, 10]),
         ("check",),
         ("box-outside", "bbox [0, 0, 70, 10], image (height, width) (64, 64)"),
     ),
-    "box of three": (_first_segment(bbox=[0, 0, 7]), ("check",), ("box-outside", "bbox [0, 0, 7]")),
+    "box of three": (first_segment(bbox=[0, 0, 7]), ("check",), ("box-outside", "bbox [0, 0, 7]")),
     "only crowds": (
-        lambda f: f.edit(
-            f.panoptic_json,
-            lambda c: [s.update(iscrowd=1) for s in c["annotations"][0]["segments_info"]],
+        lambda f: f.edit_panoptic(
+            lambda c: [s.update(iscrowd=1) for s in c["annotations"][0]["segments_info"]]
         ),
         ("check",),
         ("image-empty", "all of them crowds"),
     ),
     "image above its folder": (
-        _first_image(file_name="../outside.jpg"),
+        first_image(file_name="../outside.jpg"),
         EVERYWHERE,
         ("file_name of image 1", '"../outside.jpg", which leaves'),
     ),
     "image at an absolute path": (
-        _first_image(file_name="/etc/passwd"),
+        first_image(file_name="/etc/passwd"),
         EVERYWHERE,
         ("file_name of image 1", '"/etc/passwd", which leaves'),
     ),
     "PNG above its folder": (
-        _png_name("x/../../../secret.png"),
+        png_name("x/../../../secret.png"),
         EVERYWHERE,
         ("file_name of", "annotation", "which leaves"),
     ),
     "PNG with a zero byte in its name": (
-        _png_name("a\0b"),
+        png_name("a\0b"),
         EVERYWHERE,
         ("expected the name of a file",),
     ),
     "PNG above its folder, for Windows": (
-        _png_name("..\\..\\a.png"),
+        png_name("..\\..\\a.png"),
         EVERYWHERE,
         ("which leaves",),
     ),
-    "PNG on the web": (_png_name("http://127.0.0.1:9/a.png"), EVERYWHERE, ("http:",)),
-    "PNG with a name of 5000 letters": (_png_name("a" * 5000), EVERYWHERE, ("aaa",)),
-    "PNG with a name that is no UTF-8": (_png_name("\ud800.png"), EVERYWHERE, (".png",)),
-    "PNG without a name": (_png_name(""), EVERYWHERE, ("expected the name of a file",)),
-    "PNG with a number as name": (_png_name(3), EVERYWHERE, (JSON, "file_name is 3")),
-    "PNG that is a folder": (_png_name("."), EVERYWHERE, ("panoptic_train",)),
-    "segment listed twice": (
-        lambda f: f.edit(f.panoptic_json, _twice_in_first_image),
-        EVERYWHERE,
-        ("segment",),
-    ),
-    "segment of id 0": (_first_segment(id=0), EVERYWHERE, ("segment",)),
-    "segment of id -1": (_first_segment(id=-1), EVERYWHERE, ("segment",)),
-    "segment of id 2**24": (_first_segment(id=2**24), EVERYWHERE, ("segment",)),
-    "segment of id 2**70": (_first_segment(id=2**70), EVERYWHERE, ("segment",)),
-    "segment of id 10**4000": (_first_segment(id=10**4000), EVERYWHERE, ("000001.png",)),
-    "category of 2**70": (_first_segment(category_id=2**70), EVERYWHERE, ("category_id",)),
-    "category of 1.0": (_first_segment(category_id=1.0), EVERYWHERE, ("category_id is 1.0",)),
-    "crowd of x": (_first_segment(iscrowd="x"), EVERYWHERE, ("iscrowd",)),
-    "crowd of 7": (_first_segment(iscrowd=7), EVERYWHERE, ("iscrowd",)),
-    "crowd of a list": (_first_segment(iscrowd=[]), EVERYWHERE, ("iscrowd",)),
-    "class names twice": (
-        _categories(lambda c: c[1].update(name=c[0]["name"])),
-        EVERYWHERE,
-        ("name",),
-    ),
+    "PNG on the web": (png_name("http://127.0.0.1:9/a.png"), EVERYWHERE, ("http:",)),
+    "PNG with a name of 5000 letters": (png_name("a" * 5000), EVERYWHERE, ("aaa",)),
+    "PNG with a name that is no UTF-8": (png_name("\ud800.png"), EVERYWHERE, (".png",)),
+    "PNG without a name": (png_name(""), EVERYWHERE, ("expected the name of a file",)),
+    "PNG with a number as name": (png_name(3), EVERYWHERE, (JSON, "file_name is 3")),
+    "PNG that is a folder": (png_name("."), EVERYWHERE, ("panoptic_train",)),
+    "segment of id -1": (first_segment(id=-1), EVERYWHERE, ("segment",)),
+    "segment of id 2**70": (first_segment(id=2**70), EVERYWHERE, ("segment",)),
+    "segment of id 10**4000": (first_segment(id=10**4000), EVERYWHERE, (JSON,)),
+    "category of 1.0": (first_segment(category_id=1.0), EVERYWHERE, ("category_id is 1.0",)),
+    "crowd of 7": (first_segment(iscrowd=7), EVERYWHERE, ("iscrowd",)),
+    "crowd of a list": (first_segment(iscrowd=[]), EVERYWHERE, ("iscrowd",)),
     "class ids twice": (_categories(lambda c: c[1].update(id=c[0]["id"])), EVERYWHERE, ("twice",)),
     "class name that is a number": (
         _categories(lambda c: c[0].update(name=3)),
@@ -324,39 +400,16 @@ _PANOPTIC = {
         EVERYWHERE,
         ("categories[9]",),
     ),
-    "isthing of 7": (_categories(lambda c: c[0].update(isthing=7)), EVERYWHERE, ("isthing",)),
     "isthing of x": (_categories(lambda c: c[0].update(isthing="x")), EVERYWHERE, ("isthing",)),
     "class id of 2**70": (
         _categories(lambda c: c[0].update(id=2**70)),
         EVERYWHERE,
         (JSON,),
     ),
-    "class colour that is none": (
-        _categories(lambda c: c[0].update(color="red")),
-        EVERYWHERE,
-        ("color",),
-    ),
-    "no images": (
-        lambda f: f.edit(
-            f.panoptic_json, lambda c: (c["images"].clear(), c["annotations"].clear())
-        ),
-        EVERYWHERE,
-        ("image",),
-    ),
-    "no annotations": (
-        lambda f: f.edit(f.panoptic_json, lambda c: c["annotations"].clear()),
-        EVERYWHERE,
-        ("annotation",),
-    ),
-    "ids of images of two kinds": (_first_image(id="one"), EVERYWHERE, (JSON,)),
-    "ids of images that are all texts and numbers": (
-        lambda f: f.edit(f.panoptic_json, _mix_ids),
-        EVERYWHERE,
-        (JSON,),
-    ),
-    "id of an image that is a list": (_first_image(id=[1]), EVERYWHERE, (JSON, "images[0].id")),
+    "ids of images of two kinds": (first_image(id="one"), EVERYWHERE, (JSON,)),
+    "id of an image that is a list": (first_image(id=[1]), EVERYWHERE, (JSON, "images[0].id")),
     "segments that are no list": (
-        lambda f: f.edit(f.panoptic_json, lambda c: c["annotations"][0].update(segments_info={})),
+        lambda f: f.edit_panoptic(lambda c: c["annotations"][0].update(segments_info={})),
         EVERYWHERE,
         (JSON, "segments_info"),
     ),
@@ -366,16 +419,6 @@ _PANOPTIC = {
         ),
         ("check",),
         ("box-outside",),
-    ),
-    "a file of VIA": (
-        lambda f: f.panoptic_json.write_text(json.dumps(_VIA)),
-        EVERYWHERE,
-        (JSON, "categories"),
-    ),
-    "a file of labelme": (
-        lambda f: f.panoptic_json.write_text(json.dumps(_LABELME)),
-        EVERYWHERE,
-        (JSON, "categories"),
     ),
     "a file of instances": (
         lambda f: f.panoptic_json.write_bytes(f.instances_json.read_bytes()),
@@ -410,88 +453,95 @@ INSTANCES = "instances_train.json"
 
 _INSTANCE = {
     "unknown category": (
-        _first_annotation(category_id=99),
+        first_annotation(category_id=99),
         EVERYWHERE,
         (INSTANCES, "category_id 99: expected"),
     ),
     "no id": (
-        lambda f: f.edit(f.instances_json, lambda c: c["annotations"][0].pop("id")),
+        lambda f: f.edit_instances(lambda c: c["annotations"][0].pop("id")),
         EVERYWHERE,
         (INSTANCES, "annotations[0] has no key 'id'"),
     ),
     "annotation without image": (
-        _first_annotation(image_id=77),
+        first_annotation(image_id=77),
         EVERYWHERE,
         (INSTANCES, "annotation", "image 77"),
     ),
     "run lengths of another size": (
-        _first_annotation(segmentation={"size": [4, 4], "counts": [16]}),
+        first_annotation(segmentation={"size": [4, 4], "counts": [16]}),
         EVERYWHERE,
         ("[4, 4]", "(64, 64)"),
     ),
     "run lengths that are too short": (
-        _first_annotation(segmentation={"size": [64, 64], "counts": "PPP"}),
+        first_annotation(segmentation={"size": [64, 64], "counts": "PPP"}),
         EVERYWHERE,
         ("its run lengths do not add up to 4096 pixels",),
     ),
     "run lengths below zero": (
-        _first_annotation(segmentation={"size": [64, 64], "counts": [-5, 4101]}),
+        first_annotation(segmentation={"size": [64, 64], "counts": [-5, 4101]}),
         EVERYWHERE,
         ("its run lengths do not add up to 4096 pixels",),
     ),
     "a polygon that fills the memory": (
-        _first_annotation(segmentation=[[0, 0, 1e9, 0, 1e9, 1e9]]),
+        first_annotation(segmentation=[[0, 0, 1e9, 0, 1e9, 1e9]]),
         EVERYWHERE,
         ("its polygons reach from", "64 pixels beyond its image"),
     ),
     "a polygon of texts": (
-        _first_annotation(segmentation=[["0", "0", "9", "0", "9", "9"]]),
+        first_annotation(segmentation=[["0", "0", "9", "0", "9", "9"]]),
         EVERYWHERE,
         ("its polygons must be lists of numbers",),
     ),
     "a polygon of two points": (
-        _first_annotation(segmentation=[[0, 0, 9, 9]]),
+        first_annotation(segmentation=[[0, 0, 9, 9]]),
         EVERYWHERE,
         ("at least six, numbers",),
     ),
     "a polygon without pixels": (
-        _first_annotation(segmentation=[[9.1, 9.1, 9.2, 9.1, 9.2, 9.2]]),
+        first_annotation(segmentation=[[9.1, 9.1, 9.2, 9.1, 9.2, 9.2]]),
         ("check",),
         ("segment-without-pixels", "annotation 1 of"),
     ),
     "no segmentation": (
-        lambda f: f.edit(f.instances_json, lambda c: c["annotations"][0].pop("segmentation")),
+        lambda f: f.edit_instances(lambda c: c["annotations"][0].pop("segmentation")),
         EVERYWHERE,
         ("segmentation",),
     ),
     "box of texts": (
-        _first_annotation(bbox=["a", 0, 1, 1]),
+        first_annotation(bbox=["a", 0, 1, 1]),
         ("evaluate", "check"),
         (INSTANCES, "bbox"),
     ),
-    "box outside": (_first_annotation(bbox=[60, 60, 9, 9]), ("check",), ("box-outside", "9, 9]")),
-    "area as text": (_first_annotation(area="9"), ("evaluate", "check"), (INSTANCES, "area", "9")),
-    "annotation ids twice": (
-        lambda f: f.edit(f.instances_json, lambda c: c["annotations"][1].update(id=1)),
-        EVERYWHERE,
-        ("annotation",),
+    "box outside": (first_annotation(bbox=[60, 60, 9, 9]), ("check",), ("box-outside", "9, 9]")),
+    "area as text": (first_annotation(area="9"), ("evaluate", "check"), (INSTANCES, "area", "9")),
+    "area of 400 digits": (
+        first_annotation(area=10**400),
+        ("evaluate",),
+        (INSTANCES, "annotations[0].area is 1000", "expected a number up to 1e300"),
     ),
-    "crowd of x": (_first_annotation(iscrowd="x"), EVERYWHERE, ("iscrowd",)),
-    "crowd of 7": (_first_annotation(iscrowd=7), EVERYWHERE, ("iscrowd",)),
-    "category that is a list": (_first_annotation(category_id=[1]), EVERYWHERE, ("category_id",)),
-    "image that is a list": (_first_annotation(image_id=[1]), EVERYWHERE, ("image_id",)),
-    "class names twice": (
-        lambda f: f.edit(f.instances_json, lambda c: c["categories"][1].update(name="disc")),
+    "an annotation id twice": (
+        lambda f: f.edit_instances(lambda c: c["annotations"].append(c["annotations"][0])),
         EVERYWHERE,
-        ("name",),
+        (INSTANCES, "id 1 is there twice: expected once"),
+    ),
+    "iscrowd of text": (
+        first_annotation(iscrowd="x"),
+        EVERYWHERE,
+        (INSTANCES, 'annotations[0].iscrowd is "x": expected 0 or 1'),
+    ),
+    "a class named twice": (
+        category(1, name=CATEGORIES[0]["name"]),
+        EVERYWHERE,
+        (INSTANCES, "categories[1]: name", "is there twice"),
     ),
     "no images": (
-        lambda f: f.edit(
-            f.instances_json, lambda c: (c["images"].clear(), c["annotations"].clear())
-        ),
+        lambda f: f.edit_instances(no_images),
         EVERYWHERE,
-        ("image",),
+        (INSTANCES, "images is empty: expected one or more"),
     ),
+    "crowd of 7": (first_annotation(iscrowd=7), EVERYWHERE, ("iscrowd",)),
+    "category that is a list": (first_annotation(category_id=[1]), EVERYWHERE, ("category_id",)),
+    "image that is a list": (first_annotation(image_id=[1]), EVERYWHERE, ("image_id",)),
     "run lengths of 10**12": (_codes(counts=[10**12]), EVERYWHERE, ("run lengths",)),
     "run lengths of 2**70": (_codes(counts=[2**70]), EVERYWHERE, ("run lengths",)),
     "run lengths that overflow to the size": (
@@ -509,17 +559,17 @@ _INSTANCE = {
     "a size of 10**9": (_codes(size=[10**9, 10**9]), EVERYWHERE, ("(64, 64)",)),
     "a size of three": (_codes(size=[64, 64, 64]), EVERYWHERE, ("annotation 1",)),
     "a segmentation that is a number": (
-        _first_annotation(segmentation=7),
+        first_annotation(segmentation=7),
         EVERYWHERE,
         ("annotation",),
     ),
     "a segmentation that is a text": (
-        _first_annotation(segmentation="oooo"),
+        first_annotation(segmentation="oooo"),
         EVERYWHERE,
         ("annotation",),
     ),
     "a polygon of 1e308": (
-        _first_annotation(segmentation=[[0, 0, 1e308, 0, 1e308, 1e308]]),
+        first_annotation(segmentation=[[0, 0, 1e308, 0, 1e308, 1e308]]),
         EVERYWHERE,
         ("its polygons reach",),
     ),
@@ -531,13 +581,13 @@ _INSTANCE = {
         ("polygon",),
     ),
     "a polygon of truths": (
-        _first_annotation(segmentation=[[True, True, False, True, 9, 9]]),
+        first_annotation(segmentation=[[True, True, False, True, 9, 9]]),
         EVERYWHERE,
         ("polygon",),
     ),
-    "no polygons": (_first_annotation(segmentation=[]), EVERYWHERE, ("annotation",)),
+    "no polygons": (first_annotation(segmentation=[]), EVERYWHERE, ("annotation",)),
     "a polygon of seven numbers": (
-        _first_annotation(segmentation=[[0, 0, 9, 0, 9, 9, 1]]),
+        first_annotation(segmentation=[[0, 0, 9, 0, 9, 9, 1]]),
         EVERYWHERE,
         ("polygon",),
     ),
@@ -562,6 +612,56 @@ _PREPARED = {
         "[12]",
     ),
 }
+
+_GUARDED = {
+    "no file name": (lambda c: c["annotations"][0].pop("file_name"), "not a file of COCO's format"),
+    "path outside": (lambda c: c["annotations"][0].update(file_name="../1.png"), "which leaves"),
+    "unknown category": (
+        lambda c: c["annotations"][0]["segments_info"][0].update(category_id=12),
+        "12",
+    ),
+}
+
+
+def _guarded(name, change, word):
+    """A file that Detectron2 loads, for the name of its built-in data set."""
+
+    def run(place: Place) -> object:
+        segment = {"id": 1, "category_id": 1}
+        content = {
+            "annotations": [{"image_id": 1, "file_name": "1.png", "segments_info": [segment]}]
+        }
+        change(content)
+        place.write("coco/annotations/panoptic_train2017.json", content)
+        for file in ("1.jpg", "train2017/1.jpg", "1.png", "panoptic_train2017/1.png"):
+            place.write(f"coco/{file}", "")
+        name = "coco_2017_train_panoptic"
+        metadata = detectron2_metadata(name)
+        for catalog in (DatasetCatalog, MetadataCatalog):
+            catalog.remove(name)
+        register_coco_panoptic(
+            name,
+            {key: metadata[key] for key in metadata if key.endswith("_to_contiguous_id")},
+            *("coco/train2017", "coco/panoptic_train2017"),
+            "coco/annotations/panoptic_train2017.json",
+        )
+        guard(name)
+        return DatasetCatalog.get(name)
+
+    return Case(f"loaded by Detectron2, {name}", run, ("panoptic_train2017.json", word))
+
+
+def _without_targets(f):
+    """Crowds alone in one image, and nothing in another."""
+
+    def change(content):
+        for segment in content["annotations"][0]["segments_info"]:
+            segment["iscrowd"] = 1
+        content["annotations"][1]["segments_info"].clear()
+
+    f.edit_panoptic(change)
+    write_panoptic_png(f.root / "panoptic_train" / "000002.png", np.zeros((64, 64), np.int32))
+
 
 # Told by a warning; the rest of the data are used.
 _WARNED = {("panoptic", "image without annotation", "train")}
@@ -620,9 +720,10 @@ _SOUND = {
     "with a byte order mark": lambda f: f.panoptic_json.write_bytes(
         b"\xef\xbb\xbf" + f.panoptic_json.read_bytes()
     ),
-    "with keys of others": lambda f: f.edit(
-        f.panoptic_json, lambda c: c.update({"info": [{}] * 9})
-    ),
+    "with a colour that is none": _categories(lambda c: c[0].update(color="red")),
+    "with ids of two kinds": lambda f: f.edit_panoptic(_mix_ids),
+    "without targets": _without_targets,
+    "with keys of others": lambda f: f.edit_panoptic(lambda c: c.update({"info": [{}] * 9})),
 }
 
 CASES = [
@@ -633,6 +734,7 @@ CASES = [
         for where in met
     ),
     *(_prepared(name, *spec) for name, spec in _PREPARED.items()),
+    *(_guarded(name, *spec) for name, spec in _GUARDED.items()),
     *(
         _sound(task, where, spoil, name)
         for task in ("panoptic", "instance")

@@ -68,7 +68,7 @@ _WRITERS: dict[str, tuple[tuple[str, ...], str]] = {
     "export": (
         (
             *("export", "--config-file", "small.yaml", "--weights", "weights.pth"),
-            *("--format", "torch-export", "--check-size", "64x64", "64x96", "--output"),
+            *("--format", "torch-export", "--check-size", "96x96", "96x128", "--output"),
         ),
         ".pt2",
     ),

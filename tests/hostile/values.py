@@ -12,7 +12,8 @@ CPU = ("MODEL.DEVICE", "cpu")
 RESNET = ("MODEL.BACKBONE.NAME", "build_resnet_backbone")
 HEAD = ("MODEL.SEM_SEG_HEAD.NAME", "MaskFormerHead")
 PROSCALE = (*HEAD, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "PROSCALE")
-NINES = "9" * 5000
+MANY = "9" * 5000
+HEX = "0x" + "F" * 5000
 
 # A key, a value, and what is told of it.
 _VALUES = [
@@ -75,8 +76,45 @@ _VALUES = [
     ("SOLVER.MAX_SKIPPED_STEPS", "-1", "whole numbers from 0"),
     ("DATALOADER.NUM_WORKERS", "-1", "whole numbers from 0"),
     ("MODEL", "3", "META_ARCHITECTURE"),
-    ("SOLVER.MAX_ITER", "9" * 23, ""),
-    ("SOLVER.MAX_ITER", NINES, ""),
+    ("SOLVER.MAX_ITER", MANY, "a whole number"),
+    ("SOLVER.MAX_ITER", HEX, "whole numbers from 0"),
+    ("SOLVER.MAX_ITER", "9" * 23, "whole numbers from 0 to 2147483647"),
+    ("SOLVER.MAX_ITER", "-" * 100_000 + "1", "a whole number"),
+    ("SOLVER.MAX_ITER", "[" * 5000, "a whole number"),
+    ("SOLVER.MAX_ITER", "1\0", "a whole number"),
+    ("SOLVER.BASE_LR", HEX, "a number"),
+    ("SOLVER.BASE_LR", "1e38", "numbers from 0 to 1000"),
+    ("SOLVER.BASE_LR", "1e999", "numbers from 0 to 1000"),
+    ("SOLVER.MOMENTUM", "-1.0", "numbers from 0 to 1"),
+    ("SOLVER.GAMMA", "1e999", "finite numbers"),
+    ("SOLVER.IMS_PER_BATCH", "1000000", "whole numbers from 1 to 65536"),
+    ("SOLVER.WARMUP_METHOD", "none", "constant or linear"),
+    ("SEED", "4294967296", "whole numbers from -1 to 2147483647"),
+    ("SEED", "-2", "whole numbers from -1 to 2147483647"),
+    ("INPUT.MAX_SCALE", "1e9", "at most 1000000"),
+    ("INPUT.MAX_SCALE", "17.0", "sides of at most 16384 pixels with INPUT.IMAGE_SIZE 1024"),
+    ("INPUT.MAX_SCALE", "0.05", "INPUT.MIN_SCALE, 0.1, or more"),
+    ("INPUT.IMAGE_SIZE", "100000", "whole numbers from 1 to 16384"),
+    ("INPUT.RANDOM_FLIP", "both", "horizontal or vertical or none"),
+    ("INPUT.CROP.TYPE", "centre", "relative or relative_range"),
+    ("DATALOADER.NUM_WORKERS", "100000", "whole numbers from 0 to 1024"),
+    ("MODEL.PIXEL_MEAN", "[1e999, 0.0, 0.0]", "finite numbers"),
+    ("MODEL.RESNETS.NORM", "XX", "BN or SyncBN"),
+    ("MODEL.RESNETS.OUT_FEATURES", "['res9']", "one or more of ['stem', 'res2'"),
+    ("MODEL.RESNETS.OUT_FEATURES", "[]", "one or more of ['stem', 'res2'"),
+    ("MODEL.RESNETS.STEM_TYPE", "wide", "basic or deeplab"),
+    ("MODEL.RESNETS.NUM_GROUPS", "0", "whole numbers from 1"),
+    ("MODEL.RESNETS.RES5_DILATION", "3", "1 or 2 or 4"),
+    ("MODEL.RESNETS.RES5_DILATION", "4", "1 or 2"),
+    ("MODEL.MASK_FORMER.DEC_LAYERS", "100000", "whole numbers from 1 to 200"),
+    ("MODEL.MASK_FORMER.HIDDEN_DIM", "1000000", "whole numbers from 1 to 8192"),
+    ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "1000000", "whole numbers from 1 to 65536"),
+    ("MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", "100000", "whole numbers from 0 to 200"),
+    ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "1000000", "whole numbers from 1 to 65536"),
+    ("MODEL.PROSCALE.PROSCALE_NUM_LAYERS", "[3, 100000, 3]", "whole numbers from 0 to 200"),
+    ("MODEL.SWIN.DEPTHS", "[2, 2, 100000, 2]", "whole numbers from 0 to 200"),
+    ("OUTPUT_DIR", "~nosuchuser/x", "./~nosuchuser/x (there is no user ~nosuchuser)"),
+    ("MODEL.WEIGHTS", "~nosuchuser/x", "./~nosuchuser/x (there is no user ~nosuchuser)"),
     ("SOLVER.MAX_ITER", "-1", "whole numbers from 0"),
     ("SOLVER.MAX_ITER", "nan", "a whole number"),
     ("SOLVER.MAX_ITER", "1e3", "a whole number"),
@@ -85,34 +123,26 @@ _VALUES = [
     ("SOLVER.CHECKPOINT_PERIOD", "0", "whole numbers from 1"),
     ("SOLVER.CHECKPOINT_PERIOD", "9" * 23, ""),
     ("SOLVER.WARMUP_ITERS", "-5", "whole numbers from 0"),
-    ("SOLVER.BASE_LR", "1e38", ""),
     ("SOLVER.BASE_LR", "1e400", "numbers from 0"),
     ("SOLVER.BASE_LR", "float('nan')", "a number"),
-    ("SOLVER.BASE_LR", NINES, ""),
+    ("SOLVER.BASE_LR", MANY, ""),
     ("SOLVER.WEIGHT_DECAY", "-1.0", "numbers from 0"),
-    ("SEED", "4294967296", ""),
     ("SEED", "9" * 23, ""),
     ("SEED", "one", "a whole number"),
-    ("INPUT.MAX_SCALE", "1e9", ""),
     ("INPUT.MAX_SCALE", "inf", "a number"),
     ("INPUT.IMAGE_SIZE", "1000000000", ""),
     ("INPUT.MIN_SIZE_TEST", "-1", "whole numbers from 0"),
     ("INPUT.MIN_SIZE_TEST", "9" * 23, ""),
     ("DATALOADER.NUM_WORKERS", "1.5", "a whole number"),
     ("TEST.EVAL_PERIOD", "-1", "whole numbers from 0"),
-    ("MODEL.RESNETS.NORM", "XX", ""),
     ("MODEL.DEVICE", "gpu", "cpu, cuda"),
     ("MODEL.DEVICE", "meta", ""),
     ("MODEL.DEVICE", "cuda:99999999999999999999", ""),
     ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "9" * 23, ""),
     ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "((" * 3000, ""),
-    ("MODEL.MASK_FORMER.DEC_LAYERS", "100000", ""),
-    ("MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", "100000", ""),
     ("MODEL.PROSCALE.PROSCALE_NUM_LAYERS", "[100000, 1, 1]", ""),
-    ("MODEL.SWIN.DEPTHS", "[2, 2, 100000, 2]", ""),
     ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "9" * 23, ""),
     ("MODEL.SEM_SEG_HEAD.CONVS_DIM", "9" * 23, ""),
-    ("OUTPUT_DIR", "a\0b", ""),
     ("OUTPUT_DIR", "True", "a text"),
 ]
 
@@ -174,6 +204,25 @@ _RULES = {
         ("MODEL.SEM_SEG_HEAD.NAME", "SegFormerHead", "MODEL.SEM_SEG_HEAD.NORM", "GN"),
         "MODEL.SEM_SEG_HEAD.NORM is 'GN': expected BN or SyncBN",
     ),
+    "channels of ResNet-18": (
+        ("MODEL.RESNETS.DEPTH", "18"),
+        "MODEL.RESNETS.RES2_OUT_CHANNELS is 256: expected 64 with MODEL.RESNETS.DEPTH 18",
+    ),
+    "dilation of ResNet-18": (
+        (
+            *("MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64"),
+            *("MODEL.RESNETS.RES5_DILATION", "2"),
+        ),
+        "MODEL.RESNETS.RES5_DILATION is 2: expected 1 with MODEL.RESNETS.DEPTH 18",
+    ),
+    "sides of test images": (
+        ("INPUT.MIN_SIZE_TEST", "100000", "INPUT.MAX_SIZE_TEST", "0"),
+        "INPUT.MIN_SIZE_TEST is 100000: expected sides of at most 16384 pixels",
+    ),
+    "sides of training images": (
+        ("INPUT.MIN_SIZE_TRAIN", "(640, 100000)", "INPUT.MAX_SIZE_TRAIN", "200000"),
+        "INPUT.MIN_SIZE_TRAIN is (640, 100000): expected sides of at most 16384 pixels",
+    ),
     "heads of Swin": (
         ("MODEL.BACKBONE.NAME", "D2SwinTransformer", "MODEL.SWIN.NUM_HEADS", "[3, 6, 12]"),
         "MODEL.SWIN.NUM_HEADS is [3, 6, 12]: expected one number for each of the stages",
@@ -207,7 +256,7 @@ _RULES = {
 _MODELS = {
     "levels that the backbone lacks": (
         ("MODEL.SWIN.OUT_FEATURES", "['res2']"),
-        "OUT_FEATURES",
+        "IN_FEATURES",
     ),
     "levels of a ResNet that there are not": (
         (
@@ -239,7 +288,7 @@ _MODELS = {
     ),
     "levels that the encoder lacks": (
         ("MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", "['a', 'b', 'c']"),
-        "IN_FEATURES",
+        "in_features",
     ),
 }
 
@@ -328,8 +377,7 @@ CASES = [
     *(_rule(name, *spec) for name, spec in _RULES.items()),
     *(_model(name, *spec) for name, spec in _MODELS.items()),
     *(_run(name, *spec) for name, spec in _RUNS.items()),
-    Case("Predictor without weights", _predictor(None), ("weights",)),
-    Case("Predictor with a number", _predictor(3), ("weights",)),
+    Case("Predictor without weights", _predictor(None), ("MODEL.WEIGHTS",)),
     Case("Predictor with weights that are not there", _predictor("no.pth"), ("no.pth",)),
     Case(
         "published weights without a network",

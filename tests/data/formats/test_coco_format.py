@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from detectron2.data import MetadataCatalog
 
+from proscale.data.datasets.own import register_own_data
 from proscale.data.datasets.registration import instance_metadata
 from proscale.data.formats.coco_format import load_coco_instances
 
@@ -73,3 +75,14 @@ def test_unknown_category(content, load):
     content["annotations"][0]["category_id"] = 8
     with pytest.raises(ValueError, match=r"annotation 10 of image 4 has .* 8: expected 3, 7$"):
         load()
+
+
+@pytest.mark.parametrize("color", ["#b92d2d", [0, 0, 256], [0, 0], [0, 0, "1"], None, 7])
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+def test_other_colours_are_left_out(own_data, own_block, restored_catalogs, task, color):
+    for path in (own_data / "annotations").glob("*.json"):
+        content = json.loads(path.read_text())
+        content["categories"][0]["color"] = color
+        path.write_text(json.dumps(content))
+    register_own_data([own_block(task)])
+    assert MetadataCatalog.get(f"own_{task}_train").get("thing_colors") is None

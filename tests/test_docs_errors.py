@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "errors.md").read_text()
 MESSAGES = re.findall(r"^### `(.+)`$", PAGE, re.MULTILINE)
 
