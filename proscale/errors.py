@@ -1,6 +1,7 @@
 """Errors that a user can cause: the message is one sentence that names the file or key."""
 
 import json
+from itertools import islice
 
 
 class UserError(ValueError):
@@ -66,7 +67,9 @@ def one_sentence(error: Exception) -> str:
 def shown(value: object, limit: int = 60) -> str:
     """``value`` as a message quotes it: as JSON has it, and :func:`printable`."""
     try:
-        text = json.dumps(value, ensure_ascii=False)
+        # In steps: a list of lists of lists, the same one each time, would be written out.
+        parts = json.JSONEncoder(ensure_ascii=False).iterencode(value)
+        text = "".join(islice(parts, limit + 1))
     except (TypeError, ValueError, RecursionError):
         text = repr(type(value))
     return printable(text, limit)

@@ -7,6 +7,7 @@ first and the last as the last. Of a layer that saw more levels, the weights of 
 are kept: these are the levels that the new layer sees.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from proscale.modeling.pixel_decoders.deformable_encoder import DeformableAttent
 ENCODER_LAYERS = "sem_seg_head.pixel_decoder.transformer.encoder.layers."
 """The prefix of names in the encoder's layers; their number follows."""
 
+_ENCODER_LAYER = re.compile(re.escape(ENCODER_LAYERS) + r"(0|[1-9][0-9]{0,3})\.(.*)")
 _PER_LEVEL = ("self_attn.sampling_offsets.", "self_attn.attention_weights.")
 # The convolution that PRO-SCALE replaces by its Light-Pixel Embedding, and the norm behind both.
 _PIXEL_EMBEDDING = "sem_seg_head.pixel_decoder.layer_1."
@@ -75,7 +77,7 @@ def adapt_weights(state: Mapping[str, Tensor], model: nn.Module) -> WeightTransf
             assert isinstance(attention, DeformableAttention)
             heads, levels = attention.n_heads, attention.n_levels
             rows = len(tensor) // levels  # of a level
-            if len(found) > len(tensor) and len(found) % rows == 0:
+            if found.ndim and len(found) > len(tensor) and len(found) % rows == 0:
                 result.cut[layer] = (levels, len(found) // rows)
                 # Rows are by head, then level, from coarse to fine.
                 by_level = found.unflatten(0, (heads, -1, rows // heads))
@@ -94,7 +96,5 @@ def adapt_weights(state: Mapping[str, Tensor], model: nn.Module) -> WeightTransf
 
 def _encoder_layer(name: str) -> tuple[int | None, str]:
     """The number of the encoder's layer that has a tensor, and its name in there."""
-    if not name.startswith(ENCODER_LAYERS):
-        return None, ""
-    number, _, inner = name.removeprefix(ENCODER_LAYERS).partition(".")
-    return int(number), inner
+    found = _ENCODER_LAYER.fullmatch(name)
+    return (int(found[1]), found[2]) if found else (None, "")

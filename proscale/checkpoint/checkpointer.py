@@ -8,7 +8,7 @@ are finite. A last checkpoint that is damaged or not finite is passed over for t
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,15 @@ from detectron2.utils.file_io import Detectron2Handler
 from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import Tensor, nn
 
-from proscale.checkpoint.convert import CONTAINERS, convert, is_timm_model, recognise, tensors_of
+from proscale.checkpoint.convert import (
+    ARRAYS,
+    CONTAINERS,
+    container_of,
+    convert,
+    is_timm_model,
+    recognise,
+    tensors_of,
+)
 from proscale.checkpoint.files import (
     PICKLE,
     find_damage,
@@ -30,8 +38,9 @@ from proscale.checkpoint.files import (
     save_archive,
     stored_iteration,
 )
+from proscale.checkpoint.tensors import check_fit
 from proscale.engine.sharding import whole
-from proscale.errors import CheckpointError, ConfigError, UserError, shown
+from proscale.errors import CheckpointError, ConfigError, UserError, printable, shown
 from proscale.utils.untrusted import fetched, inside, read_bounded
 
 LAST_CHECKPOINT = "last_checkpoint"
@@ -150,11 +159,17 @@ class Checkpointer(DetectionCheckpointer):
         # and that nothing but the class layer has another shape.
         parameters = [name for name, _ in self.model.named_parameters()]
         if not any(name in state for name in parameters):
-            found = ", ".join([name for name in state if name not in expected][:3]) or "nothing"
+            others = [printable(name) for name in state if name not in expected]
+            found = ", ".join(others[:3]) or "nothing"
             raise CheckpointError(
                 f"{path}: no tensor in it fits the model, whose parameters are "
                 f"{', '.join(parameters[:3])}, …; the file has {found}, …"
             )
+        for name, value in container_of(content).items():
+            if name in expected and not isinstance(value, ARRAYS):
+                kind = type(value).__name__
+                raise CheckpointError(f"{path}: {name} is a {kind}: expected a tensor")
+        check_fit(path, state, expected)
         fitting = [name for name in expected if name in state]
         if wrong := [name for name in fitting if not state[name].isfinite().all()]:
             raise CheckpointError(
@@ -173,7 +188,9 @@ class Checkpointer(DetectionCheckpointer):
         # That line covers the class layer's tensors; frozen norms do not count batches.
         new = {mismatch.key for mismatch in mismatches}
         missing = [name for name in missing if name not in new]
-        unexpected = [name for name in unexpected if not name.endswith(".num_batches_tracked")]
+        unexpected = [
+            printable(name) for name in unexpected if not name.endswith(".num_batches_tracked")
+        ]
         self._log_incompatible_keys(_IncompatibleKeys(missing, unexpected, incorrect_shapes=[]))
 
         # The training's own state, such as the optimiser's, lies beside the container of the
@@ -307,7 +324,7 @@ class Checkpointer(DetectionCheckpointer):
         state = tensors_of(content)
         _, scheme = recognise(state)
         if scheme is not None or is_timm_model(ours):
-            conversion = convert(state, model=ours)
+            conversion = convert(state, model=ours, file=file)
             self.logger.info("%s has the names of scheme %s", file, conversion.source)
             return conversion.state_dict
         if Path(file).suffix != PICKLE:
@@ -315,9 +332,15 @@ class Checkpointer(DetectionCheckpointer):
         # Detectron2's model zoo, or Caffe2's, which names no author. Detectron2 matches the names.
         is_caffe2 = not ("model" in content and "__author__" in content)
         if is_caffe2:
-            blobs = tensors_of(content.get("blobs", content))
-            state = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
-        return align_and_update_state_dicts(ours, state, c2_conversion=is_caffe2)
+            blobs = content.get("blobs", content)
+            state = tensors_of(blobs) if isinstance(blobs, Mapping) else {}
+            state = {name: blob for name, blob in state.items() if not name.endswith("_momentum")}
+        try:
+            return align_and_update_state_dicts(ours, state, c2_conversion=is_caffe2)
+        except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"{file}: its names cannot be matched with those of the model"
+            ) from error
 
 
 def has_other_classes(mismatches: Sequence[Mismatch]) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from proscale.checkpoint import imagenet, mask2former, segformer, timm
 from proscale.checkpoint.rules import NamingScheme
-from proscale.errors import CheckpointError
+from proscale.errors import CheckpointError, printable
 
 PROSCALE = "proscale"
 SCHEMES: dict[str, tuple[NamingScheme, ...]] = {
@@ -37,6 +37,8 @@ SCHEMES: dict[str, tuple[NamingScheme, ...]] = {
 """
 
 CONTAINERS = ("state_dict", "model")
+ARRAYS = (Tensor, np.ndarray, np.number, np.bool_)
+"""Types of values in a checkpoint that are taken for tensors."""
 _DATA_PARALLEL = "module."
 _BACKBONE, _HEAD = "backbone.", "sem_seg_head."
 
@@ -104,15 +106,15 @@ def convert(
     if is_timm_model(model) and source not in (PROSCALE, "efficientnet_lite0"):
         return Conversion(*timm.to_network(state, model), source="timm")
     if source is None:
+        found = ", ".join(map(printable, list(state)[:3])) or "none at all"
         raise CheckpointError(
-            f"{file}: names of no known scheme ({', '.join((PROSCALE, *SCHEMES))}): "
-            f"{', '.join(list(state)[:3]) or 'none at all'}, …"
+            f"{file}: names of no known scheme ({', '.join((PROSCALE, *SCHEMES))}): {found}, …"
         )
     # To this project's names, by which all conversions go.
     unknown: list[str] = []
     settings: Mapping[str, object] = {}
     if scheme is not None:
-        converted, unknown = scheme.translate(state, to_ours=True)
+        converted, unknown = _translate(scheme, state, file, to_ours=True)
         state = converted | {name: state[name] for name in unknown}
         settings = scheme.settings
     # Names without a counterpart stay as they are, so that a loader can report them.
@@ -122,7 +124,10 @@ def convert(
     # To the other scheme: that of the kind of model which leaves the least out.
     is_whole = any(name.startswith(_HEAD) for name in state)
     converted, left = min(
-        (kind.translate(state, to_ours=False, with_prefix=is_whole) for kind in SCHEMES[to]),
+        (
+            _translate(kind, state, file, to_ours=False, with_prefix=is_whole)
+            for kind in SCHEMES[to]
+        ),
         key=lambda result: len(result[1]),
     )
     # Strangers in the file, such as a classifier's head, may be left out; parts of a model not.
@@ -133,6 +138,19 @@ def convert(
             f"{', '.join(ours[:3])}, …"
         )
     return Conversion(converted, left, source, settings)
+
+
+def _translate(
+    scheme: NamingScheme, state: Mapping[str, Tensor], file: str | Path, **direction: bool
+) -> tuple[dict[str, Tensor], list[str]]:
+    try:
+        return scheme.translate(state, **direction)
+    # Of tensors that are concatenated, split or reshaped.
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        reason = printable(str(error).partition("\n")[0])
+        raise CheckpointError(
+            f"{file}: its tensors have other shapes than their names say: {reason}"
+        ) from error
 
 
 def recognise(names: Collection[str]) -> tuple[str | None, NamingScheme | None]:
@@ -150,21 +168,24 @@ def is_timm_model(names: Collection[str]) -> bool:
     return any(name.startswith(timm.NETWORK) for name in names)
 
 
+def container_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of ``checkpoint`` that has the tensors."""
+    # Trainers keep them below a key, beside the optimiser's state and the iteration.
+    inner = (checkpoint.get(key) for key in CONTAINERS)
+    return next((value for value in inner if isinstance(value, Mapping)), checkpoint)
+
+
 def tensors_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors by name in ``checkpoint``, out of their container and without ``module.``.
 
     Values that are neither tensors nor arrays are left out.
     """
-    # Trainers keep the tensors below a key, beside the optimiser's state and the iteration.
-    for key in CONTAINERS:
-        if isinstance(checkpoint.get(key), Mapping):
-            checkpoint = checkpoint[key]
-            break
+    checkpoint = container_of(checkpoint)
     return {
         # A copy, because arrays out of pickles may be read-only.
         name.removeprefix(_DATA_PARALLEL): torch.tensor(tensor)
-        if isinstance(tensor, np.ndarray | np.generic)
+        if not isinstance(tensor, Tensor)
         else tensor
         for name, tensor in checkpoint.items()
-        if isinstance(name, str) and isinstance(tensor, Tensor | np.ndarray | np.generic)
+        if isinstance(name, str) and isinstance(tensor, ARRAYS)
     }

@@ -1,7 +1,8 @@
 """Checkpoint files: PyTorch's ``.pth``, plain pickles and safetensors, chosen by suffix.
 
 Pickles can run code when they are read. Only tensors and plain values are accepted in them, unless
-the user trusts their author.
+the user trusts their author. A file is refused, too, that would need far more memory than it has
+bytes, or whose tensors are none that a model could take.
 
 PyTorch's files are ZIP archives with a checksum of every tensor, which PyTorch does not compare
 when it reads. Those written here also carry a SHA-256 digest of all their bytes as the archive's
@@ -25,8 +26,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from proscale.checkpoint.pickles import RefusedGlobal, load_pickle
-from proscale.errors import CheckpointError
+from proscale.checkpoint.pickles import ARCHIVE, RefusedGlobal, load_pickle, load_torch
+from proscale.checkpoint.tensors import check_tensors
+from proscale.errors import CheckpointError, printable
+from proscale.utils.untrusted import check_archive, check_regular
 from proscale.utils.whole_files import whole_file
 
 TORCH = (".pth", ".pt", ".bin")
@@ -35,12 +38,21 @@ SAFETENSORS = ".safetensors"
 READABLE = (*TORCH, PICKLE, SAFETENSORS)
 WRITABLE = (*TORCH, SAFETENSORS)
 
-_UNSUPPORTED = re.compile(r"GLOBAL (\S+)")
-_WEIGHTS_ONLY = re.compile(r"WeightsUnpickler error: (.+)")
-# Unpicklers raise any of these on damaged files.
+# How files begin that are taken for checkpoints.
+_STRANGERS = (
+    (re.compile(rb"\Z"), "empty"),
+    (re.compile(rb"\s*<"), "a web page: download the file itself"),
+    (re.compile(rb"version https://git-lfs"), "a pointer of Git LFS: run git lfs pull"),
+    (re.compile(rb"\s*[{[]"), "a text file"),
+    (re.compile(rb"\x1f\x8b|\x28\xb5\x2f\xfd|BZh|\xfd7zXZ"), "a compressed file: unpack it"),
+)
+# PyTorch's files from before it wrote archives have this number near their beginning.
+_MAGIC = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
+# Readers raise any of these on damaged files.
 _DAMAGED = (
     *(pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError, ImportError, LookupError),
-    *(MemoryError, RuntimeError, TypeError, ValueError),
+    *(AssertionError, MemoryError, RuntimeError, TypeError, ValueError),
+    *(SafetensorError, struct.error, zipfile.BadZipFile, zlib.error),
 )
 
 _DIGEST_NAME, _ITERATION_NAME = b"sha256:", b" iteration:"
@@ -69,41 +81,45 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
     """
     path = Path(path)
     suffix = check_suffix(path, READABLE)
-    if not path.is_file():
-        raise CheckpointError(f"there is no file {path}")
-    if suffix == SAFETENSORS:
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise CheckpointError(f"{path}: it is no safetensors file: {error}") from error
+    if not path.exists():
+        raise CheckpointError(f"there is no file {printable(path, limit=None)}")
+    size = check_regular(path, raises=CheckpointError)
     with path.open("rb") as file:
-        is_archive = file.read(4) == b"PK\x03\x04"
+        beginning = file.read(100)
+    is_archive = beginning.startswith(ARCHIVE)
     # PyTorch reads a damaged archive without a word where the damage is within a tensor.
     if is_archive and (damage := find_damage(path)):
         raise CheckpointError(f"{path}: it is damaged: {damage}")
     try:
-        if suffix != PICKLE or is_archive:
-            content = torch.load(path, map_location="cpu", weights_only=not trust)
-        else:
+        if suffix == SAFETENSORS:
+            content = load_file(path)
+        elif suffix == PICKLE and not is_archive:
             content = load_pickle(path, trust=trust)
-    except _DAMAGED as error:
-        text = str(error)
-        # The name that is refused; PyTorch's message goes on with how to read the file anyway.
-        unsupported = _UNSUPPORTED.search(text)
-        refused = unsupported[1] if unsupported else None
-        if isinstance(error, RefusedGlobal):
-            refused = error.args[0]
-        if refused is None:
-            inner = _WEIGHTS_ONLY.search(text)
-            reason = inner[1] if inner else (text.splitlines() or ["it is empty"])[0]
-            raise CheckpointError(f"{path}: it is no checkpoint: {reason}") from error
+        elif not is_archive and _MAGIC not in beginning:
+            raise ValueError("expected a file of torch.save; plain pickles have the suffix .pkl")
+        elif trust:
+            content = torch.load(path, map_location="cpu", weights_only=False)
+        else:
+            content = load_torch(path, is_archive=is_archive)
+    except RefusedGlobal as error:
         raise CheckpointError(
-            f"{path}: refused, because it has {refused} in it: reading anything but tensors and "
-            "plain values from a pickle can run code that came with it. If you trust its author: "
-            "MODEL.TRUST_WEIGHTS True, or --trust of `proscale convert`"
+            f"{path}: refused, because it has {printable(error.args[0])} in it: reading anything "
+            "but tensors and plain values from a pickle can run code that came with it. If you "
+            "trust its author: MODEL.TRUST_WEIGHTS True, or --trust of `proscale convert`"
         ) from error
+    except _DAMAGED as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        kind = next((kind for start, kind in _STRANGERS if start.match(beginning)), None)
+        # PyTorch's own reason is advice to read the file without care.
+        if kind is None and "weights_only" in reason:
+            kind = "damaged, or has more than tensors and plain values in it"
+            if "TorchScript" in reason:
+                kind = "a TorchScript program: expected a file of torch.save"
+        reason = f"it is {kind}" if kind else printable(reason)
+        raise CheckpointError(f"{path}: it is no checkpoint: {reason}") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: it holds a {type(content).__name__}: expected a dictionary")
+    check_tensors(path, content, size)
     return dict(content)
 
 
@@ -180,6 +196,10 @@ def find_damage(path: Path) -> str | None:
     By its digest; in files of other programs, by the checksums of their members.
     """
     try:
+        check_archive(path)
+    except CheckpointError as error:
+        return str(error).removeprefix(f"{path}: ")
+    try:
         with path.open("rb") as file:
             length, stated, comment = _read_end(file)
             if length and stated != struct.pack("<H", len(comment)):
@@ -187,14 +207,17 @@ def find_damage(path: Path) -> str | None:
             # Files of other programs have no digest, but a checksum of every member.
             if not comment.startswith(_DIGEST_NAME):
                 return _find_wrong_checksum(file)
+            # What the size was taken from is read as PyTorch reads it.
+            if damage := _find_wrong_checksum(file, only_headers=True):
+                return damage
             # The digest was taken before the archive had a comment.
             file.seek(0)
             length, digest = length - len(_NO_COMMENT), hashlib.sha256()
             for place in range(0, length, 2**20):
                 digest.update(file.read(min(2**20, length - place)))
             digest.update(_NO_COMMENT)
-    except FileNotFoundError:
-        return "there is no such file"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
     is_intact = comment == _comment(digest, comment[_DIGEST_LENGTH:])
     return None if is_intact else "its bytes are not those that were written"
 
@@ -208,7 +231,8 @@ def stored_iteration(path: Path) -> int:
         if found and digest.startswith(_DIGEST_NAME):
             return int(iteration)
         # Files of other programs and earlier versions have it inside. Tensors stay on the disk.
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        check_archive(path)
+        content = load_torch(path, is_archive=True, mmap=True)
         if isinstance(content["iteration"], int):
             return content["iteration"]
     except (*_DAMAGED, OSError):
@@ -231,10 +255,10 @@ def _read_end(file: IO[bytes]) -> tuple[int, bytes, bytes]:
     return start + end, tail[end - len(_NO_COMMENT) : end], tail[end:]
 
 
-def _find_wrong_checksum(file: IO[bytes]) -> str | None:
+def _find_wrong_checksum(file: IO[bytes], *, only_headers: bool = False) -> str | None:
     try:
         with zipfile.ZipFile(file) as archive:
-            member = archive.testzip()
+            member = None if only_headers else archive.testzip()
     except zipfile.BadZipFile as error:
         return f"it is cut short or overwritten ({error})"
     except _HEADER_ERRORS as error:

@@ -4,7 +4,11 @@ A classifier's layers behind the backbone, and norms of outputs that only the ba
 counterpart.
 """
 
+from functools import cache
+from math import isqrt
 from types import MappingProxyType
+
+from torch import Tensor
 
 from proscale.checkpoint.rules import Implied, NamingScheme, Rule, Template, rename, rename_modules
 from proscale.modeling.backbones.swin import relative_position_index
@@ -50,11 +54,22 @@ _SWIN_BLOCK = "layers.{stage}.blocks.{block}."
 SWIN_BLOCK = "backbone." + _SWIN_BLOCK
 _TABLE, _INDEX = "attn.relative_position_bias_table", "attn.relative_position_index"
 
+
+# Few networks have more than one size of window; the longest published one is 24.
+@cache
+def _indices(rows: int) -> Tensor:
+    """The rows that pairs of tokens look up, of a table of (2·window - 1)² ``rows``, one for each
+    offset between two tokens of a window."""
+    window = (isqrt(rows) + 1) // 2
+    if not 1 <= window <= 64 or rows != (2 * window - 1) ** 2:
+        raise ValueError(f"{rows} rows of a bias table: expected (2·window - 1)², window 1 to 64")
+    return relative_position_index(window)
+
+
 SWIN_INDICES = Implied(
     Template(SWIN_BLOCK + _INDEX),
     Template(SWIN_BLOCK + _TABLE),
-    # The table has (2·window - 1)² rows, one for each offset between two tokens of a window.
-    lambda table: relative_position_index((round(len(table) ** 0.5) + 1) // 2).to(table.device),
+    lambda table: _indices(len(table)).to(table.device),
 )
 """The rows of a bias table that pairs of tokens look up, for schemes whose files lack them."""
 

@@ -26,7 +26,7 @@ _OPTIONAL = re.compile(r"^\[([^]]*)\]")
 _GROUPS = (
     (r"^\\\[(.*?)\\\]", r"(?:\1)?"),
     (r"\\\{tensor\\\}", "(?P<tensor>weight|bias|running_mean|running_var|num_batches_tracked)"),
-    (r"\\\{(\w+)(?:\\\+\d)?\\\}", r"(?P<\1>\\d+)"),
+    (r"\\\{(\w+)(?:\\\+\d)?\\\}", r"(?P<\1>0|[1-9][0-9]{0,3})"),
 )
 
 

@@ -15,11 +15,12 @@ from typing import Any
 from proscale.checkpoint import PROSCALE, SCHEMES, adapt_weights, convert
 from proscale.checkpoint.adapt import ENCODER_LAYERS
 from proscale.checkpoint.files import WRITABLE, check_suffix, read_checkpoint, write_checkpoint
+from proscale.checkpoint.tensors import check_fit
 from proscale.cli.arguments import split_overrides
 from proscale.config import setup_cfg
 from proscale.config.schema import value_of
 from proscale.cost.shape_tracing import build_without_weights
-from proscale.errors import CheckpointError, ConfigError
+from proscale.errors import CheckpointError, ConfigError, printable
 from proscale.utils.whole_files import try_file
 
 # More names than this are grouped by their first parts.
@@ -77,10 +78,12 @@ def _adapt(content: Mapping[str, Any], options: argparse.Namespace) -> None:
     conversion = convert(content, model=model.state_dict().keys(), file=options.input)
     result = adapt_weights(conversion.state_dict, model)
     if not result.state_dict:
+        found = ", ".join(map(printable, result.left_out[:3])) or "nothing"
         raise CheckpointError(
-            f"{options.input}: no tensor in it fits the model of {file}; it has "
-            f"{', '.join(result.left_out[:3])}, …, the model {', '.join(result.new[:3])}, …"
+            f"{options.input}: no tensor in it fits the model of {file}; it has {found}, …, the "
+            f"model {', '.join(result.new[:3])}, …"
         )
+    check_fit(options.input, result.state_dict, model.state_dict())
     write_checkpoint(options.output, result.state_dict, container="model")
     print(f"{options.input}: names of scheme {conversion.source}")
     print(f"{options.output}: {len(result.state_dict)} tensors for the model of {file}")
@@ -100,7 +103,7 @@ def _adapt(content: Mapping[str, Any], options: argparse.Namespace) -> None:
 
 def _print_names(title: str, names: Iterable[str], *, layers: bool = False) -> None:
     """The names, or, of many, how many begin alike; ``layers`` tells the encoder's apart."""
-    lines = list(names)
+    lines = list(map(printable, names))
     if not lines:
         return
     if len(lines) > _NAMED:

@@ -79,7 +79,11 @@ def check_archive(path: AnyPath, *, raises: type[UserError] = CheckpointError) -
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, ArithmeticError, EOFError, LookupError, OSError, ValueError):
+    # zipfile raises any of these on damaged headers.
+    except (
+        *(zipfile.BadZipFile, ArithmeticError, EOFError, LookupError, OSError, RuntimeError),
+        ValueError,
+    ):
         return
     if unpacked > 2 * size + 2**20:
         raise raises(

@@ -61,7 +61,7 @@ def write_nested(content, path):
     class Storage:
         def __reduce__(self):
             inner = io.BytesIO()
-            torch.save(content, inner)
+            torch.save(content, inner, _use_new_zipfile_serialization=False)
             return torch.storage._load_from_bytes, (inner.getvalue(),)
 
     path.write_bytes(pickle.dumps({"a": Storage()}))
