@@ -21,6 +21,7 @@ from proscale.cli.arguments import add_overrides
 from proscale.config import setup_cfg
 from proscale.engine.recorded_step import RecordedStep
 from proscale.engine.train_loop import TrainLoop, resolve_amp_dtype
+from proscale.errors import ConfigError, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,11 +36,17 @@ def run(options: argparse.Namespace) -> None:
     # From a file, so that it is checked as any configuration.
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "config.yaml")
-        file.write_text(step.config)
-        cfg = setup_cfg(str(file), options.opts, saved=True)
+        file.write_text(step.config, "utf-8", "replace")
+        try:
+            cfg = setup_cfg(str(file), options.opts, saved=True)
+        except ConfigError as error:
+            # That file is gone when the message is read.
+            reason = str(error).removeprefix(f"{file}: ")
+            raise ConfigError(f"{options.file}: config: {reason}") from error
+    step.check_batch(cfg, options.file)
     model = build_model(cfg)
-    model.load_state_dict(step.weights)
-    files = ", ".join(str(sample.get("file_name", "(unnamed)")) for sample in step.batch)
+    step.load_weights(model, options.file)
+    files = ", ".join(printable(sample.get("file_name", "(unnamed)")) for sample in step.batch)
     print(f"Iteration {step.iteration} of process {step.rank}: {files}")
 
     # A step of the training itself; without a learning rate it changes no weight.

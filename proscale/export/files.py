@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from proscale.errors import ExportError
+from proscale.errors import ExportError, printable
 from proscale.export.network import ExportableNetwork
 from proscale.ops import using_backend
 from proscale.ops.deformable_attention import REFERENCE
+from proscale.utils.untrusted import check_archive, check_regular
 
 MIN_SIDE, MAX_SIDE, MAX_BATCH = 96, 8192, 1024
 METADATA, ONNX_METADATA = "proscale.json", "proscale"
@@ -73,13 +74,29 @@ def write_program(program: ExportedProgram, file: Path, metadata: str) -> None:
     torch.export.save(program, file, extra_files={METADATA: metadata})
 
 
+@contextmanager
+def _reading(file: Path, kind: str) -> Iterator[None]:
+    """Within it errors are ExportErrors; the libraries' own have no common class."""
+    try:
+        yield
+    except Exception as error:
+        reason = printable(str(error).partition("\n")[0] or type(error).__name__)
+        raise ExportError(f"{file}: it is no {kind}: {reason}") from error
+
+
 class ProgramRunner:
-    """Runs the network of a ``.pt2`` file."""
+    """Runs the network of a ``.pt2`` file of your own: ``torch.export`` runs the code in others'.
+
+    Raises:
+        ExportError: it is no such file, or far larger unpacked.
+    """
 
     def __init__(self, file: Path):
+        check_archive(file, raises=ExportError)
         # ``load`` fills in the files that are asked for by name.
         extra: dict[str, Any] = {METADATA: ""}
-        self._module = torch.export.load(file, extra_files=extra).module()
+        with _reading(file, "program of torch.export"):
+            self._module = torch.export.load(file, extra_files=extra).module()
         self.metadata: str = extra[METADATA]
 
     @torch.no_grad()
@@ -161,7 +178,11 @@ def quantise(source: Path, target: Path) -> None:
 
 
 class OnnxRunner:
-    """Runs the network of an ONNX file on the CPU, with 0 threads as many as onnxruntime likes."""
+    """Runs the network of an ONNX file on the CPU, with 0 threads as many as onnxruntime likes.
+
+    Raises:
+        ExportError: it is no ONNX file that this project wrote.
+    """
 
     def __init__(self, file: Path, *, threads: int = 0):
         import onnxruntime
@@ -170,10 +191,12 @@ class OnnxRunner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors
-        self._session = onnxruntime.InferenceSession(
-            str(file), options, providers=["CPUExecutionProvider"]
-        )
-        self.metadata: str = self._session.get_modelmeta().custom_metadata_map[ONNX_METADATA]
+        check_regular(file, raises=ExportError)
+        with _reading(file, "ONNX file of this project"):
+            self._session = onnxruntime.InferenceSession(
+                str(file), options, providers=["CPUExecutionProvider"]
+            )
+            self.metadata: str = self._session.get_modelmeta().custom_metadata_map[ONNX_METADATA]
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """``(B, 3, H, W)`` uint8 to the network's outputs."""

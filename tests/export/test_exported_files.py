@@ -1,9 +1,12 @@
 """One file for all sizes: exported once, it computes what the model does."""
 
+import zipfile
+
 import pytest
 import torch
 from detectron2.modeling import build_model
 
+from proscale.errors import ExportError
 from proscale.export import (
     OnnxRunner,
     ProgramRunner,
@@ -96,3 +99,30 @@ def test_a_comparison_finds_what_differs(tiny_cfg):
     assert deviation.worst == pytest.approx(1, abs=1e-4)
     (deviation,) = compare(network, other_shape, make_batches(SHAPES[:1]))
     assert deviation.worst == float("inf")
+
+
+def bomb(file):
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/data/weights/weight_0", bytes(10**7))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda file: None, "there is no such file"),
+        (lambda file: file.mkdir(), "it is a folder: expected a file"),
+        (lambda file: file.write_bytes(b""), "it is no "),
+        (lambda file: file.write_text("<html>"), "it is no "),
+        (bomb, "unpack to 10000000: expected|it is no "),
+    ],
+    ids=["missing", "folder", "empty", "page", "bomb"],
+)
+@pytest.mark.parametrize("runner", [ProgramRunner, OnnxRunner])
+def test_other_files_are_refused(tmp_path, runner, make, message):
+    if runner is OnnxRunner:
+        pytest.importorskip("onnxruntime")
+    file = tmp_path / "model"
+    make(file)
+    with pytest.raises(ExportError, match=message) as error:
+        runner(file)
+    assert str(error.value).startswith(f"{file}: ") and str(error.value).isprintable()
