@@ -54,7 +54,7 @@ _JPEG2000_BYTES, _WEBP_BYTES, _PROGRESSIVE_BYTES = 5, 12, 2
 _MAX_SCANS = 100
 _SCAN = b"\xff\xda"
 # Larger images are converted by strips, so that no copy of the whole is made.
-_STRIP_PIXELS = 2**22
+_STRIP_PIXELS = 2**20
 
 # Errors of Pillow on damaged files: some damages of PNG files are syntax errors, text chunks
 # that swell ValueErrors; a TIFF file may have a fraction, or nothing, where a number belongs.
