@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from proscale.errors import ConfigError
+from proscale.errors import ConfigError, shown
 from proscale.utils.whole_files import try_file
 
 # Keys are upper case, unlike the files before them.
@@ -17,19 +17,19 @@ _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 
 
 def positive(text: str) -> int:
-    """A whole number from 1."""
+    """A whole number from 1, of at most 9 digits."""
     # A sign or a point would make it another number.
-    value = int(text) if text.isdecimal() else 0
+    value = int(text) if text.isdecimal() and len(text) < 10 else 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers from 1")
+        raise argparse.ArgumentTypeError(f"{shown(text)}: expected whole numbers from 1")
     return value
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """HxW as (height, width)."""
+    """HxW as (height, width), sides as images may have."""
     sides = text.split("x")
-    if len(sides) != 2:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected HxW, such as 640x960")
+    if len(sides) != 2 or any(len(side) > 5 for side in sides):
+        raise argparse.ArgumentTypeError(f"{shown(text)}: expected HxW, such as 640x960")
     return positive(sides[0]), positive(sides[1])
 
 

@@ -6,6 +6,7 @@ but shapes. With --budget, the PRO-SCALE encoders that cost at most a fraction o
 """
 
 import argparse
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from proscale.cost.model_cost import (
 from proscale.cost.plots import draw_costs
 from proscale.cost.shape_tracing import build_without_weights
 from proscale.cost.tables import CONVENTION, budget_table, model_tables, print_report
-from proscale.errors import ConfigError
+from proscale.errors import ConfigError, shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -177,13 +178,15 @@ def _percentage(text: str) -> float:
         value = float(text.removesuffix("%")) / 100
     except ValueError:
         value = 0.0
-    if not text.endswith("%") or value <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a percentage, such as 55%")
+    if not text.endswith("%") or not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{shown(text)}: expected a percentage, such as 55%")
     return value
 
 
 def _layers(text: str) -> tuple[int, ...]:
     counts = text.split(",")
-    if not all(count.isdecimal() for count in counts):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected layers of each stage, such as 3,3,3")
+    if not all(count.isdecimal() and len(count) < 4 for count in counts):
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)}: expected layers of each stage, such as 3,3,3"
+        )
     return tuple(map(int, counts))

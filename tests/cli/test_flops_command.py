@@ -123,7 +123,7 @@ def test_impossible_models_end_with_one_sentence(config_file):
         main(["flops", "--config-file", config_file, "--size", "64x64", *override])
 
 
-@pytest.mark.parametrize("budget", ["55", "0%", "much%"])
+@pytest.mark.parametrize("budget", ["55", "0%", "much%", "nan%", "inf%"])
 def test_wrong_budgets_are_refused(budget, capsys):
     with pytest.raises(SystemExit):
         main(["flops", "--config-file", "any.yaml", "--budget", budget])

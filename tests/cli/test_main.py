@@ -74,3 +74,13 @@ def test_unknown_options_are_refused(capsys):
     with pytest.raises(SystemExit):
         main(["prepare", "coco", "--fast"])
     assert "unrecognized arguments: --fast" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["x", "0x64", "-1x64", "64", "9" * 5000 + "x64", "100000x100000"])
+def test_sizes_beyond_sense_are_refused(size, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["flops", "--config-file", "demo/proscale_r18_111", f"--size={size}"])
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert ": expected " in last
+    assert len(last) < 150
