@@ -4,8 +4,6 @@ Inputs of the commands are missing: a message about the output shows that it was
 """
 
 import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -105,16 +103,3 @@ def test_a_full_disk_is_noticed(tmp_path, monkeypatch):
 def test_text_goes_to_a_device():
     whole_files.write_text(Path("/dev/null"), "text")
     assert Path("/dev/null").is_char_device()
-
-
-@pytest.mark.parametrize("name", ["log.txt", "config.yaml", "metrics.json"])
-def test_training_needs_its_files(name, tmp_path):
-    (tmp_path / "out" / name).mkdir(parents=True)
-    done = subprocess.run(
-        [sys.executable, ROOT / "train_net.py", *MODEL]
-        + ["OUTPUT_DIR", tmp_path / "out", "DATASETS.TRAIN", "()", "DATASETS.TEST", "()"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert f"OUTPUT_DIR is {tmp_path / 'out' / name}: expected a file" in done.stderr
