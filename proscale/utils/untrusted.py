@@ -140,4 +140,4 @@ def os_error(error: Exception, path: AnyPath, doing: str) -> str:
     ``doing`` is "read", "written", "made".
     """
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return f"{printable(os.fspath(path), limit=None)}: cannot be {doing}: {reason}"
+    return f"{printable(os.fspath(path), limit=1000)}: cannot be {doing}: {reason}"

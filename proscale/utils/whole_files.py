@@ -58,12 +58,14 @@ def _tried(path: Path, key: str, expected: str) -> Iterator[None]:
     # A ValueError for a name with a zero byte.
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        value = printable(path, limit=None)
+        value = printable(path, limit=1000)
         raise ConfigError(f"{key} is {value}: {expected} ({reason})") from error
 
 
 def _check_replaceable(path: Path) -> None:
     """Raise an OSError if a file of this name cannot be there, or is none."""
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "its name has a zero byte")
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     # Moving a file to /dev/null would replace the device.
