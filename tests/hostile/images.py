@@ -133,7 +133,7 @@ _FILES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "claims 60000x60000 pixels": (_bytes(png(60000, 60000)), ()),
     "claims 2**31 pixels a side": (_bytes(png(2**31 - 1, 2**31 - 1)), ()),
     "claims no pixels": (_bytes(png(0, 0)), ()),
-    "claims a few pixels too many": (_bytes(png(SIDE, SIDE + 1)), ("pixels",)),
+    "claims a few pixels too many": (_bytes(png(SIDE, SIDE + 1)), ("PROSCALE_MAX_IMAGE_BYTES",)),
     "claims 64 bits a pixel": (_bytes(png(12000, 12000, color=6, depth=16)), ()),
     "a text chunk that swells": (_bytes(png(64, 64, SWELLING)), ("Decompressed data too large",)),
     "a colour profile that swells": (
