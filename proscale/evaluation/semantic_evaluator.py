@@ -14,7 +14,6 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 
 from proscale.data.formats.image_file import VOID, read_label_image, read_panoptic_png, relabel
 from proscale.errors import DataError
@@ -182,7 +181,7 @@ class SemanticEvaluator(DatasetEvaluator):
             raise DataError(f"image {file_name}: data set {self._dataset_name!r} has no such entry")
         if "sem_seg_file_name" in entry:
             path = entry["sem_seg_file_name"]
-            labels = read_label_image(PathManager.get_local_path(path)).astype(np.int64)
+            labels = read_label_image(path).astype(np.int64)
             # Before the check: the label may lie within the range of the classes or above it.
             is_ignored = labels == self._ignore_label
             wrong = labels[~is_ignored & ((labels < 0) | (labels >= len(self._class_names)))]
@@ -194,7 +193,7 @@ class SemanticEvaluator(DatasetEvaluator):
             return np.where(is_ignored, IGNORE, labels)
         if "pan_seg_file_name" in entry:
             path, segments = entry["pan_seg_file_name"], entry["segments_info"]
-            ids = read_panoptic_png(PathManager.get_local_path(path))
+            ids = read_panoptic_png(path)
             classes = {s["id"]: IGNORE if s.get("iscrowd") else s["category_id"] for s in segments}
             classes[VOID] = IGNORE
             unlisted = np.setdiff1d(ids, list(classes)).tolist()

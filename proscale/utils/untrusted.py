@@ -14,8 +14,14 @@ from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
-from proscale.errors import CheckpointError, DataError, MissingFileError, UserError, shown
-from proscale.errors import printable as printable
+from proscale.errors import (
+    CheckpointError,
+    DataError,
+    MissingFileError,
+    UserError,
+    printable,
+    shown,
+)
 
 AnyPath = str | os.PathLike[str]
 

@@ -20,13 +20,12 @@ from functools import partial
 
 import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
-from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from proscale.data.formats.problems import Problem, Reporter, raise_first
 from proscale.errors import ConfigError, DataError, UserError, shown
 from proscale.utils.types import Size
-from proscale.utils.untrusted import check_regular
+from proscale.utils.untrusted import check_regular, fetched
 
 # Formats that are read, by Pillow's names. EPS, which runs Ghostscript, is none of them.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -81,7 +80,7 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
             turns out within the context.
     """
     try:
-        local = PathManager.get_local_path(os.fspath(path))
+        local = fetched(os.fspath(path), raises=DataError)
         check_regular(local)
         # Pillow's own limit counts pixels, and lies lower.
         if Image.MAX_IMAGE_PIXELS is not None:

@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from detectron2.utils.file_io import PathManager
-
 from proscale.data.formats.problems import first_few
 from proscale.errors import DataError, printable, shown
-from proscale.utils.untrusted import AnyPath, read_bounded
+from proscale.utils.untrusted import AnyPath, fetched, read_bounded
 
 # Size of a file that is read: nine times COCO's largest, and then ten times that in memory.
 MAX_BYTES = 4 * 2**30
@@ -55,7 +53,7 @@ def read_json(path: AnyPath) -> dict[str, Any]:
     def refuse_constant(name: str) -> NoReturn:
         raise ValueError(f"{name} is no JSON number")
 
-    content = read_bounded(PathManager.get_local_path(str(path)), limit=MAX_BYTES)
+    content = read_bounded(fetched(str(path), raises=DataError), limit=MAX_BYTES)
     try:
         value = json.loads(content, parse_constant=refuse_constant)
     # json recurses into each [ and {.
