@@ -5,6 +5,7 @@ seconds, which ``--help``, ``--version`` and a mistyped name have no need of.
 """
 
 import argparse
+import io
 import logging
 import sys
 import threading
@@ -70,6 +71,9 @@ def errors_in_one_sentence(program: str) -> Iterator[None]:
         else:
             hook(failure)
 
+    # Names of files may have bytes that are no text.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # A log that cannot be written is no reason for a traceback of each of its lines.
     logging.raiseExceptions = False
     # TensorBoard writes on a thread, and raises the error in the main one as well.

@@ -3,7 +3,7 @@
 INPUT are images, videos, folders and patterns. OUTPUT gets pictures with the segments drawn over
 them, the results in COCO's panoptic format, as COCO's instance results or as label images, and
 index.html, a single file that shows everything in a browser, without a server. A file that cannot
-be read is reported and skipped; the exit status is then 1.
+be read, or whose results cannot be written, is reported and skipped; the exit status is then 1.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> None:
     failures = files.predict(sources)
     print(f"{len(sources) - len(failures)} of {len(sources)} files: {output.page}")
     if failures:
-        sys.exit(f"proscale: {len(failures)} of {len(sources)} files could not be read")
+        sys.exit(f"proscale: {len(failures)} of {len(sources)} files could not be read or written")
 
 
 def _fraction(text: str) -> float:

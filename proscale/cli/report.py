@@ -8,7 +8,7 @@ training that still runs, or of an evaluation alone, have a page with the parts 
 import argparse
 from pathlib import Path
 
-from proscale.errors import ConfigError
+from proscale.errors import ConfigError, printable
 from proscale.report import write_report
 from proscale.utils.whole_files import try_file
 
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     if options.run_dir.is_dir():
         try_file(output, "--output" if options.output else "RUN_DIR")
     for sentence in write_report(options.run_dir, output, images=options.images):
-        print(sentence)
+        print(printable(sentence, limit=None))
     print(f"Report: {output}")
 
 

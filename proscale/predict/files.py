@@ -1,20 +1,23 @@
 """Predicts files into a folder: finds them, reads ahead, predicts, and writes behind the model."""
 
+import errno
 import glob
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from proscale.data.formats.semantic_folders import IMAGE_SUFFIXES
-from proscale.errors import ConfigError, DataError
+from proscale.errors import ConfigError, DataError, OutputError, printable
 from proscale.predict.drawing import Drawing
-from proscale.predict.outputs import Failure, OutputFolder, Source
+from proscale.predict.outputs import Failure, OutputFolder, Source, Written
 from proscale.predict.predictor import Predictor, read_rgb
 from proscale.predict.result import Prediction
 from proscale.predict.video import VideoWriter, probe_video, read_frames
@@ -23,15 +26,24 @@ from proscale.utils.whole_files import whole_file
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
+T = TypeVar("T")
+
 # Frames of a video, evenly spread, whose results are kept as those of images.
 VIDEO_SAMPLES = 8
 _SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+
+# Control characters, and bytes of a file's name that are not UTF-8, as Python has them.
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_NAME_BYTES = 180  # of the 255 that file systems take
+# After these errors no file can be written.
+_FINAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def find_sources(inputs: Sequence[str], *, leave_out: Path) -> list[Source]:
     """The files of a user's inputs, each once, those of a folder or pattern ordered by name.
 
-    A second file ``street.png`` has the name ``street_2``, and so on.
+    A second file ``street.png`` has the name ``street_2``, and so on. Names that are long, or hold
+    control characters or bytes that are no text, are made shorter and simpler.
 
     Args:
         inputs: images, videos, folders (all images and videos below them), and patterns with ``*``,
@@ -47,13 +59,14 @@ def find_sources(inputs: Sequence[str], *, leave_out: Path) -> list[Source]:
     # A name that is a number, as COCO's, is the id; others are numbered on from the highest.
     first: dict[int, Path] = {}
     for path in images:
-        if path.stem.isdecimal():
+        # Other programs read ids as 64 bits.
+        if path.stem.isdecimal() and len(path.stem) < 19:
             first.setdefault(int(path.stem), path)
     ids = {path: number for number, path in first.items()}
     others = [path for path in images if path not in ids]
     ids |= zip(others, itertools.count(max(first, default=0) + 1), strict=False)
     taken: set[str] = set()
-    return [Source(path, unique_name(path.stem, taken), ids.get(path)) for path in paths]
+    return [Source(path, unique_name(_simple(path.stem), taken), ids.get(path)) for path in paths]
 
 
 def unique_name(name: str, taken: set[str]) -> str:
@@ -67,6 +80,11 @@ def unique_name(name: str, taken: set[str]) -> str:
         candidate = f"{name}_{number}"
     taken.add(candidate.casefold())
     return candidate
+
+
+def _simple(name: str) -> str:
+    """``name`` with nothing but text in it, and short enough for all that is put behind it."""
+    return _NO_TEXT.sub("_", name).encode()[:_NAME_BYTES].decode(errors="ignore")
 
 
 def _files(text: str, leave_out: Path) -> list[Path]:
@@ -113,12 +131,16 @@ class FilePredictor:
         self._batch_size = batch_size
         # Images that wait for a full batch, and what receives their predictions.
         self._waiting: list[tuple[np.ndarray, Callable[[Prediction], None]]] = []
-        self._writing = BackgroundWorkers(output.add, num_workers=workers)
+        self._writing = BackgroundWorkers(self._receive, num_workers=workers)
         self._failures: list[Failure] = []
         self._progress = tqdm(unit="image", disable=None)
 
     def predict(self, sources: Sequence[Source]) -> list[Failure]:
-        """Predict the files, and return those that could not be read, reported on the way."""
+        """Predict the files, and return those that could not be read or written, told on the way.
+
+        Raises:
+            OutputError: no file can be written any more, as when the disk is full.
+        """
         images = [source for source in sources if source.image_id is not None]
         self._predict_images(images)
         # Frames of videos have names and ids behind those of all images.
@@ -126,7 +148,10 @@ class FilePredictor:
         ids = itertools.count(max((source.image_id or 0 for source in images), default=0) + 1)
         for source in sources:
             if source.image_id is None:
-                self._predict_video(source, taken, ids)
+                try:
+                    self._predict_video(source, taken, ids)
+                except (DataError, OutputError) as error:
+                    self._skip(source, error)
         self._progress.close()
         self._output.finish(self._failures)
         return self._failures
@@ -139,24 +164,23 @@ class FilePredictor:
             if isinstance(pixels, Exception):
                 self._skip(source, pixels)
             else:
-                self._add(pixels, partial(self._write, source, pixels))
+                self._add(pixels, partial(write, source, pixels))
+
+        def write(source: Source, pixels: np.ndarray, prediction: Prediction) -> None:
+            task = partial(self._output.write, source, pixels, prediction)
+            self._writing.submit(partial(_attempt, source, task))
 
         # Threads read ahead; this one predicts; others draw and write behind it.
         reading = BackgroundWorkers(receive, num_workers=self._workers)
         for source in images:
-            reading.submit(partial(_read, source))
+            reading.submit(partial(_attempt, source, partial(read_rgb, source.path)))
         reading.finish()
         self._predict_waiting()
         self._writing.finish()
 
     def _predict_video(self, source: Source, taken: set[str], ids: Iterator[int]) -> None:
         """Predict every frame into a video; some frames have results like images."""
-        try:
-            number, rate = probe_video(source.path)
-        except DataError as error:
-            self._expect(1)
-            self._skip(source, error)
-            return
+        number, rate = probe_video(source.path)
         self._expect(number)
         # Of as many stretches of equal length the frames in the middle.
         samples = {number * (2 * i + 1) // (2 * VIDEO_SAMPLES) for i in range(VIDEO_SAMPLES)}
@@ -175,16 +199,24 @@ class FilePredictor:
 
             def receive(frame: int, pixels: np.ndarray, prediction: Prediction) -> None:
                 drawing.submit(partial(draw, pixels, prediction))
-                if frame in kept:
-                    self._write(kept[frame], pixels, prediction)
+                if (one := kept.get(frame)) is not None:
+                    write = partial(self._output.write, one, pixels, prediction)
+                    # An error of a frame is one of its video.
+                    self._writing.submit(lambda: (one, write()))
                 else:
                     self._progress.update()
 
-            for frame, pixels in enumerate(read_frames(source.path)):
-                self._add(pixels, partial(receive, frame, pixels))
-            self._predict_waiting()
-            drawing.finish()
-            self._writing.finish()
+            try:
+                for frame, pixels in enumerate(read_frames(source.path)):
+                    self._add(pixels, partial(receive, frame, pixels))
+                self._predict_waiting()
+                drawing.finish()
+                self._writing.finish()
+            finally:
+                # Of a video that breaks off no frame may reach the next one.
+                self._waiting.clear()
+                drawing.cancel()
+                self._writing.cancel()
             video.close()
 
     def _add(self, pixels: np.ndarray, receive: Callable[[Prediction], None]) -> None:
@@ -199,9 +231,13 @@ class FilePredictor:
         for (_, receive), prediction in zip(waiting, predictions, strict=True):
             receive(prediction)
 
-    def _write(self, source: Source, pixels: np.ndarray, prediction: Prediction) -> None:
-        self._writing.submit(partial(self._output.write, source, pixels, prediction))
-        self._progress.update()
+    def _receive(self, written: tuple[Source, Written | Exception]) -> None:
+        source, result = written
+        if isinstance(result, Exception):
+            self._skip(source, result)
+        else:
+            self._output.add(result)
+            self._progress.update()
 
     def _expect(self, number: int) -> None:
         """Count this many images as work to do."""
@@ -210,14 +246,20 @@ class FilePredictor:
 
     def _skip(self, source: Source, error: Exception) -> None:
         # The reason stands beside the file's name wherever it is shown.
-        failure = Failure(str(source.path), str(error).removeprefix(f"{source.path}: "))
+        name = printable(source.path, limit=None)
+        failure = Failure(str(source.path), str(error).removeprefix(f"{name}: "))
         self._failures.append(failure)
-        tqdm.write(f"skipped {failure.file_name}: {failure.reason}", file=sys.stderr)
+        reason = printable(failure.reason, limit=None)
+        tqdm.write(f"skipped {name}: {reason}", file=sys.stderr)
+        # What one file cannot have, such as its name, others may.
+        if isinstance(error, OutputError) and getattr(error.__cause__, "errno", 0) in _FINAL:
+            raise error
         self._progress.update()
 
 
-def _read(source: Source) -> tuple[Source, np.ndarray | Exception]:
+def _attempt(source: Source, task: Callable[[], T]) -> tuple[Source, T | Exception]:
+    """The result of reading or writing a file, or the reason why there is none."""
     try:
-        return source, read_rgb(source.path)
-    except (OSError, DataError) as error:
+        return source, task()
+    except (OSError, DataError, OutputError) as error:
         return source, error

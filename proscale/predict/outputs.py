@@ -37,7 +37,7 @@ _COCO_FILES = {"panoptic": "panoptic.json", "instance": "instances.json"}
 """By task, those for other tools, which evaluate them or train on them."""
 
 # An image's part in the files that cover all images: JSON of ours and of COCO, and the page's item.
-_Written = tuple[dict[str, Any], list[dict[str, Any]], str]
+Written = tuple[dict[str, Any], list[dict[str, Any]], str]
 
 
 def try_output_folder(folder: Path, task: str) -> None:
@@ -85,7 +85,7 @@ class OutputFolder:
         try_folder(folder, "--output")
         return folder / f"{name}.mp4"
 
-    def write(self, source: Source, pixels: np.ndarray, prediction: Prediction) -> _Written:
+    def write(self, source: Source, pixels: np.ndarray, prediction: Prediction) -> Written:
         """Write the files of an image, ``(H, W, 3)`` uint8 RGB; several threads may."""
         # The drawing is made once, for the picture and for the page.
         drawing = Drawing.of(prediction, self._classes)
@@ -116,7 +116,7 @@ class OutputFolder:
         item = gallery_item(source.name, pixels, prediction, drawing)
         return record, _coco_entries(source, prediction), item
 
-    def add(self, written: _Written) -> None:
+    def add(self, written: Written) -> None:
         """Add the result of :meth:`write`, in the order of the page."""
         record, coco, item = written
         self._records.append(record)

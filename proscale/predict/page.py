@@ -80,7 +80,8 @@ class Gallery:
         with (
             self._items as items,
             whole_file(self._path) as part,
-            part.open("w", encoding="utf-8") as page,
+            # Bytes of file names that are no text are escaped.
+            part.open("w", encoding="utf-8", errors="backslashreplace") as page,
         ):
             page.write(head)
             items.seek(0)

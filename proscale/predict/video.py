@@ -88,6 +88,7 @@ class VideoWriter:
     def __init__(self, path: Path, rate: float) -> None:
         self._path, self._rate = path, rate
         self._writer: cv2.VideoWriter | None = None
+        self._number = 0
 
     def add(self, frame: np.ndarray) -> None:
         """Add a frame, RGB ``(H, W, 3)`` uint8; an OSError if the file cannot be written."""
@@ -98,11 +99,16 @@ class VideoWriter:
             fourcc = cv2.VideoWriter.fourcc(*"mp4v")
             self._writer = cv2.VideoWriter(str(self._path), fourcc, self._rate, (width, height))
             if not self._writer.isOpened():
-                raise OSError(f"{self._path}: OpenCV cannot write this video")
+                raise OSError("OpenCV cannot write a video of this name and size")
+        self._number += 1
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:
-        """Finish the file."""
+        """Finish the file; an OSError if it is not complete."""
         if self._writer is not None:
             # Only now the file has its index, without which players refuse it.
             self._writer.release()
+            # OpenCV does not tell that the disk is full.
+            written = cv2.VideoCapture(str(self._path)).get(cv2.CAP_PROP_FRAME_COUNT)
+            if written != self._number:
+                raise OSError(f"OpenCV wrote {max(written, 0):.0f} of {self._number} frames")

@@ -18,6 +18,7 @@ MAX_POINTS = 600  # of a line, at most
 _WIDTH, _HEIGHT = 420, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 8, 12, 26  # margins around the plot
 _COLORS = 6  # that the page's style has
+_TINY = 1e-100
 _DOTS = 25  # points up to which each has a dot
 
 # Detectron2 and this project number the losses at intermediate layers.
@@ -140,7 +141,8 @@ class _Plot:
         iterations = [i for line in lines for i, _ in line.points]
         values = [v for line in lines for _, v in line.points if _is_drawn(v)] or [0.0]
         self.left, self.right = min(iterations), max(iterations)
-        low, high = min(values), max(values)
+        # Smaller values count as 0, so that quotients are finite.
+        low, high = (0.0 if abs(v) < _TINY else v for v in (min(values), max(values)))
         # An axis begins at 0 unless its curves would be flat then.
         if 0 <= low <= high / 2:
             low = 0.0

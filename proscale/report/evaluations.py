@@ -10,6 +10,7 @@ from proscale.data.formats.json_file import read_json
 from proscale.engine.trainer import RESULTS_FILE, RESULTS_TTA_FILE
 from proscale.errors import DataError
 from proscale.evaluation import panoptic_evaluator, semantic_evaluator
+from proscale.utils.untrusted import inside
 
 HEADLINES = {
     "panoptic_seg": ("Panoptic segmentation", "PQ"),
@@ -26,6 +27,7 @@ _DETAILS = {
     "panoptic_seg": (panoptic_evaluator, "per_category", "PQ"),
     "sem_seg": (semantic_evaluator, "per_class", "mIoU"),
 }
+_MAX_NUMBER = 2**53
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,11 @@ def read_evaluations(run: Path) -> tuple[list[Evaluation], list[str]]:
             task = task.removesuffix("_TTA")
             if task in _DETAILS and dataset:
                 evaluator, key, image_metric = _DETAILS[task]
-                files = run / folder / dataset
+                try:
+                    files = Path(inside(run / folder, dataset, f"{run / name}: a data set"))
+                except DataError as error:
+                    problems.append(str(error))
+                    continue
                 records = _records(files / evaluator.RESULTS_FILE, key, problems)
                 classes = [_class_metrics(record) for record in records]
                 images = [
@@ -147,5 +153,5 @@ def _read(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float:
-    # null stands for an undefined metric.
-    return value if type(value) in (int, float) else math.nan
+    # null stands for an undefined metric; percentages and counts have few digits.
+    return value if type(value) in (int, float) and abs(value) < _MAX_NUMBER else math.nan

@@ -99,13 +99,16 @@ class _ImagePairs:
             self._predictor = Predictor(cfg, run.weights, task=self._task)
             entries = DatasetCatalog.get(evaluation.dataset)
         # Detectron2's data sets assert that their files are there.
-        except (ValueError, OSError, AssertionError) as error:
+        except (ValueError, KeyError, OSError, AssertionError) as error:
             raise RenderError(str(error)) from error
         self._entries = {entry["file_name"]: entry for entry in entries}
 
     def draw(self, image: ImageMetric) -> Iterator[str]:
         """The prediction and, where the data set has it, the annotation, as HTML for the viewer."""
         name = Path(image.file_name).name
+        # The run's files are somebody else's: they choose among the images of the data set.
+        if image.file_name not in self._entries:
+            raise RenderError(f"the data set {self._evaluation.dataset} has no such image")
         try:
             pixels = read_rgb(image.file_name)
             prediction = self._predictor(pixels)
@@ -119,7 +122,7 @@ class _ImagePairs:
                 yield gallery_item(f"{title} · {name}", pixels, shown, drawing)
 
     def _annotated(self, file_name: str, pixels: np.ndarray) -> Prediction | None:
-        entry: Mapping[str, Any] = self._entries.get(file_name, {})
+        entry: Mapping[str, Any] = self._entries[file_name]
         classes = self._predictor.classes
         size = (pixels.shape[0], pixels.shape[1])
         if self._task == "semantic" and "sem_seg_file_name" in entry:

@@ -3,6 +3,7 @@
 import html
 import os
 import platform
+import re
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +16,8 @@ from proscale.report.run_folder import CONFIG_FILE, RunFolder, read_run
 from proscale.report.summary import summary_html
 from proscale.report.tables import configuration_html, cost_html, evaluation_html, table
 from proscale.utils.whole_files import write_text
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 
 def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
@@ -78,7 +81,8 @@ def write_report(run_dir: Path, output: Path, *, images: int) -> list[str]:
     }
     # Written last and at once: a page of an earlier time stays if anything fails before.
     template = Template((files("proscale.report") / "report.html").read_text("utf-8"))
-    write_text(output, template.substitute(words))
+    # HTML has no control characters, which names in the run's files may have.
+    write_text(output, _CONTROL.sub(lambda c: f"\\x{ord(c[0]):02x}", template.substitute(words)))
     return missing
 
 

@@ -1,8 +1,11 @@
 """Reads the folder of a training or evaluation: each file as far as it is there and sound."""
 
 import json
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,11 +28,13 @@ _CONTENTS = {
     LOG_FILE: "no versions",
 }
 _MAX_ITERATION = 2**53  # iterations are drawn as floats
+_MAX_LINE = 2**20  # characters that are read at once
+_MAX_NAME = 4096  # bytes of the file that names the latest checkpoint
 
 # Detectron2's format of times, and logging's own.
 _TIME = re.compile(r"\[?(\d\d/\d\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)")
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
-_MEMORY = re.compile(r"\bmax_mem: (\d+)M")
+_MEMORY = re.compile(r"\bmax_mem: (\d{1,15})M")
 _COLUMNS = re.compile(r"\s{2,}")
 _ENVIRONMENT, _COMMAND = "Environment info:", "Command line arguments: "
 
@@ -112,12 +117,17 @@ def read_run(path: Path) -> RunFolder:
     # The latest checkpoint in the folder; for an evaluation alone the evaluated one.
     weights = None
     pointer = path / LAST_CHECKPOINT
-    if pointer.is_file() and (name := pointer.read_text("utf-8", "replace").strip()):
+    name = ""
+    if pointer.is_file():
+        with pointer.open("rb") as file:
+            name = file.read(_MAX_NAME).decode("utf-8", "replace").strip()
+    if name:
         # The folder may have been moved or copied: only the file's name counts.
         weights = path / Path(name).name
     elif cfg is not None and not curves.get("total_loss") and cfg.MODEL.WEIGHTS:
         weights = Path(cfg.MODEL.WEIGHTS)
-    if weights is not None and not weights.is_file():
+    # Not is_file(), which raises for a name that is too long.
+    if weights is not None and not os.path.isfile(weights):
         weights = None
     return RunFolder(cfg, curves, evaluations, log, weights, missing)
 
@@ -126,20 +136,25 @@ def read_metrics(path: Path) -> tuple[dict[str, Points], list[int]]:
     """The curves by metric, a JSON object per line, and the numbers of the lines that hold none."""
     curves: dict[str, Points] = {}
     damaged = []
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                iteration, values = _parse(line)
-            except (ValueError, OverflowError, RecursionError):
-                damaged.append(number)
-                continue
-            for name, value in values.items():
-                points = curves.setdefault(name, [])
-                # A run that resumes from a checkpoint logs the iterations after it once more.
-                while points and points[-1][0] >= iteration:
-                    points.pop()
-                points.append((iteration, value))
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            iteration, values = _parse(line)
+        except (ValueError, OverflowError, RecursionError):
+            damaged.append(number)
+            continue
+        for name, value in values.items():
+            points = curves.setdefault(name, [])
+            # A run that resumes from a checkpoint logs the iterations after it once more.
+            while points and points[-1][0] >= iteration:
+                points.pop()
+            points.append((iteration, value))
     return curves, damaged
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a text, long ones in pieces: a file without any would fill the memory."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        yield from iter(partial(file.readline, _MAX_LINE), "")
 
 
 def _parse(line: str) -> tuple[int, dict[str, float]]:
@@ -156,23 +171,22 @@ def read_log(path: Path) -> LogFacts:
     """Read a log line by line, however long it is; an OSError if it cannot be read."""
     facts = LogFacts()
     rules = 2  # lines of dashes seen around the table of the environment
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            line = _COLOR.sub("", line.rstrip("\n"))
-            if time := _TIME.match(line):
-                facts.first = facts.first or time[1]
-                facts.last = time[1]
-            # Every start logs the environment, as a table between two rules, and its command.
-            if _ENVIRONMENT in line:
-                facts.environment, facts.starts, rules = {}, facts.starts + 1, 0
-            elif rules < 2:
-                if line.startswith("---"):
-                    rules += 1
-                elif len(columns := _COLUMNS.split(line, maxsplit=1)) == 2:
-                    facts.environment[columns[0]] = columns[1]
-            if _COMMAND in line:
-                facts.command = line.partition(_COMMAND)[2]
-            # The peak restarts with every process; the largest one counts.
-            if memory := _MEMORY.search(line):
-                facts.peak_memory = max(facts.peak_memory or 0, int(memory[1]))
+    for line in _lines(path):
+        line = _COLOR.sub("", line.rstrip("\n"))
+        if time := _TIME.match(line):
+            facts.first = facts.first or time[1]
+            facts.last = time[1]
+        # Every start logs the environment, as a table between two rules, and its command.
+        if _ENVIRONMENT in line:
+            facts.environment, facts.starts, rules = {}, facts.starts + 1, 0
+        elif rules < 2:
+            if line.startswith("---"):
+                rules += 1
+            elif len(columns := _COLUMNS.split(line, maxsplit=1)) == 2:
+                facts.environment[columns[0]] = columns[1]
+        if _COMMAND in line:
+            facts.command = line.partition(_COMMAND)[2]
+        # The peak restarts with every process; the largest one counts.
+        if memory := _MEMORY.search(line):
+            facts.peak_memory = max(facts.peak_memory or 0, int(memory[1]))
     return facts

@@ -1,6 +1,9 @@
 """The command: its arguments, its files, and its exit status."""
 
+import errno
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -135,3 +138,70 @@ def test_wrong_options(command, images, option, capsys):
     with pytest.raises(SystemExit):
         command(images, option)
     assert option.split("=")[0] in capsys.readouterr().err
+
+
+AWKWARD = [
+    b"a" * 250 + b".jpg",
+    b"a" * 249 + b"b.jpg",
+    "ä".encode() * 125 + b".jpg",
+    b"caf\xe9.jpg",
+    b"caf\xe8.jpg",
+    b"line\nbreak \x1b[31m.jpg",
+    b'<img src="x">.jpg',
+    b"..jpg",
+]
+
+
+def test_awkward_names(command, images, tmp_path, capsys):
+    folder = os.fsencode(tmp_path / "awkward")
+    os.mkdir(folder)
+    for name in AWKWARD:
+        shutil.copy(os.fsencode(images / "a.jpg"), os.path.join(folder, name))
+    with open(os.path.join(folder, b"broken\n\xff.jpg"), "wb") as file:
+        file.write(b"no image")
+    with pytest.raises(SystemExit, match="1 of 9 files could not be read or written"):
+        command(tmp_path / "awkward")
+    (line,) = (x for x in capsys.readouterr().err.splitlines() if x.startswith("skipped"))
+    assert r"broken\n\udcff.jpg: not a readable image" in line
+    found = read(tmp_path, "predictions.json")
+    assert {os.fsencode(image["file_name"]) for image in found["images"]} == {
+        os.path.join(folder, name) for name in AWKWARD
+    }
+    assert len(names(tmp_path, "overlays")) == len(names(tmp_path, "panoptic")) == len(AWKWARD)
+    page = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert page.count('<article class="card"') == len(AWKWARD) and "&lt;img src=&quot;x" in page
+    assert "broken\n\\udcff.jpg: not a readable image" in page
+
+
+def test_one_file_that_cannot_be_written(command, images, tmp_path, capsys):
+    """The others are, and the reason is told."""
+    (tmp_path / "out" / "overlays" / "a_2.jpg").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="1 of 3 files could not be read or written"):
+        command(images)
+    assert "skipped " in (told := capsys.readouterr().err) and "Is a directory" in told
+    assert names(tmp_path, "panoptic") == ["a.png", "b.png"]
+    assert len(read(tmp_path, "predictions.json")["images"]) == 2
+    assert len(read(tmp_path, "predictions.json")["skipped"]) == 1
+
+
+def test_a_video_that_cannot_be_written(command, images, tmp_path, capsys):
+    video = VideoWriter(images / "b.mp4", 5.0)
+    for grey in range(0, 200, 16):
+        video.add(np.full((48, 64, 3), grey, np.uint8))
+    video.close()
+    shutil.copy(images / "b.mp4", images / "c.mp4")
+    (tmp_path / "out" / "videos" / "b.mp4").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="1 of 5 files could not be read or written"):
+        command(images, "--batch-size", "4")
+    assert f"skipped {images / 'b.mp4'}: " in capsys.readouterr().err
+    assert len(list(read_frames(tmp_path / "out" / "videos" / "c.mp4"))) == 13
+
+
+def test_a_full_disk_ends_the_command(command, images, tmp_path, monkeypatch):
+    def fill(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("proscale.predict.outputs.write_panoptic_png", fill)
+    with pytest.raises(SystemExit, match=r"panoptic/a\.png: cannot be written: No space left"):
+        command(images)
+    assert names(tmp_path, "panoptic") == []

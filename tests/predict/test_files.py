@@ -1,5 +1,7 @@
 """Which files inputs mean, and names and numbers of results."""
 
+import os
+
 import pytest
 
 from proscale.errors import ConfigError
@@ -81,3 +83,25 @@ def test_unique_names_on_file_systems_without_case():
     taken = {"c"}
     added = [unique_name(name, taken) for name in ("a", "A", "a_2", "b", "a", "c")]
     assert added == ["a", "A_2", "a_2_2", "b", "a_3", "c_2"]
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        (b"a" * 250, "a" * 180),
+        ("ä".encode() * 120, "ä" * 90),
+        (b"caf\xe9 \x1b[31m", "caf_ _[31m"),
+        ("寿司 photo.1".encode(), "寿司 photo.1"),
+        (b"9" * 30, "9" * 30),
+    ],
+)
+def test_awkward_names_are_shorter_and_simpler(tmp_path, stem, name):
+    path = os.fsencode(tmp_path) + b"/" + stem + b".jpg"
+    with open(path, "w"):
+        pass
+    with open(path[:-5] + b"~.jpg", "w"):
+        pass
+    sources = find_sources([str(tmp_path)], leave_out=tmp_path / "out")
+    assert name in {source.name for source in sources}
+    assert len({source.name for source in sources}) == 2
+    assert {source.image_id for source in sources} == {1, 2}

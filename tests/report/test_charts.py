@@ -57,6 +57,8 @@ def test_values_that_are_not_finite_break_the_line_and_are_marked():
         ([math.nan], 0),
         ([1e308, -1e308, 1.0], 1),
         ([0.0, 1e-322], 2),
+        ([5e-324], 1),
+        ([5e-324, 5e-324, 1e-99], 3),
         ([1.0, 1.0 + 2e-16], 2),
         ([-1e99, 1e99], 2),
     ],

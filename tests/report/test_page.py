@@ -1,5 +1,6 @@
 """The whole page: of complete runs, and of incomplete ones."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
+from PIL import Image
 
 from proscale.errors import RunFolderError
 from proscale.report import page, write_report
@@ -155,3 +157,56 @@ def test_extremes():
     best, worst = extremes(images, 9)
     assert sorted(image.value for image in best + worst) == [1, 3, 5, 9]
     assert extremes(images[:1], 3) == (images[:1], [])
+
+
+def results_of(run):
+    """The files of a run's evaluation: the images', the classes', and all metrics'."""
+    (images,) = run.glob("inference/*/panoptic_seg_images.json")
+    return images, images.with_name("panoptic_seg.json"), run / "results.json"
+
+
+def test_images_of_others_are_not_shown(make_run, report, no_cost, tmp_path):
+    """A results file of somebody else may name any file; the page may be sent on."""
+    run = make_run()
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (64, 48), (255, 0, 0)).save(secret)
+    images, *_ = results_of(run)
+    images.write_text(json.dumps({"images": [{"file_name": str(secret), "PQ": 100.0}] * 2}))
+    text, missing = report(run)
+    assert 'class="pair"' not in text
+    assert [line for line in missing if "secret.png is not drawn: the data set" in line]
+
+
+AWKWARD_NAMES = ["a\0b", "\ud800", "\x1b[31m", "../../etc", "/etc", "a" * 5000, "<script>", "", " "]
+
+
+@pytest.mark.parametrize("name", AWKWARD_NAMES)
+def test_awkward_names(make_run, report, no_cost, name):
+    run = make_run()
+    images, classes, results = results_of(run)
+    images.write_text(json.dumps({"images": [{"file_name": name, "PQ": 1.0}] * 3}))
+    classes.write_text(json.dumps({"per_category": [{"id": 1, "name": name, "pq": 1.0}]}))
+    text, missing = report(run)
+    assert "\0" not in text and "\x1b" not in text and "<script>" not in missing
+    assert sum("is not drawn" in line for line in missing) == 2
+    # As the name of a data set, of a task, and of a metric.
+    results.write_text(
+        json.dumps({name: {"panoptic_seg": {"PQ": 1.0}}, "val": {name: {name: 1.0}}})
+    )
+    (run / "metrics.json").write_text(json.dumps({"iteration": 0, f"loss{name}": 1.0}) + "\n")
+    (run / "last_checkpoint").write_bytes(name.encode("utf-8", "surrogatepass") * 3)
+    report(run)
+
+
+@pytest.mark.parametrize("number", [10**400, 10**300, -(10**18), 1e308, 5e-324])
+def test_numbers_of_any_size(make_run, report, no_cost, number):
+    run = make_run()
+    _, classes, results = results_of(run)
+    (dataset,) = json.loads(results.read_text())
+    results.write_text(json.dumps({dataset: {"panoptic_seg": {"PQ": number, "SQ": 1.0}}}))
+    classes.write_text(json.dumps({"per_category": [{"id": 1, "name": "a", "pq": number}]}))
+    steps = [{"iteration": i, "total_loss": 1.0, "time": number, "PQ": number} for i in (0, 1)]
+    (run / "metrics.json").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    (run / "log.txt").write_text(f"[11/21 11:25:04] iter: 1 max_mem: {'9' * 5000}M\n")
+    text, _ = report(run)
+    assert len(max(re.findall(r"\d{20,}", text), default="", key=len)) < 400
