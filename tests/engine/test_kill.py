@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,10 @@ def lives(own_block, tmp_path):
         steps: int | None = None,
         delay: float = 0.0,
         save_call: int = 0,
+        processes: int = 1,
     ) -> int:
-        order = (folder, iterations, workers, 10**6 if steps is None else steps, delay, save_call)
+        steps = 10**6 if steps is None else steps
+        order = (folder, iterations, workers, steps, delay, save_call, processes)
         print(*order, file=server.stdin, flush=True)
         return int(server.stdout.readline())
 
@@ -51,9 +54,17 @@ def lives(own_block, tmp_path):
     assert server.wait(timeout=20) == 0
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_training_has_the_curve_of_an_uninterrupted_one(lives, tmp_path, kills):
+@pytest.mark.parametrize(
+    ("kills", "processes"),
+    [
+        (3, 1),
+        pytest.param(20, 1, marks=pytest.mark.slow),
+        pytest.param(10, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_training_has_the_curve_of_an_uninterrupted_one(lives, tmp_path, kills, processes):
     iterations = STEPS_PER_LIFE * kills
+    lives = partial(lives, processes=processes)
     assert lives("straight", iterations) == 0
     draw = random.Random(kills)
     for life in range(kills):
@@ -99,17 +110,20 @@ def serve(block: dict, root: Path) -> None:
     """Live once for each line of standard input, and answer with the exit status.
 
     A line is: folder, iterations, loader workers, steps after which this life is killed, seconds
-    that it has then, and which of the calls to the system that make up saves it dies at (0: none).
+    that it has then, which of the calls to the system that make up saves it dies at (0: none), and
+    how many processes train together; all are killed.
     """
     train = build_program(block)
     for line in sys.stdin:
         name, *numbers = line.split()
-        iterations, workers, steps, save_call = map(int, (*numbers[:3], numbers[4]))
+        iterations, workers, steps, save_call, processes = map(int, numbers[:3] + numbers[4:])
         losses = root / name / "losses.txt"
         before = count_lines(losses)
         pid = os.fork()
         if pid == 0:
             os.setsid()  # with the loader's workers, as a machine that fails takes them along
+            if processes == 2:
+                join_two(root / name)
             train(root / name, iterations, workers, save_call)
             os._exit(0)
         while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
@@ -122,6 +136,18 @@ def serve(block: dict, root: Path) -> None:
         print(os.waitstatus_to_exitcode(ended[1]), flush=True)
 
 
+def join_two(folder: Path) -> None:
+    """Fork another process, and have both train together."""
+    from detectron2.utils import comm
+    from torch import distributed
+
+    folder.mkdir(exist_ok=True)
+    place = f"file://{folder}/rendezvous_{os.getpid()}"
+    rank = int(os.fork() == 0)
+    distributed.init_process_group("gloo", init_method=place, rank=rank, world_size=2)
+    comm.create_local_process_group(2)
+
+
 def count_lines(path: Path) -> int:
     return path.read_bytes().count(b";") if path.exists() else 0
 
@@ -130,6 +156,7 @@ def build_program(block: dict):
     """Imports all, and returns what a life does."""
     from detectron2.engine import HookBase
     from detectron2.modeling import META_ARCH_REGISTRY
+    from detectron2.utils import comm
     from detectron2.utils.events import get_event_storage
     from torch import nn
 
@@ -161,9 +188,12 @@ def build_program(block: dict):
                 file.write(text)
 
         def before_train(self):
-            self.write("\nstart\n")  # behind what may be left of a line
+            if comm.is_main_process():
+                self.write("\nstart\n")  # behind what may be left of a line
 
         def after_step(self):
+            if not comm.is_main_process():  # which has the mean of all
+                return
             loss = get_event_storage().latest()["total_loss"][0]
             self.write(f"{self.trainer.iter} {float(loss).hex()};\n")
 
@@ -176,7 +206,7 @@ def build_program(block: dict):
                 nonlocal calls
                 calls += 1
                 if calls == save_call:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    os.killpg(0, signal.SIGKILL)
                 return call(*arguments)
 
             return count
