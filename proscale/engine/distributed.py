@@ -8,6 +8,7 @@ one's reason. Gradients are reduced by NCCL on GPUs and by gloo on the CPU.
 import logging
 import os
 import secrets
+import signal
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -110,6 +111,10 @@ def launch(main: Callable[..., None], args: Namespace, cfg: CfgNode) -> None:
             elastic_launch(start, _join)(main, args, cfg)
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
+            # Where a signal reached the processes first: they end by it, or with a shell's status.
+            number = -failure.exitcode if failure.exitcode < 0 else failure.exitcode - 128
+            if number in (signal.SIGTERM, signal.SIGINT):
+                raise SystemExit(128 + number) from error
             raise ProcessFailed(f"process {rank} failed: {failure.message}") from error
         except SignalException as stop:
             raise SystemExit(128 + stop.sigval) from stop

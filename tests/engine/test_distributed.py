@@ -6,7 +6,9 @@ from argparse import Namespace
 import pytest
 import torch
 from detectron2.engine import default_argument_parser
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from proscale.engine import distributed
 from proscale.engine.distributed import check_processes, is_started_by_torchrun, launch
 from proscale.errors import ConfigError, ProcessFailed
 
@@ -69,6 +71,30 @@ def test_devices_of_several_processes(monkeypatch, cfg, device, message):
     cfg.MODEL.DEVICE = device
     with pytest.raises(ConfigError, match=message):
         launch(pytest.fail, parse(), cfg)
+
+
+@pytest.mark.parametrize(("status", "expected"), [(143, 143), (-15, 143), (130, 130), (-2, 130)])
+def test_signal_to_the_processes_is_one_to_the_job(monkeypatch, cfg, status, expected):
+    with pytest.raises(SystemExit) as stop:
+        launch_failing(monkeypatch, cfg, status)
+    assert stop.value.code == expected
+
+
+@pytest.mark.parametrize("status", [1, -9, 137])
+def test_other_ends_of_a_process_are_failures(monkeypatch, cfg, status):
+    with pytest.raises(ProcessFailed, match="process 1 failed"):
+        launch_failing(monkeypatch, cfg, status)
+
+
+def launch_failing(monkeypatch, cfg, status: int) -> None:
+    """Launch two processes, of which one is told to have ended with this status."""
+    failure = ProcessFailure(local_rank=1, pid=1, exitcode=status, error_file="none")
+
+    def fail(*_):
+        raise ChildFailedError("train_net.py", {1: failure})
+
+    monkeypatch.setattr(distributed, "elastic_launch", lambda *_: fail)
+    launch(pytest.fail, parse("--num-gpus", "2", "--dist-url", "auto"), cfg)
 
 
 def fail_in_one(args: Namespace, cfg) -> None:
