@@ -62,9 +62,9 @@ class RecordedStep:
         if missing:
             raise CheckpointError(f"{path}: it is no recorded step: it has no {', '.join(missing)}")
         for name, (kind, words) in _KINDS.items():
-            value: Any = content[name]
-            fits = type(value) is kind and (kind is not int or 0 <= value < 2**31)
-            if not fits or (name == "batch" and not value):
+            value = content[name]
+            in_range = not isinstance(value, int) or 0 <= value < 2**31
+            if type(value) is not kind or not in_range or (name == "batch" and not value):
                 raise CheckpointError(f"{path}: {name} is {shown(value)}: expected {words}")
         try:
             return cls(**{name: _restore(content[name]) for name in names})
