@@ -33,6 +33,7 @@ Fraction = Annotated[float, Range("numbers from 0 to 1", 0, 1)]
 Layers = Annotated[int, Range("whole numbers from 0 to 200", 0, 200)]
 LayersFromOne = Annotated[int, Range("whole numbers from 1 to 200", 1, 200)]
 Width = Annotated[int, Range("whole numbers from 1 to 8192", 1, 8192)]
+Ratio = Annotated[float, Range("numbers above 0, at most 64", math.ulp(0.0), 64)]
 Count = Annotated[int, Range("whole numbers from 1 to 65536", 1, 2**16)]
 Side = Annotated[int, Range("whole numbers from 1 to 16384", 1, 2**14)]
 Divisor = Annotated[int, Range("whole numbers to 16384", -(2**31), 2**14)]
@@ -60,6 +61,7 @@ DETECTRON2_KEYS: dict[str, Any] = {
     "SOLVER.BASE_LR": Annotated[float, Range("numbers from 0 to 1000", 0, 1000)],
     "SOLVER.MOMENTUM": Fraction,
     "SOLVER.WEIGHT_DECAY": NonNegativeFloat,
+    "SOLVER.WEIGHT_DECAY_BIAS": float | None,
     "SOLVER.WARMUP_ITERS": NonNegativeInt,
     "SOLVER.WARMUP_METHOD": Literal["constant", "linear"],
     "SOLVER.LR_SCHEDULER_NAME": Literal["WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR"],
@@ -320,7 +322,7 @@ class _Swin(Keys, node="MODEL.SWIN"):
     DEPTHS: list[Layers] = [2, 2, 6, 2]
     NUM_HEADS: list[Width] = [3, 6, 12, 24]
     WINDOW_SIZE: Width = 7
-    MLP_RATIO: PositiveFloat = 4.0
+    MLP_RATIO: Ratio = 4.0
     QKV_BIAS: bool = True
     """Pixels to the side of a token; channels, blocks and heads by stage; tokens to the side of a
     window; and the other arguments of Swin's authors."""
@@ -353,7 +355,7 @@ class _MiT(Keys, node="MODEL.MIT"):
     """Blocks and heads, by stage."""
     SR_RATIOS: list[Width] = [8, 4, 2, 1]
     """Reduction of the keys' and values' map to the side, by stage."""
-    MLP_RATIO: PositiveFloat = 4.0
+    MLP_RATIO: Ratio = 4.0
     """Width of the feed-forward networks over that of the tokens."""
     DROP_PATH_RATE: Fraction = 0.1
     """Probability with which branches are dropped in training, rising from 0 with depth."""

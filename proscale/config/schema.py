@@ -8,7 +8,7 @@ from functools import reduce
 from inspect import get_annotations
 from math import inf, isfinite
 from operator import getitem, mod
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import torch
@@ -52,7 +52,7 @@ def check_values(cfg: CfgNode) -> None:
     """
     for key, annotation in _annotations():
         values = value_of(cfg, key)
-        for value in values if isinstance(values, (list, tuple)) else [values]:
+        for value in values if get_origin(annotation) in (list, tuple) else [values]:
             fits, expected = _fits(value, annotation)
             _require(fits, cfg, key, expected)
     # Of all keys, Detectron2's too: PyTorch has numbers of 64 bits, and few uses for others.
@@ -145,6 +145,12 @@ def _fits(value: Any, annotation: Any) -> tuple[bool, str]:
     if get_origin(annotation) is Literal:
         # An empty text would not be seen.
         return value in arguments, " or ".join(str(name) or "''" for name in arguments)
+    if isinstance(annotation, UnionType):
+        # A key whose default is None takes values of any type so far.
+        kinds = {get_origin(kind) or kind for kind in arguments}
+        is_number = float in kinds and type(value) is int
+        names = " or ".join(sorted(kind.__name__ for kind in kinds - {NoneType}))
+        return is_number or type(value) in kinds, f"{names} or None"
     if get_origin(annotation) is not Annotated:
         return _fits(value, arguments[0]) if arguments else (True, "")
     kind, accepted = arguments
@@ -263,6 +269,7 @@ def _rules(cfg: CfgNode) -> Iterator[tuple[bool, str, str]]:
     if cfg.MODEL.BACKBONE.NAME == "D2SwinTransformer":
         # Every stage doubles the width, and divides it among its heads.
         swin = cfg.MODEL.SWIN
+        yield any(swin.DEPTHS), "MODEL.SWIN.DEPTHS", "one block or more"
         widths = [swin.EMBED_DIM * 2**stage for stage in range(len(swin.DEPTHS))]
         fits = len(swin.NUM_HEADS) == len(widths) and not any(map(mod, widths, swin.NUM_HEADS))
         expected = (
