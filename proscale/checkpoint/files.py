@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Self, cast
 
 import torch
 from safetensors import SafetensorError
@@ -155,13 +155,8 @@ def save_archive(path: Path, content: Mapping[str, Any], *, iteration: int | Non
         iteration: for :func:`stored_iteration`.
     """
     with replacing(path) as partial, partial.open("wb") as file:
-        recorder = _Recorder(file)
-        try:
+        with Recorder.of(file) as recorder:
             torch.save(content, cast(IO[bytes], recorder))
-        finally:
-            # PyTorch's own complaint about a failed write would hide the reason.
-            if recorder.error is not None:
-                raise recorder.error
         # End the archive with its digest, in place of the empty comment.
         file.seek(-len(_NO_COMMENT), os.SEEK_END)
         more = b"" if iteration is None else _ITERATION_NAME + b"%d" % iteration
@@ -273,16 +268,29 @@ def _comment(digest: "hashlib._Hash", more: bytes) -> bytes:
     return _DIGEST_NAME + whole.hexdigest().encode() + more
 
 
-class _Recorder:
+class Recorder:
     """A file for PyTorch's writer: passes writes on until one fails, and digests what passes.
 
-    After a failed write PyTorch's writer goes on, and then complains about positions.
+    After a failed write PyTorch's writer goes on, and then complains about positions, or aborts the
+    process.
     """
 
     def __init__(self, file: IO[bytes]):
         self.error: OSError | None = None
         self._file = file
         self.digest = hashlib.sha256()
+
+    @classmethod
+    @contextmanager
+    def of(cls, file: IO[bytes]) -> Iterator[Self]:
+        """A recorder; at the end of the block the error of a write is raised."""
+        recorder = cls(file)
+        try:
+            yield recorder
+        finally:
+            # PyTorch's own complaint about a failed write would hide the reason.
+            if recorder.error is not None:
+                raise recorder.error
 
     def write(self, data: bytes) -> int:
         if self.error is None:

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from proscale.checkpoint.files import Recorder
 from proscale.errors import ExportError, printable
 from proscale.export.network import ExportableNetwork
 from proscale.ops import using_backend
@@ -70,8 +71,14 @@ def export_program(network: ExportableNetwork) -> ExportedProgram:
 
 
 def write_program(program: ExportedProgram, file: Path, metadata: str) -> None:
-    """Write a ``.pt2`` with the metadata as extra file :data:`METADATA`."""
-    torch.export.save(program, file, extra_files={METADATA: metadata})
+    """Write a ``.pt2`` with the metadata as extra file :data:`METADATA`.
+
+    Raises:
+        OSError: the system refused.
+    """
+    with file.open("wb") as opened, Recorder.of(opened) as recorder:
+        target = cast(IO[bytes], recorder)
+        torch.export.save(program, target, extra_files={METADATA: metadata})
 
 
 @contextmanager

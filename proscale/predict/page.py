@@ -10,7 +10,8 @@ import html
 import io
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -22,9 +23,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from proscale.errors import OutputError
 from proscale.predict.drawing import OPACITY, Drawing, label_places, outlines, text_color, tinted
 from proscale.predict.result import Prediction
 from proscale.utils.types import Size
+from proscale.utils.untrusted import os_error
 from proscale.utils.whole_files import whole_file
 
 # Images on a page; those after them have their files only, and the page says so.
@@ -59,7 +62,16 @@ class Gallery:
         """Add an image, as ``gallery_item`` makes it."""
         self._number += 1
         if self._number <= MAX_IMAGES:
-            self._items.write(item)
+            with self._written():
+                self._items.write(item)
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        # The file of the items has no name that an error could tell.
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(os_error(error, self._path, "written")) from error
 
     def finish(self, skipped: Sequence[str]) -> None:
         """Write the page, with a line of plain text for each file that was skipped."""
@@ -78,6 +90,7 @@ class Gallery:
         template = (_WEB / "gallery.html").read_text("utf-8")
         head, tail = (Template(part).substitute(words) for part in template.split("<!-- items -->"))
         with (
+            self._written(),
             self._items as items,
             whole_file(self._path) as part,
             # Bytes of file names that are no text are escaped.
