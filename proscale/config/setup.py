@@ -354,8 +354,8 @@ def _choose_device(wanted: str) -> str:
         kind = torch.device(wanted).type
     except RuntimeError:
         kind = "unknown"
-    # PyTorch knows more, such as meta, on which nothing is computed.
-    if kind not in ("cpu", "cuda", "mps"):
+    # On meta nothing is computed: within torch.device("meta") models are built for their shapes.
+    if kind not in {"cpu", "cuda", "mps", torch.get_default_device().type}:
         raise ConfigError(f"MODEL.DEVICE is {printable(wanted)!r}: expected cpu, cuda, cuda:N")
     if kind == "cuda" and not has_cuda:
         lack = "but CUDA is not available; set MODEL.DEVICE cpu"
