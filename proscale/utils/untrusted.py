@@ -121,8 +121,9 @@ def inside(folder: AnyPath, name: Any, where: str = "a file name") -> str:
     Raises:
         DataError: ``name`` is no text, or leaves ``folder``; the message begins with ``where``.
     """
-    # A zero byte would end the name for the operating system.
-    if not isinstance(name, str) or not name or "\0" in name:
+    # A zero byte would end the name for the operating system; no file system has longer names.
+    is_text = isinstance(name, str) and name and "\0" not in name
+    if not is_text or max(map(len, name.split("/"))) > 255 or len(name) > 4000:
         raise DataError(f"{where} is {shown(name)}: expected the name of a file")
     # Backslashes separate folders on Windows, where the file may come from; below an empty folder
     # https:// would be fetched.
