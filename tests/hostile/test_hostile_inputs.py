@@ -10,20 +10,12 @@ from tests.hostile import material
 from tests.hostile.cases import HELD, ROOT, Case, Place, all_cases, attempt
 
 FAMILIES = all_cases()
-# Of the cases that take a moment every so many run with all tests.
-STRIDES = {"COCO": 12, "checkpoints": 6, "images and videos": 6, "own data": 6}
-
-
-def light_cases() -> list:
-    return [
-        pytest.param(
-            case,
-            id=f"{family}, {case.name}",
-            marks=[] if place % STRIDES.get(family, 1) == 0 else [pytest.mark.slow],
-        )
-        for family, cases in FAMILIES.items()
-        for place, case in enumerate(case for case in cases if case.is_light)
-    ]
+LIGHT = [
+    pytest.param(case, id=f"{family}, {case.name}")
+    for family, cases in FAMILIES.items()
+    for case in cases
+    if case.is_light
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +28,7 @@ def sound_files(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("case", light_cases())
+@pytest.mark.parametrize("case", LIGHT)
 def test_input_is_refused_in_one_line_or_accepted_rightly(
     case: Case, sound_files, tmp_path, restored_catalogs
 ):
