@@ -70,18 +70,24 @@ class _Running:
     since: float
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark; ``arguments`` are those of the command line when None."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    families = all_cases()
-    parser.add_argument("--family", nargs="+", default=list(families), choices=list(families))
+    families = list(all_cases())
+    parser.add_argument("--family", nargs="+", default=families, choices=families)
     parser.add_argument("--case", default="", metavar="TEXT", help="only names with this in them")
     parser.add_argument("--fuzz", type=int, metavar="N", help="N inputs at random instead")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="number of their first")
     parser.add_argument("--processes", type=int, default=2, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every result, too")
-    options = parser.parse_args()
+    run(parser.parse_args(arguments))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the cases, print the table, and exit."""
+    families = all_cases()
     cases = [
         (family, case)
         for family in options.family
