@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from proscale.modeling import build_transformer_decoder
-from proscale.modeling.transformer_decoder.masked_attention import Attention
+from proscale.modeling.attention import Attention
 from proscale.ops import reference_operators
 from proscale.ops.mask_resize import attention_mask
 
