@@ -272,7 +272,7 @@ class _MaskFormerTest(Keys, node="MODEL.MASK_FORMER.TEST"):
 class _SemSegHead(Keys, node="MODEL.SEM_SEG_HEAD"):
     # The pixel decoder: FPN and deformable encoder (Zhu et al., Deformable DETR, ICLR 2021).
     PIXEL_DECODER_NAME: HeadName = "MSDeformAttnPixelDecoder"
-    """MSDeformAttnPixelDecoder, Mask2Former's | PROSCALE."""
+    """MSDeformAttnPixelDecoder, Mask2Former's | PROSCALE | RTDETRPixelDecoder."""
     MASK_DIM: Width = 256
     """Width of the mask embedding."""
     TRANSFORMER_ENC_LAYERS: Layers = 0
@@ -311,6 +311,24 @@ class _ProScale(Keys, node="MODEL.PROSCALE"):
     maps are exchanged without a transposition), "transposed" correctly, "none" no TRC."""
     RESIDUAL: bool = False
     """Add a stage's input tokens to the output of each of its layers (stages one and two)."""
+
+
+class _RTDETREncoder(Keys, node="MODEL.RT_DETR_ENCODER"):
+    # RTDETRPixelDecoder: the hybrid encoder (Zhao et al., RT-DETR, CVPR 2024, §4.2).
+    HIDDEN_DIM: Width = 256
+    """New. Width of the levels, that of SEM_SEG_HEAD.CONVS_DIM."""
+    USE_ENCODER_LEVELS: list[str] = ["res5"]
+    """New. Levels with self-attention among their own tokens."""
+    NUM_LAYERS: Layers = 1
+    NHEADS: Width = 8
+    DIM_FEEDFORWARD: Count = 1024
+    """New. Layers of that attention, their heads, and the width of their feed-forward networks."""
+    EXPANSION: PositiveFloat = 1.0
+    """New. Width of the convolutions that fuse two levels, relative to HIDDEN_DIM; published: 1.0,
+    and 0.5 in the smaller models. PROSCALE.MASK_OUTPUT_OPS chooses the layer at stride 4."""
+    NORM: Literal["BN", "SyncBN", "FrozenBN"] = "BN"
+    """New. Its batch norm: BN | SyncBN, over all processes, as two images a GPU are too few |
+    FrozenBN, for weights that were trained elsewhere."""
 
 
 class _Swin(Keys, node="MODEL.SWIN"):

@@ -252,6 +252,21 @@ def _rules(cfg: CfgNode) -> Iterator[tuple[bool, str, str]]:
         fits = node.IS_EXCITE_CONV is not None or node.RECALIBRATION != "transposed"
         expected = "none with IS_EXCITE_CONV None, which means no recalibration"
         yield fits, "MODEL.PROSCALE.RECALIBRATION", expected
+    if head.NAME == "MaskFormerHead" and head.PIXEL_DECODER_NAME == "RTDETRPixelDecoder":
+        # A quarter of the channels each, as above; the pyramid adds maps of the encoder's width.
+        encoder, node = cfg.MODEL.RT_DETR_ENCODER, "MODEL.RT_DETR_ENCODER"
+        expected = f"the width of the pyramid, MODEL.SEM_SEG_HEAD.CONVS_DIM {head.CONVS_DIM}"
+        yield encoder.HIDDEN_DIM == head.CONVS_DIM, f"{node}.HIDDEN_DIM", expected
+        fits = encoder.HIDDEN_DIM % encoder.NHEADS == 0
+        expected = f"a divisor of HIDDEN_DIM, {encoder.HIDDEN_DIM}"
+        yield fits, f"{node}.NHEADS", expected
+        levels = head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES
+        fits = set(encoder.USE_ENCODER_LEVELS) <= set(levels)
+        expected = f"some of the encoder's levels {levels}"
+        yield fits, f"{node}.USE_ENCODER_LEVELS", expected
+        fits = 1 <= int(encoder.HIDDEN_DIM * encoder.EXPANSION) <= 8192
+        expected = f"numbers that make 1 to 8192 channels of HIDDEN_DIM, {encoder.HIDDEN_DIM}"
+        yield fits, f"{node}.EXPANSION", expected
     fits = head.NAME != "SegFormerHead" or head.NORM in ("BN", "SyncBN")
     yield fits, "MODEL.SEM_SEG_HEAD.NORM", "BN or SyncBN with SegFormerHead"
 

@@ -6,10 +6,13 @@ implementation, on whole tensors, which runs where :func:`should_tile` is false.
 
 A batch norm with fixed statistics is a factor and a summand for every channel. Multiplied into the
 weights of the convolution before it, it costs no pass over the maps, neither forward nor backward.
-Detectron2's ResNets freeze their norms, in training too.
+Detectron2's ResNets freeze their norms, in training too. Parallel convolutions whose outputs are
+summed are one convolution with the sum of their kernels.
 """
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import reduce
 from typing import Protocol
 
 import torch
@@ -155,19 +158,28 @@ def norm_affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
     return scale, norm.bias - norm.running_mean * scale
 
 
-def convolve(convolution: Conv2d, x: Tensor) -> Tensor:
-    """``activation(norm(convolution(x)))``; one convolution where the statistics are fixed."""
+def has_fixed_statistics(norm: BatchNorm) -> bool:
+    """Whether a batch norm applies its running statistics, not those of the batch."""
     # Statistics of a batch are known only after the convolution.
-    if convolution.norm.training and not isinstance(convolution.norm, FrozenBatchNorm2d):
-        return convolution(x)
+    return isinstance(norm, FrozenBatchNorm2d) or not norm.training
+
+
+def fold_norm(convolution: nn.Conv2d, norm: BatchNorm) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one convolution that computes ``norm(convolution(x))``."""
     # s · (w * x + b) + t = (s · w) * x + (s · b + t)
-    scale, bias = norm_affine(convolution.norm)
+    scale, bias = norm_affine(norm)
     if convolution.bias is not None:
         bias = bias + convolution.bias * scale
+    return convolution.weight * scale[:, None, None, None], bias
+
+
+def convolve(convolution: Conv2d, x: Tensor) -> Tensor:
+    """``activation(norm(convolution(x)))``; one convolution where the statistics are fixed."""
+    if not has_fixed_statistics(convolution.norm):
+        return convolution(x)
     x = F.conv2d(
         x,
-        convolution.weight * scale[:, None, None, None],
-        bias,
+        *fold_norm(convolution, convolution.norm),
         convolution.stride,
         convolution.padding,
         convolution.dilation,
@@ -196,6 +208,92 @@ def fold_frozen_norms(module: nn.Module) -> None:
         for name, child in parent.named_children():
             if type(child) is Conv2d and isinstance(child.norm, FrozenBatchNorm2d):
                 setattr(parent, name, FoldedConv2d(child))
+
+
+class FusibleConvolution(nn.Module):
+    """``activation(Σ norm(convolution(x)))``: one convolution where the statistics are fixed.
+
+    The branches of a sum are parallel square convolutions of the same stride, each padded by half
+    its kernel and followed by a batch norm. One branch is a convolution and its norm; two, 3x3 and
+    1x1, are a RepVGG block (Ding et al., RepVGG, CVPR 2021, §3.3). A subclass has :attr:`branches`
+    and :attr:`activation`.
+    """
+
+    activation: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def branches(self) -> Sequence[tuple[nn.Conv2d, BatchNorm]]:
+        """Convolution and norm of each branch; the first has the largest kernel."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, channels, H, W)`` to ``(B, C, ⌈H/stride⌉, ⌈W/stride⌉)``."""
+        branches = self.branches
+        if use_reference() or not all(has_fixed_statistics(norm) for _, norm in branches):
+            x = sum_tensors([norm(convolution(x)) for convolution, norm in branches])
+        else:
+            first, _ = branches[0]
+            x = F.conv2d(x, *self.fused_weights(), first.stride, first.padding)
+        return x if self.activation is None else self.activation(x)
+
+    def fused_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the one convolution, by the running statistics."""
+        weights, biases = zip(*(fold_norm(*branch) for branch in self.branches), strict=True)
+        # A smaller kernel is a larger one with zeros around it, and convolution is linear.
+        size = weights[0].shape[-1]
+        padded = [F.pad(w, [(size - w.shape[-1]) // 2] * 4) for w in weights]
+        return sum_tensors(padded), sum_tensors(biases)
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Module:
+        """A module of the one convolution, for inference only."""
+        first, _ = self.branches[0]
+        weight, bias = self.fused_weights()
+        (width, channels, size, _), stride = weight.shape, first.stride[0]
+        # On the meta device no weights are drawn.
+        fused = nn.Conv2d(channels, width, size, stride, padding=size // 2, device="meta")
+        fused.weight, fused.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
+        return FusedConvolution(fused, self.activation)
+
+
+class FusedConvolution(nn.Module):
+    """What :meth:`FusibleConvolution.fuse` makes: ``activation(convolution(x))``."""
+
+    def __init__(self, convolution: nn.Conv2d, activation: Callable[[Tensor], Tensor] | None):
+        super().__init__()
+        self.convolution, self.activation = convolution, activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.convolution(x)
+        return x if self.activation is None else self.activation(x)
+
+
+def sum_tensors(tensors: Sequence[Tensor]) -> Tensor:
+    """Their sum, without the zero that Python's begins with."""
+    return reduce(torch.add, tensors)
+
+
+def fuse_for_inference(module: nn.Module) -> nn.Module:
+    """``module`` in evaluation mode with every :class:`FusibleConvolution` as one convolution.
+
+    It computes the same function, and cannot be trained. A copy, which shares all other weights;
+    ``module`` itself where there is nothing to fuse.
+    """
+    if not any(isinstance(child, FusibleConvolution) for child in module.modules()):
+        return module
+    # Copying a module copies its tensors, but for those that the memo has.
+    tensors = [*module.parameters(), *module.buffers()]
+    module = deepcopy(module, {id(tensor): tensor for tensor in tensors}).eval()
+    _fuse_children(module)
+    return module
+
+
+def _fuse_children(module: nn.Module) -> None:
+    for name, child in list(module.named_children()):
+        if isinstance(child, FusibleConvolution):
+            setattr(module, name, child.fuse())
+        else:
+            _fuse_children(child)
 
 
 def fuse_and_classify(

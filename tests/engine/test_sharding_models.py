@@ -50,6 +50,26 @@ MODELS = {
             "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 2,
         },
     ),
+    # Fixed statistics: those of a batch are a process's own.
+    "rt_m2f": (
+        DEMO,
+        SMALL
+        | SWIN
+        | {
+            "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "RTDETRPixelDecoder",
+            "MODEL.RT_DETR_ENCODER.HIDDEN_DIM": 32,
+            "MODEL.RT_DETR_ENCODER.NORM": "FrozenBN",
+        },
+    ),
+    "rt_m2f bn": (
+        DEMO,
+        SMALL
+        | SWIN
+        | {
+            "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "RTDETRPixelDecoder",
+            "MODEL.RT_DETR_ENCODER.HIDDEN_DIM": 32,
+        },
+    ),
     "mit": ("coco/panoptic/proscale_mit_b0_333_bsm_hq", SMALL),
     "efficientnet": ("coco/panoptic/proscale_efficientnet_lite0_333", SMALL),
     "segformer": ("cityscapes/semantic/segformer_b0", {**SMALL, "MODEL.SEM_SEG_HEAD.NORM": "BN"}),
@@ -108,9 +128,10 @@ def worker(rank: int, folder: Path, names: list[str]) -> None:
 @pytest.mark.parametrize(
     "names",
     [
-        ("frozen resnet", "checkpointed swin", "segformer"),
+        ("frozen resnet", "checkpointed swin", "segformer", "rt_m2f"),
         pytest.param(
-            ("resnet", "swin", "mask2former", "mit", "efficientnet"), marks=pytest.mark.slow
+            ("resnet", "swin", "mask2former", "rt_m2f bn", "mit", "efficientnet"),
+            marks=pytest.mark.slow,
         ),
     ],
 )

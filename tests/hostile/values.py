@@ -11,6 +11,9 @@ from tests.hostile.material import own_block
 CPU = ("MODEL.DEVICE", "cpu")
 RESNET = ("MODEL.BACKBONE.NAME", "build_resnet_backbone")
 HEAD = ("MODEL.SEM_SEG_HEAD.NAME", "MaskFormerHead")
+RT_M2F = (*HEAD, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "RTDETRPixelDecoder")
+RT_M2F += ("MODEL.SEM_SEG_HEAD.CONVS_DIM", "256")
+RT_NODE = "MODEL.RT_DETR_ENCODER."
 PROSCALE = (*HEAD, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "PROSCALE")
 MANY = "9" * 5000
 HEX = "0x" + "F" * 5000
@@ -51,6 +54,13 @@ _VALUES = [
     ("MODEL.PROSCALE.PROSCALE_NUM_LAYERS", "[3, 1.5, 3]", "whole numbers from 0"),
     ("MODEL.PROSCALE.MASK_OUTPUT_OPS", "avgpool", "maxpool or conv"),
     ("MODEL.PROSCALE.RECALIBRATION", "correct", "released or transposed or none"),
+    (RT_NODE + "NORM", "GN", "BN or SyncBN or FrozenBN"),
+    (RT_NODE + "HIDDEN_DIM", "0", "whole numbers from 1"),
+    (RT_NODE + "NUM_LAYERS", "-1", "whole numbers from 0"),
+    (RT_NODE + "NHEADS", "0", "whole numbers from 1"),
+    (RT_NODE + "DIM_FEEDFORWARD", "0", "whole numbers from 1"),
+    (RT_NODE + "EXPANSION", "0.0", "numbers above 0"),
+    (RT_NODE + "USE_ENCODER_LEVELS", "res5", "a list"),
     ("MODEL.MIT.VARIANT", "b6", "'' or b0 or b1"),
     ("MODEL.MIT.DEPTHS", "[2, 0, 2, 2]", "whole numbers from 1"),
     ("MODEL.MIT.MATCHING_REUSE", "0", "whole numbers from 1"),
@@ -203,6 +213,24 @@ _RULES = {
             *("MODEL.PROSCALE.IS_EXCITE_CONV", "None"),
         ),
         "MODEL.PROSCALE.RECALIBRATION is 'transposed': expected none with IS_EXCITE_CONV None",
+    ),
+    "width of the hybrid encoder": (
+        (*RT_M2F, RT_NODE + "HIDDEN_DIM", "128"),
+        "MODEL.RT_DETR_ENCODER.HIDDEN_DIM is 128: expected the width of the pyramid, "
+        "MODEL.SEM_SEG_HEAD.CONVS_DIM 256",
+    ),
+    "heads of the hybrid encoder": (
+        (*RT_M2F, RT_NODE + "NHEADS", "7"),
+        "MODEL.RT_DETR_ENCODER.NHEADS is 7: expected a divisor of HIDDEN_DIM, 256",
+    ),
+    "attention within a level that is not there": (
+        (*RT_M2F, RT_NODE + "USE_ENCODER_LEVELS", "['res2']"),
+        "MODEL.RT_DETR_ENCODER.USE_ENCODER_LEVELS is ['res2']: expected some of the encoder's "
+        "levels ['res3', 'res4', 'res5']",
+    ),
+    "blocks without a channel": (
+        (*RT_M2F, RT_NODE + "EXPANSION", "0.001"),
+        "MODEL.RT_DETR_ENCODER.EXPANSION is 0.001: expected numbers that make 1 to 8192 channels",
     ),
     "norm of SegFormer": (
         ("MODEL.SEM_SEG_HEAD.NAME", "SegFormerHead", "MODEL.SEM_SEG_HEAD.NORM", "GN"),

@@ -18,9 +18,10 @@ class Network(nn.Module):
         return outputs["pred_logits"], outputs["pred_masks"]
 
 
-@pytest.fixture(params=["PROSCALE", "MSDeformAttnPixelDecoder"])
+@pytest.fixture(params=["PROSCALE", "MSDeformAttnPixelDecoder", "RTDETRPixelDecoder"])
 def network(small_cfg, request):
     small_cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = request.param
+    small_cfg.MODEL.RT_DETR_ENCODER.HIDDEN_DIM = small_cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM
     torch.manual_seed(0)
     return Network(build_model(small_cfg)).eval()
 
@@ -43,7 +44,8 @@ def test_exports(network, images):
     program = torch.export.export(network, (images,))
     torch.testing.assert_close(program.module()(images), expected, rtol=1e-4, atol=1e-4)
     names = {str(node.target) for node in program.graph.nodes}
-    assert "proscale.deformable_attention.default" in names
+    is_deformable = hasattr(network.head.pixel_decoder, "transformer")
+    assert ("proscale.deformable_attention.default" in names) == is_deformable
 
 
 def test_kept_tensors_of_an_inference_serve_training(network, images):

@@ -2,5 +2,6 @@
 
 from proscale.modeling.pixel_decoders.mask2former import MSDeformAttnPixelDecoder
 from proscale.modeling.pixel_decoders.proscale import PROSCALE
+from proscale.modeling.pixel_decoders.rt_detr import RTDETRPixelDecoder
 
-__all__ = ["PROSCALE", "MSDeformAttnPixelDecoder"]
+__all__ = ["PROSCALE", "MSDeformAttnPixelDecoder", "RTDETRPixelDecoder"]

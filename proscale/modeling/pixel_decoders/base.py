@@ -93,10 +93,15 @@ class LevelTransformer(nn.Module):
 class PixelDecoder(nn.Module):
     """An encoder over the coarse levels, a feature pyramid over the finer ones.
 
+    The encoder is one of tokens, within a :class:`LevelTransformer`; a decoder whose encoder takes
+    maps overrides :meth:`add_encoder` and :meth:`encode`.
+
     Args:
         input_shape: channels and stride of the backbone's levels.
         pyramid: levels and widths.
-        encoder: see :class:`LevelTransformer`; it sees ``pyramid.transformer_in_features``.
+        encoder: see :meth:`add_encoder`; it sees ``pyramid.transformer_in_features``.
+        projection: from the channels of a level and C to the module that projects it; None is a 1x1
+            convolution with bias, then group norm.
         mask_output_ops: context of a pyramid level: ``"conv"``, 3x3 convolution, norm and ReLU, or
             ``"maxpool"``, the :class:`LightPixelEmbedding`.
 
@@ -110,6 +115,7 @@ class PixelDecoder(nn.Module):
         pyramid: PyramidArguments,
         *,
         encoder: nn.Module,
+        projection: Callable[[int, int], nn.Module] | None = None,
         mask_output_ops: str = "conv",
     ):
         super().__init__()
@@ -135,15 +141,12 @@ class PixelDecoder(nn.Module):
         if conv_dim % GROUPS:
             raise ValueError(f"conv_dim is {conv_dim}: expected multiples of {GROUPS}")
 
-        # The encoder's levels at C channels: 1x1 convolution with bias, then group norm.
-        self.input_proj = nn.ModuleList()
-        for name in self.transformer_in_features:
-            convolution = nn.Conv2d(input_shape[name].channels, conv_dim, kernel_size=1)
-            nn.init.xavier_uniform_(convolution.weight)
-            assert convolution.bias is not None
-            nn.init.zeros_(convolution.bias)
-            self.input_proj.append(nn.Sequential(convolution, _GroupNorm(GROUPS, conv_dim)))
-        self.transformer = LevelTransformer(encoder, len(self.transformer_in_features), conv_dim)
+        # The encoder's levels at C channels.
+        project = projection or _project
+        self.input_proj = nn.ModuleList(
+            project(input_shape[name].channels, conv_dim) for name in self.transformer_in_features
+        )
+        self.add_encoder(encoder, conv_dim)
         # Numbered from the finest level, as in the published checkpoints.
         for number, name in enumerate(self.pyramid_features, start=1):
             self.add_module(
@@ -160,6 +163,14 @@ class PixelDecoder(nn.Module):
         self.mask_features = Conv2d(conv_dim, pyramid.mask_dim, kernel_size=1)
         weight_init.c2_xavier_fill(self.mask_features)
 
+    def add_encoder(self, encoder: nn.Module, conv_dim: int) -> None:
+        """Register the encoder under its name in published checkpoints."""
+        self.transformer = LevelTransformer(encoder, len(self.transformer_in_features), conv_dim)
+
+    def encode(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """``maps``: ``(B, C, H, W)`` of each level, coarse to fine; returns the same shapes."""
+        return self.transformer(maps)
+
     def forward_features(
         self, features: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -170,7 +181,7 @@ class PixelDecoder(nn.Module):
             level; and the three coarsest levels, coarse to fine, ``(B, conv_dim, …)`` each.
         """
         # 1x1 convolution and norm bring every level to C channels; then the encoder.
-        levels = self.transformer(
+        levels = self.encode(
             [
                 project(features[name])
                 for project, name in zip(self.input_proj, self.transformer_in_features, strict=True)
@@ -232,6 +243,14 @@ class _GroupNorm(nn.GroupNorm):
     # lone value is its own mean in both cases, so that the bias is left.
     def forward(self, maps: Tensor) -> Tensor:
         return torch.group_norm(maps, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def _project(channels: int, conv_dim: int) -> nn.Module:
+    convolution = nn.Conv2d(channels, conv_dim, kernel_size=1)
+    nn.init.xavier_uniform_(convolution.weight)
+    assert convolution.bias is not None
+    nn.init.zeros_(convolution.bias)
+    return nn.Sequential(convolution, _GroupNorm(GROUPS, conv_dim))
 
 
 def _convolution(
