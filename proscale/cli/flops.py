@@ -2,19 +2,26 @@
 
 GFLOPs by part and by operator, parameters, activations, and tokens seen by each encoder layer, for
 one or several configurations side by side. Neither data nor weights are needed: nothing is computed
-but shapes. With --budget, the PRO-SCALE encoders that cost at most a fraction of Mask2Former's.
+but shapes. With --budget, the encoders of PRO-SCALE and RT-M2F that cost at most a fraction of
+Mask2Former's.
 """
 
 import argparse
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from detectron2.config import CfgNode
 
 from proscale.cli import arguments
 from proscale.config import setup_cfg
-from proscale.cost.encoder_cost import EncoderDesign, affordable, pareto_front, write_config
+from proscale.cost.encoder_cost import (
+    EncoderDesign,
+    affordable,
+    affordable_hybrids,
+    pareto_front,
+    write_config,
+)
 from proscale.cost.flops import padded_size
 from proscale.cost.model_cost import (
     ENCODER_PART,
@@ -26,8 +33,15 @@ from proscale.cost.model_cost import (
 )
 from proscale.cost.plots import draw_costs
 from proscale.cost.shape_tracing import build_without_weights
-from proscale.cost.tables import CONVENTION, budget_table, model_tables, print_report
+from proscale.cost.tables import (
+    CONVENTION,
+    budget_table,
+    hybrid_table,
+    model_tables,
+    print_report,
+)
 from proscale.errors import ConfigError, shown
+from proscale.modeling.pixel_decoders.rt_detr import HybridEncoderArguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=100,
         dest="images",
         help="images of it (default: 100)",
+    )
+    parser.add_argument(
+        "--fused",
+        action="store_true",
+        help="count RT-M2F as it infers: norms and parallel branches in one convolution",
     )
     arguments.add_json(parser)
     arguments.add_report_arguments(parser, plot="cost by part", against="GFLOPs")
@@ -107,7 +126,8 @@ def run(options: argparse.Namespace) -> None:
         with arguments.naming(files[name]):
             # Networks see resized images; results have the sizes of the files.
             resized = [(resize_for_test(size, cfg), size) for size in sizes]
-            costs[name] = average_cost(cfg, resized or [(options.size, options.size)])
+            sizes_of_model = resized or [(options.size, options.size)]
+            costs[name] = average_cost(cfg, sizes_of_model, fused=options.fused)
     settings = {"images": images, "overrides": options.opts}
     models = {name: asdict(cost) for name, cost in costs.items()}
     document = {"unit": CONVENTION, "settings": settings, "models": models}
@@ -139,6 +159,8 @@ def _plan(cfgs: dict[str, CfgNode], options: argparse.Namespace) -> None:
     with arguments.naming(file):
         size = padded_size(build_without_weights(cfg), options.size)
         design = EncoderDesign.from_config(cfg, size)
+        # As wide as the pyramid, for whatever decoder the file has.
+        hybrid = replace(HybridEncoderArguments.from_config(cfg), d_model=design.width)
     budget = f"{100 * options.budget:g}%"
     candidates = affordable(design, options.budget, max_layers=options.max_layers)
     if not candidates:
@@ -157,6 +179,11 @@ def _plan(cfgs: dict[str, CfgNode], options: argparse.Namespace) -> None:
     tables = [CONVENTION, title, budget_table(front, sorted(levels, reverse=True))]
     encoders = [vars(one) for one in front]
     document = {"unit": CONVENTION, "budget": options.budget, "front": encoders}
+    hybrids = affordable_hybrids(design, hybrid, options.budget)
+    if hybrids:
+        title = "RT-M2F (MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME RTDETRPixelDecoder) within it."
+        tables += [title, hybrid_table(hybrids)]
+        document["rt_m2f"] = [vars(one) for one in hybrids]
     print_report(tables, document, options.json, options.markdown)
     if not options.choose:
         return

@@ -8,6 +8,7 @@ deformable layer over the first L levels, T = S_1 + … + S_L tokens, costs
 multiply-adds: values and output; offsets (2 a point) and weights (1); four cells sampled a point;
 the feed-forward network; two norms. PRO-SCALE (§3) has p_s such layers over the first s levels,
 Mask2Former all of them over all levels. The rest, linear in the pixels, does not depend on p.
+RT-M2F has convolutions in place of these layers: :func:`rt_detr_cost`.
 
 Layers buy depth at each scale: the tokens of the coarsest level pass p1 + p2 + p3 layers, those of
 the next p2 + p3, the finest p3. Every layer costs something, so that all configurations together
@@ -17,7 +18,7 @@ scale.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, product
 from math import prod
 from pathlib import Path
@@ -28,13 +29,21 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 
-from proscale.modeling.pixel_decoders.base import PyramidArguments, coarse_to_fine, pyramid_levels
+from proscale.modeling.pixel_decoders.base import (
+    MASK_OUTPUT_OPS,
+    PyramidArguments,
+    coarse_to_fine,
+    pyramid_levels,
+)
 from proscale.modeling.pixel_decoders.deformable_encoder import EncoderLayerArguments
+from proscale.modeling.pixel_decoders.rt_detr import BLOCKS, HybridEncoderArguments
 from proscale.utils.types import Size
 from proscale.utils.whole_files import write_text
 
 #: Deformable layers of Mask2Former as published.
 MASK2FORMER_LAYERS = 6
+#: Widths of RT-M2F's blocks as RT-DETR publishes them.
+EXPANSIONS = (0.5, 1.0)
 # Of norms, as fvcore has it: multiply-adds for each number.
 _AFFINE_NORM = 5
 _NORMS = {"GN": _AFFINE_NORM, "BN": 2, "SyncBN": 2, "": 0}
@@ -51,7 +60,8 @@ class Level(NamedTuple):
 class EncoderDesign:
     """All that the cost of a pixel decoder depends on, besides its layers."""
 
-    levels: Sequence[Level]  #: that the deformable encoder sees, coarse to fine
+    names: Sequence[str]  #: of ``levels``
+    levels: Sequence[Level]  #: that the encoder sees, coarse to fine
     #: The finer ones, which join top-down; the mask features have the size of the first one.
     pyramid: Sequence[Level]
     width: int  #: C
@@ -89,6 +99,7 @@ class EncoderDesign:
         finer = pyramid_levels(shapes, names, pyramid.common_stride)
         node = cfg.MODEL.PROSCALE
         return cls(
+            names=names,
             levels=[levels[name] for name in names],
             pyramid=[levels[name] for name in finer],
             width=pyramid.conv_dim,
@@ -140,12 +151,43 @@ def mask2former_cost(design: EncoderDesign, num_layers: int = MASK2FORMER_LAYERS
     return num_layers * layer_cost(design, len(design.levels)) + _pyramid_cost(design, light=False)
 
 
-def _pyramid_cost(design: EncoderDesign, *, light: bool) -> int:
+def rt_detr_cost(
+    design: EncoderDesign, encoder: HybridEncoderArguments, *, fused: bool = False
+) -> int:
+    """Multiply-adds of RT-M2F's pixel decoder for one image.
+
+    ``fused`` counts its encoder as one convolution for each norm and each pair of branches, see
+    :func:`~proscale.ops.fused.fuse_for_inference`. The width of ``encoder`` is that of ``design``.
+    """
+    width, hidden = design.width, encoder.hidden_dim
+    norm = 0 if fused else _NORMS["BN"]
+    cells = [level.cells for level in design.levels]
+    # Layers of attention: four projections, products with keys and values, feed-forward network.
+    attention = 0
+    for name in encoder.attended:
+        tokens = cells[design.names.index(name)]
+        projections = 4 * width**2 + 2 * width * encoder.d_ffn + 2 * _AFFINE_NORM * width
+        attention += encoder.num_layers * tokens * (projections + 2 * tokens * width)
+    # A CSP block, for each cell: two 1x1 convolutions of both maps, the RepVGG blocks, and a 1x1
+    # convolution back where it is needed.
+    rep_vgg = hidden * (9 * hidden if fused else 10 * hidden + 2 * norm)
+    block = 2 * hidden * (2 * width + norm) + BLOCKS * rep_vgg
+    if hidden != width:
+        block += width * (hidden + norm)
+    # Down, at the finer size of each pair: a block, and up-sampling, one multiply-add a number; the
+    # lateral 1x1 convolution at the coarser size. Up, at the coarser size: the 3x3 convolution of
+    # stride two, and a block.
+    down = sum(cells[1:]) * (block + width) + sum(cells[:-1]) * width * (width + norm)
+    up = sum(cells[:-1]) * (width * (9 * width + norm) + block)
+    return attention + down + up + _pyramid_cost(design, light=design.light, input_norm=norm)
+
+
+def _pyramid_cost(design: EncoderDesign, *, light: bool, input_norm: int = _AFFINE_NORM) -> int:
     """All around the layers: input projections with norm, the pyramid, and the mask features;
     without up-sampling in the pyramid, which is counted with the head."""
     width, norm = design.width, _NORMS[design.norm]
-    # A 1x1 convolution and a group norm for each level.
-    inputs = sum(level.cells * width * (level.channels + _AFFINE_NORM) for level in design.levels)
+    # A 1x1 convolution and a norm for each level, which is a group norm but in RT-M2F.
+    inputs = sum(level.cells * width * (level.channels + input_norm) for level in design.levels)
     # Light-Pixel Embedding has a max-pool, which only compares, in place of the 3x3 convolution.
     convolution = 0 if light else 9 * width
     # Lateral and output convolution, each with its norm.
@@ -196,6 +238,31 @@ def pareto_front(candidates: Sequence[AffordableEncoder]) -> list[AffordableEnco
             for other in candidates
         )
     ]
+
+
+@dataclass(frozen=True)
+class AffordableHybrid:
+    """A variant of RT-M2F within the budget."""
+
+    expansion: float  #: ``MODEL.RT_DETR_ENCODER.EXPANSION``
+    mask_output_ops: str  #: ``MODEL.PROSCALE.MASK_OUTPUT_OPS``
+    multiply_adds: int  #: of its pixel decoder, one image
+    share: float  #: them as a fraction of those of Mask2Former's pixel decoder
+
+
+def affordable_hybrids(
+    design: EncoderDesign, encoder: HybridEncoderArguments, budget: float
+) -> list[AffordableHybrid]:
+    """The variants of RT-M2F that cost at most ``budget``, see :func:`affordable`, with all else as
+    in ``encoder``; the cheapest first."""
+    whole = mask2former_cost(design)
+    found = []
+    for expansion, operation in product(EXPANSIONS, MASK_OUTPUT_OPS):
+        variant = replace(design, light=operation == "maxpool")
+        cost = rt_detr_cost(variant, replace(encoder, expansion=expansion))
+        if cost <= budget * whole:
+            found.append(AffordableHybrid(expansion, operation, cost, cost / whole))
+    return sorted(found, key=lambda one: one.multiply_adds)
 
 
 def write_config(file: Path, base: Path, layers: Sequence[int]) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from proscale.cost.shape_tracing import TracedShapes, without_memory
 from proscale.modeling import MaskFormer, MaskFormerHead
 from proscale.ops.deformable_attention import multiply_adds
+from proscale.ops.fused import fuse_for_inference
 from proscale.utils.types import Size
 
 # The papers' encoder: input projections, deformable layers, mask features.
@@ -91,7 +92,8 @@ class FlopCount:
         activations: numbers that products put out, by module name.
         parameters: by module name.
         queries: tokens that ask in each attention, by the name of its module, in order; deformable
-            attention only, or where there is none, any.
+            attention only, or where there is none, any: in the pixel decoder, or in a model
+            without one.
         results: multiply-adds from the network's outputs to results.
         uncounted: calls by name of the operators that have no count.
     """
@@ -115,14 +117,16 @@ class FlopCount:
         return self.by_module[ENCODER]
 
 
-def count_flops(model: nn.Module, size: Size) -> FlopCount:
+def count_flops(model: nn.Module, size: Size, *, fused: bool = False) -> FlopCount:
     """Count a :class:`~proscale.modeling.MaskFormer` or a Detectron2 ``SemanticSegmentor``, which
     is left as it is, for an image of ``size`` (height, width) pixels before padding. Neither data
-    nor weights are needed: see :func:`~proscale.cost.shape_tracing.build_without_weights`."""
+    nor weights are needed: see :func:`~proscale.cost.shape_tracing.build_without_weights`.
+    ``fused`` counts convolutions as :func:`~proscale.ops.fused.fuse_for_inference` makes them."""
     # The image must be made as the parameters are: without memory.
     network, mode = without_memory(_Network(model))
     with mode:
         image = torch.empty(1, 3, *padded_size(model, size))
+        network = fuse_for_inference(network) if fused else network
     analysis = _Analysis(network.eval(), image)
     with torch.no_grad(), TracedShapes():
         counts = analysis.by_module_and_operator()
@@ -133,6 +137,8 @@ def count_flops(model: nn.Module, size: Size) -> FlopCount:
     def by_module(wanted: str) -> dict[str, int]:
         return {name: sum(by_operator(name, wanted).values()) for name in counts}
 
+    attention = analysis.queries[ATTENTION]
+    in_encoder = {name: n for name, n in attention.items() if name.startswith(ENCODER)}
     return FlopCount(
         by_module=by_module("multiply-adds"),
         by_operator=by_operator("", "multiply-adds"),
@@ -141,7 +147,7 @@ def count_flops(model: nn.Module, size: Size) -> FlopCount:
             name: sum(parameter.numel() for parameter in module.parameters())
             for name, module in network.named_modules()
         },
-        queries=analysis.queries[DEFORMABLE_ATTENTION] or analysis.queries[ATTENTION],
+        queries=analysis.queries[DEFORMABLE_ATTENTION] or in_encoder or attention,
         results=count_results(model, size, size),
         uncounted=dict(analysis.unsupported_ops()),
     )

@@ -19,6 +19,7 @@ from proscale.errors import ConfigError
 from proscale.modeling.pixel_decoders.base import LightPixelEmbedding, PixelDecoder
 from proscale.modeling.pixel_decoders.deformable_encoder import DeformableEncoderLayer
 from proscale.modeling.pixel_decoders.proscale import TokenRecalibration
+from proscale.modeling.pixel_decoders.rt_detr import HybridEncoder
 from proscale.utils.types import Size
 
 BACKBONE, ENCODER_PART, TRANSFORMER_DECODER = "backbone", "encoder", "transformer decoder"
@@ -63,12 +64,15 @@ class ModelCost:
         return {part.name: part for part in self.parts if not part.within}
 
 
-def average_cost(cfg: CfgNode, sizes: Sequence[tuple[Size, Size]]) -> ModelCost:
+def average_cost(
+    cfg: CfgNode, sizes: Sequence[tuple[Size, Size]], *, fused: bool = False
+) -> ModelCost:
     """Average the cost of a model over images.
 
     Args:
         cfg: the model.
         sizes: (height, width) of each image, before padding, and of its results, pixels.
+        fused: see :func:`~proscale.cost.flops.count_flops`.
 
     Raises:
         ValueError: no model can be built from ``cfg``.
@@ -76,7 +80,9 @@ def average_cost(cfg: CfgNode, sizes: Sequence[tuple[Size, Size]]) -> ModelCost:
     model = build_without_weights(cfg)
     # Only results depend on more than the padded size: each padded size is traced once.
     groups = Counter((padded_size(model, image), result) for image, result in sizes)
-    networks = {padded: count_flops(model, padded) for padded in {padded for padded, _ in groups}}
+    networks = {
+        size: count_flops(model, size, fused=fused) for size in {size for size, _ in groups}
+    }
     counts = [
         replace(networks[padded], results=count_results(model, padded, result))
         for padded, result in groups
@@ -182,6 +188,10 @@ def list_parts(model: nn.Module, count: FlopCount) -> list[PartCost[int]]:
         encoder = sum_up(ENCODER_PART, ENCODER)
         transformer = sum_up(TRANSFORMER_DECODER, "sem_seg_head.predictor")
         pieces = list_pieces(ENCODER_PART, ENCODER, _encoder_groups(decoder))
+        # Between its pieces: up-sampling in RT-DETR's encoder.
+        within = encoder.multiply_adds - sum(piece.multiply_adds for piece in pieces)
+        if within:
+            pieces.append(PartCost("up-sampling", ENCODER_PART, within, 0, 0))
         parts += [encoder, *pieces, transformer]
         # Between them: up-sampling in the pyramid.
         rest = PartCost(
@@ -203,6 +213,13 @@ def list_parts(model: nn.Module, count: FlopCount) -> list[PartCost[int]]:
     return [*parts, whole, results, everything]
 
 
+_HYBRID_PIECES = {
+    "attention within levels": ["encoder"],
+    "top-down fusion": ["lateral_convs", "fpn_blocks"],
+    "bottom-up fusion": ["downsample_convs", "pan_blocks"],
+}
+
+
 def _encoder_groups(decoder: PixelDecoder) -> Mapping[str, list[str]]:
     """Names of the modules that make up each piece of a pixel decoder."""
     # In the order of the data: projections of the levels, …
@@ -221,6 +238,11 @@ def _encoder_groups(decoder: PixelDecoder) -> Mapping[str, list[str]]:
         names = [name for name in layers if layers[name] == levels]
         seen = " + ".join(decoder.transformer_in_features[:levels])
         groups[f"{len(names)} layer{'s' * (len(names) > 1)} over {seen}"] = names
+    # … or attention and fusion of RT-DETR's encoder (§4.2), …
+    for prefix, module in decoder.named_children():
+        if isinstance(module, HybridEncoder):
+            for piece, names in _HYBRID_PIECES.items():
+                groups[piece] += [f"{prefix}.{name}" for name in names]
     # … and the pyramid with the mask features.
     for name, module in decoder.named_children():
         if name.startswith("adapter_"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from proscale.cost.encoder_cost import AffordableEncoder
+from proscale.cost.encoder_cost import AffordableEncoder, AffordableHybrid
 from proscale.cost.model_cost import (
     BACKBONE,
     ENCODER_PART,
@@ -157,6 +157,20 @@ def budget_table(candidates: Sequence[AffordableEncoder], levels: Sequence[str])
     headers = ["p1,p2,p3", "encoder, GFLOPs", "of Mask2Former's"]
     headers += [f"layers seen by {level}" for level in levels]
     return markdown_table(rows, headers, text=["p1,p2,p3"])
+
+
+def hybrid_table(candidates: Sequence[AffordableHybrid]) -> str:
+    """A row for every variant of RT-M2F."""
+    rows = [
+        [
+            *(f"{one.expansion:g}", one.mask_output_ops),
+            *(f"{one.multiply_adds / 1e9:.2f}", _percent(one.share)),
+        ]
+        for one in candidates
+    ]
+    text = ["MASK_OUTPUT_OPS"]
+    headers = ["EXPANSION", *text, "encoder, GFLOPs", "of Mask2Former's"]
+    return markdown_table(rows, headers, text=text)
 
 
 def _format(value: MeanStd, unit: float, digits: int) -> str:

@@ -63,6 +63,22 @@ def test_models_side_by_side_in_a_picture(run, config_file, small_cfg, tmp_path)
     assert all(text in drawn for text in ("small", "deeper", "transformer decoder", "PQ"))
 
 
+def test_fused_count_and_variants_of_rt_m2f(run, small_cfg, tmp_path):
+    small_cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "RTDETRPixelDecoder"
+    small_cfg.MODEL.RT_DETR_ENCODER.HIDDEN_DIM = 64
+    file = tmp_path / "rt.yaml"
+    file.write_text(small_cfg.dump())
+    costs = []
+    for option in ([], ["--fused"]):
+        _, document = run("--size", "64x64", "--config-file", str(file), *option)
+        parts = {part["name"]: part for part in document["models"]["rt"]["parts"]}
+        costs.append(parts["encoder"]["multiply_adds"]["mean"])
+    assert costs[0] > costs[1]
+    printed, document = run("--size", "64x64", "--config-file", str(file), "--budget", "500%")
+    assert "RTDETRPixelDecoder" in printed
+    assert len(document["rt_m2f"]) == 4
+
+
 def test_average_over_the_sizes_of_a_data_set(run, config_file, tmp_path):
     # There are no such files: only sizes are read.
     sizes = [(60, 90), (60, 90), (90, 60), (64, 64)]

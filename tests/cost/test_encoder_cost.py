@@ -8,13 +8,18 @@ from proscale.config import setup_cfg
 from proscale.cost.encoder_cost import (
     EncoderDesign,
     affordable,
+    affordable_hybrids,
     mask2former_cost,
     pareto_front,
     proscale_cost,
+    rt_detr_cost,
     write_config,
 )
 from proscale.cost.flops import count_flops, padded_size
 from proscale.cost.shape_tracing import build_without_weights
+from proscale.modeling.pixel_decoders.rt_detr import HybridEncoderArguments
+
+COCO = Path(__file__).parents[2] / "configs" / "coco" / "panoptic"
 
 
 @pytest.mark.parametrize(
@@ -54,6 +59,80 @@ def test_equals_the_count_of_mask2former(small_cfg):
     design = EncoderDesign.from_config(small_cfg, (64, 96))
     count = count_flops(build_without_weights(small_cfg), (64, 96))
     assert mask2former_cost(design) == count.encoder
+
+
+RT_NODE = "MODEL.RT_DETR_ENCODER."
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    ("size", "overrides"),
+    [
+        ((250, 330), []),
+        ((64, 96), ["MODEL.PROSCALE.MASK_OUTPUT_OPS", "conv", RT_NODE + "EXPANSION", 0.5]),
+        ((64, 96), [RT_NODE + "NUM_LAYERS", 2, RT_NODE + "USE_ENCODER_LEVELS", ["res4", "res5"]]),
+        ((64, 64), [RT_NODE + "NORM", "FrozenBN", RT_NODE + "DIM_FEEDFORWARD", 96]),
+        (
+            (64, 96),
+            ["MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", ["res4", "res5"]],
+        ),
+    ],
+)
+def test_equals_the_count_of_rt_m2f(small_cfg, size, overrides, fused):
+    small_cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "RTDETRPixelDecoder"
+    small_cfg.MODEL.RT_DETR_ENCODER.HIDDEN_DIM = small_cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM
+    small_cfg.merge_from_list(overrides)
+    model = build_without_weights(small_cfg)
+    design = EncoderDesign.from_config(small_cfg, padded_size(model, size))
+    encoder = HybridEncoderArguments.from_config(small_cfg)
+    count = count_flops(model, size, fused=fused)
+    assert count.uncounted == {}
+    assert rt_detr_cost(design, encoder, fused=fused) == count.encoder
+
+
+# Counted on a trace with the mask features as the only output: the bottom-up path, which makes the
+# levels alone, was left out as dead code; up-sampling to stride 4 was counted.
+@pytest.mark.parametrize(
+    ("model", "operation", "expansion", "fused", "gflops"),
+    [
+        ("r50", "conv", 1.0, False, (91.489, 198.383)),
+        ("swin_tiny", "conv", 1.0, False, (86.820, 188.317)),
+        ("r50", "maxpool", 1.0, False, (55.628, 121.074)),
+        ("swin_tiny", "maxpool", 1.0, False, (50.959, 111.007)),
+        ("r50", "conv", 1.0, True, (87.695, 190.204)),
+        ("swin_tiny", "conv", 1.0, True, (83.026, 180.138)),
+        ("r50", "maxpool", 0.5, False, (25.715, 56.586)),
+        ("swin_tiny", "maxpool", 0.5, False, (21.045, 46.520)),
+    ],
+)
+def test_reference_of_rt_m2f(model, operation, expansion, fused, gflops):
+    overrides = ["MODEL.PROSCALE.MASK_OUTPUT_OPS", operation, RT_NODE + "EXPANSION", expansion]
+    cfg = setup_cfg(str(COCO / f"rt_m2f_{model}.yaml"), ["MODEL.DEVICE", "cpu", *overrides])
+    encoder = HybridEncoderArguments.from_config(cfg)
+    for size, expected in zip(((800, 1216), (1024, 2048)), gflops, strict=True):
+        design = EncoderDesign.from_config(cfg, size)
+        width, hidden = design.width, encoder.hidden_dim
+        norm = 0 if fused else 2
+        block = 2 * hidden * (2 * width + norm)
+        block += 3 * hidden * (9 * hidden if fused else 10 * hidden + 2 * norm)
+        block += width * (hidden + norm) if hidden != width else 0
+        coarser = sum(level.cells for level in design.levels[:-1])
+        bottom_up = coarser * (width * (9 * width + norm) + block)
+        up_sampling = 4 * design.pyramid[0].cells * width
+        cost = rt_detr_cost(design, encoder, fused=fused) - bottom_up + up_sampling
+        assert cost / 1e9 == pytest.approx(expected, rel=0.001)
+
+
+def test_variants_of_rt_m2f_within_a_budget(small_cfg):
+    design = EncoderDesign.from_config(small_cfg, (256, 256))
+    encoder = HybridEncoderArguments(64, 1, 4, 128, ["res5"], 1.0, "BN")
+    everything = affordable_hybrids(design, encoder, 10.0)
+    assert len(everything) == 4
+    assert (everything[0].expansion, everything[0].mask_output_ops) == (0.5, "maxpool")
+    shares = [one.share for one in everything]
+    assert shares == sorted(shares)
+    found = affordable_hybrids(design, encoder, shares[1])
+    assert found == everything[:2]
 
 
 def test_unknown_norms_and_other_numbers_of_levels_are_refused(small_cfg):

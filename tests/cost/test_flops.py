@@ -13,6 +13,7 @@ from proscale.config import setup_cfg
 from proscale.cost.flops import FREE, HANDLES, count_flops
 from proscale.cost.model_cost import ENCODER_PART, EVERYTHING, NETWORK, RESULTS, list_parts
 from proscale.cost.shape_tracing import build_without_weights
+from proscale.ops.fused import fuse_for_inference
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "coco" / "panoptic"
@@ -116,6 +117,60 @@ def test_parts_add_up(small_cfg):
     assert sum(part.multiply_adds for part in encoder) == count.encoder
     # 256x352 at strides 32, 16 and 8.
     assert list(count.queries.values()) == [88] * 2 + [440] * 2 + [1848] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "operation", "expansion", "fused", "millions"),
+    [
+        ("rt_m2f_r50", "conv", 1.0, False, 12.673),
+        ("rt_m2f_swin_tiny", "conv", 1.0, False, 12.059),
+        ("rt_m2f_r50", "maxpool", 1.0, False, 12.083),
+        ("rt_m2f_swin_tiny", "maxpool", 1.0, False, 11.469),
+        ("rt_m2f_r50", "conv", 1.0, True, 11.877),
+        ("rt_m2f_swin_tiny", "conv", 1.0, True, 11.263),
+        ("rt_m2f_r50", "maxpool", 0.5, False, 5.786),
+        ("rt_m2f_swin_tiny", "maxpool", 0.5, False, 5.171),
+    ],
+)
+def test_parameters_of_rt_m2f(name, operation, expansion, fused, millions):
+    overrides = ["MODEL.DEVICE", "cpu", "MODEL.PROSCALE.MASK_OUTPUT_OPS", operation]
+    overrides += ["MODEL.RT_DETR_ENCODER.EXPANSION", expansion]
+    model = build_without_weights(setup_cfg(str(CONFIGS / f"{name}.yaml"), overrides))
+    decoder = model.sem_seg_head.pixel_decoder
+    if fused:
+        decoder = fuse_for_inference(decoder)
+    parameters = sum(parameter.numel() for parameter in decoder.parameters())
+    # The norms of single convolutions are fused here as well, 4,000 parameters.
+    assert parameters / 1e6 == pytest.approx(millions, abs=0.005 if fused else 0.0006)
+
+
+def test_parts_of_rt_m2f_add_up(small_cfg):
+    small_cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "RTDETRPixelDecoder"
+    small_cfg.MODEL.RT_DETR_ENCODER.HIDDEN_DIM = 64
+    model = build_without_weights(small_cfg)
+    count = count_flops(model, (64, 96))
+    encoder = [part for part in list_parts(model, count) if part.within == ENCODER_PART]
+    assert [part.name for part in encoder] == [
+        "input projections",
+        "attention within levels",
+        "top-down fusion",
+        "bottom-up fusion",
+        "lateral projections",
+        "light-pixel embedding",
+        "mask features",
+        "up-sampling",
+    ]
+    assert sum(part.multiply_adds for part in encoder) == count.encoder
+    assert list(count.queries.values()) == [6]  # tokens of res5
+
+
+def test_fused_count_leaves_the_model(small_cfg):
+    small_cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "RTDETRPixelDecoder"
+    small_cfg.MODEL.RT_DETR_ENCODER.HIDDEN_DIM = 64
+    model = build_without_weights(small_cfg)
+    names = list(model.state_dict())
+    assert count_flops(model, (64, 64), fused=True).encoder < count_flops(model, (64, 64)).encoder
+    assert list(model.state_dict()) == names
 
 
 def test_counting_computes_nothing_and_leaves_the_model(small_cfg):
