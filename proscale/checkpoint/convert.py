@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proscale.checkpoint import imagenet, mask2former, segformer, timm
+from proscale.checkpoint import imagenet, mask2former, rt_detr, segformer, timm
 from proscale.checkpoint.rules import NamingScheme
 from proscale.errors import CheckpointError, printable
 
@@ -21,8 +21,13 @@ PROSCALE = "proscale"
 SCHEMES: dict[str, tuple[NamingScheme, ...]] = {
     "openmmlab": (segformer.OPENMMLAB,),
     "nvidia": (segformer.NVIDIA,),
-    "huggingface": (segformer.HUGGINGFACE, mask2former.HUGGINGFACE),
-    "transformers": (segformer.HUGGINGFACE_IN_MEMORY, mask2former.HUGGINGFACE_IN_MEMORY),
+    "huggingface": (segformer.HUGGINGFACE, mask2former.HUGGINGFACE, rt_detr.HUGGINGFACE),
+    "transformers": (
+        segformer.HUGGINGFACE_IN_MEMORY,
+        mask2former.HUGGINGFACE_IN_MEMORY,
+        rt_detr.HUGGINGFACE_IN_MEMORY,
+    ),
+    "rt_detr": (rt_detr.RT_DETR,),
     "detectron2": (imagenet.DETECTRON2,),
     "torchvision": (imagenet.TORCHVISION,),
     "microsoft": (imagenet.MICROSOFT,),
@@ -170,6 +175,10 @@ def is_timm_model(names: Collection[str]) -> bool:
 
 def container_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part of ``checkpoint`` that has the tensors."""
+    # RT-DETR's authors publish running averages of them, a level deeper.
+    average = checkpoint.get("ema")
+    if isinstance(average, Mapping) and isinstance(average.get("module"), Mapping):
+        return average["module"]
     # Trainers keep them below a key, beside the optimiser's state and the iteration.
     inner = (checkpoint.get(key) for key in CONTAINERS)
     return next((value for value in inner if isinstance(value, Mapping)), checkpoint)
