@@ -20,6 +20,7 @@ from proscale.modeling import MaskFormer, SegFormerHead
 from proscale.modeling.backbones import MixVisionTransformer
 from proscale.modeling.backbones.swin import whole_windows
 from proscale.modeling.backbones.token_merging import BipartiteSoftMatching
+from proscale.ops.fused import fuse_for_inference
 from proscale.utils.types import Size
 
 
@@ -37,9 +38,10 @@ class ExportableNetwork(nn.Module):
 
     def __init__(self, model: nn.Module, size_divisibility: int):
         super().__init__()
-        # Shared, not copied: the network is as large as the model.
+        # Shared, not copied: the network is as large as the model. Weights of convolutions that
+        # are fused are its own.
         self.backbone = model.get_submodule("backbone")
-        self.sem_seg_head = model.get_submodule("sem_seg_head")
+        self.sem_seg_head = fuse_for_inference(model.get_submodule("sem_seg_head"))
         self.register_buffer("pixel_mean", model.get_buffer("pixel_mean"))
         self.register_buffer("pixel_std", model.get_buffer("pixel_std"))
         self.size_divisibility = max(size_divisibility, 1)

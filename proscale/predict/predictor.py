@@ -22,6 +22,7 @@ from proscale.data.mappers import EvaluationMapper
 from proscale.errors import ConfigError
 from proscale.modeling import with_sliding_window
 from proscale.modeling.test_time_augmentation import with_test_time_augmentation
+from proscale.ops.fused import fuse_for_inference
 from proscale.predict.result import (
     ClassMetadata,
     Prediction,
@@ -106,7 +107,8 @@ class Predictor:
         self._mapper = EvaluationMapper(cfg)
         model = build_model(cfg).eval()
         load_weights(model, cfg)
-        self._model = with_sliding_window(cfg, model)
+        # Weights will not change any more: convolutions and norms become one, where they can.
+        self._model = with_sliding_window(cfg, fuse_for_inference(model))
         if cfg.TEST.AUG.ENABLED:
             self._model = with_test_time_augmentation(cfg, self._model)
 

@@ -22,6 +22,10 @@ from proscale.export import (
 SHAPES = [(2, 3, 97, 130), (1, 3, 224, 128)]
 
 
+RT_M2F = ["MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "RTDETRPixelDecoder"]
+RT_M2F += ["MODEL.RT_DETR_ENCODER.HIDDEN_DIM", 64]
+
+
 def make_network(cfg, *overrides):
     cfg.merge_from_list(list(overrides))
     torch.manual_seed(0)
@@ -52,6 +56,16 @@ def test_torch_export(tiny_cfg, tmp_path):
         runner(torch.zeros(1, 3, 64, 128, dtype=torch.uint8))
 
 
+def test_branches_and_norms_are_fused_in_the_file(tiny_cfg):
+    network = make_network(tiny_cfg, *RT_M2F)
+    program = export_program(network)
+    names = [name for name, _ in program.named_parameters() if "hybrid_encoder" in name]
+    assert not any("norm.weight" in name for name in names)
+    blocks = [name for name in names if "bottlenecks" in name]
+    assert len(blocks) == 4 * 3 * 2  # a weight and a bias each
+    assert_equal(network, program.module())
+
+
 @pytest.mark.slow
 def test_segformer(small_segformer_cfg, tmp_path):
     pytest.importorskip("onnxruntime")
@@ -70,6 +84,7 @@ def test_segformer(small_segformer_cfg, tmp_path):
         [],  # Swin
         ["MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "MSDeformAttnPixelDecoder"],
         ["MODEL.PROSCALE.IS_EXCITE_CONV", True, "MODEL.PROSCALE.RECALIBRATION", "transposed"],
+        RT_M2F,
         ["MODEL.BACKBONE.NAME", "MixVisionTransformer"],
         ["MODEL.BACKBONE.NAME", "MixVisionTransformer", "MODEL.MIT.TOKEN_MERGING", "n2d_2x2"],
     ],

@@ -12,6 +12,7 @@ from proscale.data import build_mapper
 from proscale.errors import ConfigError
 from proscale.modeling import with_sliding_window
 from proscale.modeling.test_time_augmentation import with_test_time_augmentation
+from proscale.ops.fused import FusibleConvolution
 
 
 def evaluated(cfg, weights, files, wrap=with_sliding_window):
@@ -53,6 +54,18 @@ def test_weights_are_those_of_the_configuration(mask_cfg, random_weights, pixels
         proscale.Predictor(mask_cfg, weights)
     mask_cfg.MODEL.WEIGHTS = str(random_weights(mask_cfg))
     assert proscale.Predictor(mask_cfg, weights)(pixels()).id_map.any()
+
+
+def test_fused_convolutions_predict_as_evaluation_does(mask_cfg, random_weights, files):
+    mask_cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "RTDETRPixelDecoder"
+    mask_cfg.MODEL.RT_DETR_ENCODER.HIDDEN_DIM = mask_cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM
+    weights = random_weights(mask_cfg)
+    predictor = proscale.Predictor(mask_cfg, weights)
+    assert not any(isinstance(m, FusibleConvolution) for m in predictor._model.modules())
+    for file, output in zip(files, evaluated(mask_cfg, weights, files), strict=True):
+        found, (expected, _) = predictor(file), output["panoptic_seg"]
+        assert found.segments
+        assert (found.id_map == expected.numpy()).mean() > 0.995
 
 
 def test_panoptic_equals_evaluation(mask_cfg, random_weights, files):
