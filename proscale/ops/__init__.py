@@ -7,8 +7,15 @@ paper. :mod:`~proscale.ops.tracing` says when the reference implementation of ea
 from proscale.ops.deformable_attention import (
     available_backends,
     deformable_attention,
+    key_aware_deformable_attention,
     using_backend,
 )
 from proscale.ops.tracing import reference_operators
 
-__all__ = ["available_backends", "deformable_attention", "reference_operators", "using_backend"]
+__all__ = [
+    "available_backends",
+    "deformable_attention",
+    "key_aware_deformable_attention",
+    "reference_operators",
+    "using_backend",
+]

@@ -18,8 +18,12 @@ from scipy.sparse import csc_array
 from torch import Tensor
 from torch.nn import functional as F
 
+from proscale.ops.fused import softmax_small_dim
+
 # Points per block: its temporaries fit a core's second-level cache.
 BLOCK_POINTS = 96 * 1024
+# The same of points whose samples are kept, D numbers each.
+BLOCK_SAMPLES = 16 * 1024
 # Threads that scatter gradients, at most: each makes a table of its own, and all are added up.
 SCATTER_THREADS = 4
 
@@ -43,13 +47,7 @@ def forward(
             cells = plan.cells(locations[image, block])
             attention = weights[image, block].flatten(2)
             # A bag is a query's head: the weighted sum of its rows.
-            sums, *_ = torch.embedding_bag(
-                table,
-                cells.rows.flatten(),
-                _offsets(len(cells.rows), cells.rows.shape[1]),
-                mode=0,
-                per_sample_weights=cells.row_weights(attention).flatten(),
-            )
+            sums = _sum_bags(table, cells.rows, cells.row_weights(attention), len(cells.rows))
             output[image, block] = sums.view(-1, heads * width)
     return output.to(value.dtype)
 
@@ -92,6 +90,104 @@ def backward(
         grad_value.to(value.dtype),
         grad_locations.to(sampling_locations.dtype),
         grad_weights.to(attention_weights.dtype),
+    )
+
+
+def key_aware_forward(
+    query: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+) -> Tensor:
+    """See :func:`proscale.ops.key_aware_deformable_attention`; without autograd."""
+    batch, queries, heads, width = query.shape
+    values, locations, scaled = _inputs(value, sampling_locations, query * width**-0.5)
+    plan = _plan(tuple(spatial_shapes), heads, locations.shape[4], values.dtype)
+    output = values.new_empty(batch, queries, heads * width)
+    for image in range(batch):
+        table = values[image].reshape(-1, width).contiguous()
+        for block in _blocks(queries, heads, plan):
+            cells = plan.cells(locations[image, block])
+            bilinear, asked = cells.row_weights(_ones(cells)), scaled[image, block]
+            points = bilinear.shape[1] // 4
+            # A bag is a query's head; a part of them at a time, for the samples are D times as
+            # large as the places.
+            parts = (cells.rows, bilinear, asked.reshape(-1, width, 1))
+            sums = [
+                _attend_samples(table, *part)
+                for part in zip(
+                    *(part.split(max(1, BLOCK_SAMPLES // points)) for part in parts), strict=True
+                )
+            ]
+            output[image, block] = torch.cat(sums).view(-1, heads * width)
+    return output.to(value.dtype)
+
+
+def _attend_samples(table: Tensor, rows: Tensor, bilinear: Tensor, query: Tensor) -> Tensor:
+    """Attention of ``query`` ``(R, D, 1)``, scaled, to the K places of each bag: ``(R, D)``.
+
+    ``rows`` and their ``bilinear`` weights, ``(R, 4K)``, are those of the places.
+    """
+    bags, points = len(rows), rows.shape[1] // 4
+    # One gather for keys and values: the sum of four cells for each place, (R·K, D).
+    samples = _sum_bags(table, rows, bilinear, bags * points)
+    # softmax(q · k / √D) over the K places of a query's head.
+    logits = torch.bmm(samples.view(bags, points, -1), query).squeeze(2)
+    weights = softmax_small_dim(logits)
+    # The samples are the table now, in the order of their bags.
+    return _sum_bags(samples, _indices(bags * points), weights, bags)
+
+
+def key_aware_backward(
+    grad_output: Tensor,
+    query: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of :func:`key_aware_forward` with respect to its three tensors."""
+    batch, queries, heads, width = query.shape
+    values, locations, scaled = _inputs(value, sampling_locations, query * width**-0.5)
+    plan = _plan(tuple(spatial_shapes), heads, locations.shape[4], values.dtype)
+    scaled = scaled.reshape(batch, queries * heads, width)
+    gradients = grad_output.to(values.dtype).reshape(batch, queries * heads, width).contiguous()
+    grad_query, grad_value = torch.empty_like(scaled), torch.empty_like(values)
+    grad_locations = torch.empty_like(locations)
+    for image in range(batch):
+        table = values[image].reshape(-1, width).contiguous()
+        rows = torch.empty((queries * heads, plan.row_of.shape[1]), dtype=torch.int32)
+        by_value, by_key = values.new_empty(rows.shape), values.new_empty(rows.shape)
+        for block in _blocks(queries, heads, plan):
+            bags = slice(block.start * heads, block.stop * heads)
+            cells = plan.cells(locations[image, block])
+            rows[bags], ones = cells.rows, _ones(cells)
+            # Products of a sample s with the output's gradient g and with the query q, and their
+            # derivatives by place: all that is needed of the samples.
+            place_g, product_g = cells.gradients(
+                ones, _sample(cells.rows, gradients[image, bags], table)
+            )
+            place_q, logits = cells.gradients(ones, _sample(cells.rows, scaled[image, bags], table))
+            # Softmax: ∂/∂logit_k = a_k (g · s_k - Σ a_j g · s_j).
+            weights = softmax_small_dim(logits)
+            by_logit = weights * (product_g - (weights * product_g).sum(-1, keepdim=True))
+            # A sample has the gradient a_k g as value and ∂/∂logit_k q as key.
+            by_place = place_g.mul_(weights[..., None]).addcmul_(place_q, by_logit[..., None])
+            grad_locations[image, block] = by_place.view_as(grad_locations[image, block])
+            by_value[bags] = cells.row_weights(weights)
+            by_key[bags] = cells.row_weights(by_logit)
+            # ∂/∂q = Σ ∂/∂logit_k s_k.
+            grad_query[image, bags] = _sum_bags(table, rows[bags], by_key[bags], len(cells.rows))
+        # Gradient of the values, over all blocks together: two bags for each query's head.
+        grad_value[image] = _scatter(
+            torch.cat((rows, rows)),
+            torch.cat((by_value, by_key)),
+            torch.cat((gradients[image], scaled[image])),
+            len(table),
+        ).view_as(values[image])
+    return (
+        grad_query.mul_(width**-0.5).view_as(query).to(query.dtype),
+        grad_value.to(value.dtype),
+        grad_locations.to(sampling_locations.dtype),
     )
 
 
@@ -233,6 +329,17 @@ def _offsets(bags: int, length: int) -> Tensor:
     return torch.arange(0, bags * length, length, dtype=torch.int32)
 
 
+@lru_cache(maxsize=8)
+def _indices(length: int) -> Tensor:
+    """0, 1, …: the rows of a table in their order."""
+    return torch.arange(length, dtype=torch.int32)
+
+
+def _ones(cells: Cells) -> Tensor:
+    """Attention ``(n, M, K)`` of one to every place, which leaves the bilinear weights."""
+    return cells.near.new_ones(()).expand(cells.near.shape[:3])
+
+
 def _inputs(
     value: Tensor, sampling_locations: Tensor, attention_weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -246,6 +353,18 @@ def _blocks(queries: int, heads: int, plan: Plan) -> Iterator[slice]:
     length = max(1, BLOCK_POINTS // (heads * plan.row_of.shape[1] // 4))
     for start in range(0, queries, length):
         yield slice(start, min(start + length, queries))
+
+
+def _sum_bags(table: Tensor, rows: Tensor, weights: Tensor, bags: int) -> Tensor:
+    """Weighted sums of rows, as many for each of ``bags``: ``(bags, D)``."""
+    sums, *_ = torch.embedding_bag(
+        table,
+        rows.flatten(),
+        _offsets(bags, rows.numel() // max(bags, 1)),
+        mode=0,
+        per_sample_weights=weights.flatten(),
+    )
+    return sums
 
 
 def _scatter(rows: Tensor, row_weights: Tensor, gradients: Tensor, num_rows: int) -> Tensor:

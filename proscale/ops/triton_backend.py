@@ -51,6 +51,25 @@ def forward(
     return output
 
 
+def key_aware_forward(
+    query: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+) -> Tensor:
+    """The output of :func:`proscale.ops.key_aware_deformable_attention`, unknown to autograd."""
+    batch, queries, heads, width = query.shape
+    output = value.new_empty((batch, queries, heads * width))
+    if output.numel() > 0:
+        from proscale.ops.triton_kernels import key_aware_forward_kernel
+
+        dtype = _accumulator(query, value, sampling_locations)
+        tensors = (output, query.contiguous())
+        arguments = (value, spatial_shapes, sampling_locations)
+        _launch(key_aware_forward_kernel, tensors, *arguments, dtype=dtype)
+    return output
+
+
 def backward(
     grad_output: Tensor,
     value: Tensor,
@@ -64,16 +83,7 @@ def backward(
         RuntimeError: under ``torch.use_deterministic_algorithms(True)``; with ``warn_only``, a
             warning instead.
     """
-    # The gradient of the value is summed by atomics, whose order, and so the last bits of the sums,
-    # changes from run to run.
-    if torch.are_deterministic_algorithms_enabled():
-        message = (
-            "the backward of deformable_attention's Triton backend sums in no fixed order, but "
-            "torch.use_deterministic_algorithms(True) is in force"
-        )
-        if not torch.is_deterministic_algorithms_warn_only_enabled():
-            raise RuntimeError(message)
-        warnings.warn(message, stacklevel=2)
+    _refuse_deterministic()
     dtype = _accumulator(value, sampling_locations, attention_weights)
     grad_value = torch.zeros(value.shape, dtype=dtype, device=value.device)
     grad_locations = torch.empty_like(sampling_locations, memory_format=torch.contiguous_format)
@@ -87,21 +97,55 @@ def backward(
     return grad_value.to(value.dtype), grad_locations, grad_weights
 
 
+def key_aware_backward(
+    grad_output: Tensor,
+    query: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, value and locations, each in its dtype; see :func:`backward`."""
+    _refuse_deterministic()
+    dtype = _accumulator(query, value, sampling_locations)
+    grad_query = torch.empty_like(query, memory_format=torch.contiguous_format)
+    grad_value = torch.zeros(value.shape, dtype=dtype, device=value.device)
+    grad_locations = torch.empty_like(sampling_locations, memory_format=torch.contiguous_format)
+    if grad_output.numel() > 0:
+        from proscale.ops.triton_kernels import key_aware_backward_kernel
+
+        tensors = (grad_query, grad_value, grad_locations, grad_output.contiguous())
+        arguments = (value, spatial_shapes, sampling_locations)
+        _launch(key_aware_backward_kernel, (*tensors, query.contiguous()), *arguments, dtype=dtype)
+    return grad_query, grad_value.to(value.dtype), grad_locations
+
+
+def _refuse_deterministic() -> None:
+    # The gradient of the value is summed by atomics, whose order, and so the last bits of the sums,
+    # changes from run to run.
+    if torch.are_deterministic_algorithms_enabled():
+        message = (
+            "the backward of deformable attention's Triton backend sums in no fixed order, but "
+            "torch.use_deterministic_algorithms(True) is in force"
+        )
+        if not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise RuntimeError(message)
+        warnings.warn(message, stacklevel=3)
+
+
 def _launch(
     kernel: Any,
     tensors: tuple[Tensor, ...],
     value: Tensor,
     spatial_shapes: Sequence[tuple[int, int]],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-    *,
+    *places: Tensor,
     dtype: torch.dtype,
 ) -> None:
+    """Run ``kernel`` on ``tensors``, the values, and locations and what else has their points."""
     import triton
     import triton.language as tl
 
     batch, tokens, heads, width = value.shape
-    _, queries, _, levels, points, _ = sampling_locations.shape
+    _, queries, _, levels, points, _ = places[0].shape
     # Lengths of a tile are powers of two; what is beyond the tensors is masked.
     block_p, block_d = triton.next_power_of_2(points), triton.next_power_of_2(width)
     block_n = max(_TILE // (block_p * block_d), 1)
@@ -114,8 +158,7 @@ def _launch(
             value.contiguous(),
             # Sizes of the maps as data, not as constants of the kernel.
             _levels(tuple(spatial_shapes), value.device),
-            sampling_locations.contiguous(),
-            attention_weights.contiguous(),
+            *(tensor.contiguous() for tensor in places),
             tokens,
             queries,
             HEADS=heads,

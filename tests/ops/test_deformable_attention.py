@@ -1,4 +1,4 @@
-"""The deformable attention operator against its definition, written as loops."""
+"""The deformable attention operators against their definitions, written as loops."""
 
 import importlib
 import itertools
@@ -9,7 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proscale.ops import available_backends, deformable_attention
+from proscale.ops import (
+    available_backends,
+    deformable_attention,
+    key_aware_deformable_attention,
+)
 
 
 def literal(value, spatial_shapes, locations, weights):
@@ -29,6 +33,27 @@ def literal(value, spatial_shapes, locations, weights):
                 cell = value[b, starts[level] + row * width + column, m]
                 output[b, n, m] += weights[b, n, m, level, p] * share * cell
     return output.flatten(2)
+
+
+def literal_key_aware(query, value, spatial_shapes, locations):
+    """The definition: samples place by place, then attention to them."""
+    *_, levels, points, _ = locations.shape
+    samples = []
+    for place in range(levels * points):
+        alone = torch.zeros(locations.shape[:3] + (levels * points,), dtype=value.dtype)
+        alone[..., place] = 1
+        alone = alone.unflatten(3, (levels, points))
+        samples.append(literal(value, spatial_shapes, locations, alone).view_as(query))
+    keys = values = torch.stack(samples)
+    weights = ((query * keys).sum(-1) / math.sqrt(query.shape[-1])).softmax(0)
+    return (weights[..., None] * values).sum(0).flatten(2)
+
+
+def key_aware_inputs(shapes, **sizes):
+    value, shapes, locations, _ = inputs(shapes, **sizes)
+    shape = (*locations.shape[:3], value.shape[3])
+    query = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=value.dtype)
+    return 2 * query, value, shapes, locations
 
 
 def inputs(shapes, *, batch=2, queries=3, heads=2, width=4, points=2, spread=1.5):
@@ -165,3 +190,110 @@ def test_the_backend_is_logged_once(caplog):
     assert [record.message for record in caplog.records] == [
         "deformable attention on cpu: backend embedding_bag"
     ]
+
+
+@pytest.mark.parametrize("backend", available_backends())
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+def test_key_aware_equals_definition(backend, shapes):
+    arguments = key_aware_inputs(shapes)
+    found = key_aware_deformable_attention(*arguments, backend=backend)
+    torch.testing.assert_close(found, literal_key_aware(*arguments))
+
+
+@pytest.mark.parametrize("backend", available_backends())
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=3),
+    batch=st.integers(0, 2),
+    queries=st.integers(0, 3),
+    heads=SMALL,
+    width=SMALL,
+    points=SMALL,
+    spread=st.floats(0, 1e4),
+)
+def test_key_aware_equals_definition_whatever_the_sizes(backend, shapes, **sizes):
+    arguments = key_aware_inputs(shapes, **sizes)
+    found = key_aware_deformable_attention(*arguments, backend=backend)
+    torch.testing.assert_close(found, literal_key_aware(*arguments))
+
+
+@pytest.mark.parametrize("backend", available_backends())
+def test_key_aware_gradients(backend):
+    query, value, shapes, locations = key_aware_inputs([(3, 5), (2, 2)], spread=0.3)
+    tensors = [tensor.requires_grad_() for tensor in (query, value, locations)]
+    assert torch.autograd.gradcheck(
+        lambda q, v, x: key_aware_deformable_attention(q, v, shapes, x, backend=backend), tensors
+    )
+
+
+@pytest.mark.parametrize("shapes", TINY, ids=str)
+@pytest.mark.parametrize(("queries", "heads", "points"), [(1, 8, 4), (5, 8, 4), (3, 1, 1)])
+def test_key_aware_gradients_on_tiny_maps(shapes, queries, heads, points):
+    arguments = key_aware_inputs(shapes, queries=queries, heads=heads, points=points, spread=0.3)
+    tensors = [argument.requires_grad_() for argument in arguments if torch.is_tensor(argument)]
+    expected, found = (
+        torch.autograd.grad(
+            key_aware_deformable_attention(*arguments, backend=backend).square().sum(), tensors
+        )
+        for backend in ("reference", "embedding_bag")
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("backend", available_backends())
+def test_large_logits_do_not_overflow(backend):
+    query, value, shapes, locations = key_aware_inputs([(3, 5), (2, 2)], spread=0.1)
+    query, value, locations = 1e4 * query.float(), value.float(), locations.float()
+    tensors = [tensor.requires_grad_() for tensor in (query, value, locations)]
+    found = key_aware_deformable_attention(query, value, shapes, locations, backend=backend)
+    expected = literal_key_aware(query, value, shapes, locations)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    gradients = torch.autograd.grad(found.sum(), tensors)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("backend", available_backends())
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_key_aware_places_that_are_no_numbers_stay_with_their_query(wrong, backend):
+    query, value, shapes, locations = key_aware_inputs([(3, 5), (2, 2)], batch=1)
+    right = key_aware_deformable_attention(query, value, shapes, locations, backend=backend)
+    locations[0, 1, 0, 0, 0, 0] = wrong
+    found = key_aware_deformable_attention(query, value, shapes, locations, backend=backend)
+    width = value.shape[3]
+    # All weights of the head depend on each of its keys.
+    assert found[0, 1, :width].isnan().all()
+    found[0, 1, :width] = right[0, 1, :width]
+    torch.testing.assert_close(found, right)
+
+
+@pytest.mark.parametrize("backend", available_backends())
+def test_key_aware_in_half_precision(backend):
+    query, value, shapes, locations = key_aware_inputs([(40, 60)], queries=50, spread=0.2)
+    expected = key_aware_deformable_attention(query, value, shapes, locations, backend=backend)
+    # Under autocast queries and values are rounded; locations keep their precision.
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = key_aware_deformable_attention(
+            query.float(), value.float(), shapes, locations.float(), backend=backend
+        )
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output.double(), expected, rtol=0.05, atol=0.05)
+
+
+def test_key_aware_operator_is_registered():
+    operator = torch.ops.proscale.key_aware_deformable_attention.default
+    query, value, shapes, locations = key_aware_inputs([(3, 5), (2, 2)], spread=0.3)
+    sizes = [n for shape in shapes for n in shape]
+    tensors = [tensor.requires_grad_() for tensor in (query, value, locations)]
+    torch.library.opcheck(operator, (*tensors[:2], sizes, tensors[2], "embedding_bag"))
+
+
+def test_wrong_query_is_named():
+    query, value, shapes, locations = key_aware_inputs([(3, 5)])
+    with pytest.raises(
+        ValueError, match=r"query has shape \(2, 3, 2, 3\): expected \(2, 3, 2, 4\)"
+    ):
+        key_aware_deformable_attention(query[..., :3], value, shapes, locations)
+    with pytest.raises(ValueError, match=r"value holds 15 tokens, .*make 16"):
+        key_aware_deformable_attention(query, value, [(4, 4)], locations)
+    with pytest.raises(ValueError, match=r"backend is 'fast': expected reference, embedding_bag"):
+        key_aware_deformable_attention(query, value, shapes, locations, backend="fast")

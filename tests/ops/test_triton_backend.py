@@ -14,7 +14,10 @@ import pytest
 import torch
 
 from proscale.ops import triton_backend
-from proscale.ops.deformable_attention import reference_deformable_attention
+from proscale.ops.deformable_attention import (
+    reference_deformable_attention,
+    reference_key_aware_attention,
+)
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -54,6 +57,21 @@ def expected_gradients(grad_output, arguments):
     value, shapes, locations, weights = double(arguments)
     inputs = [tensor.requires_grad_() for tensor in (value, locations, weights)]
     output = reference_deformable_attention(value, shapes, locations, weights)
+    return torch.autograd.grad(output, inputs, grad_output.double())
+
+
+def key_aware_tensors(case, **kinds):
+    """Arguments of the key-aware operator."""
+    value, shapes, locations, _ = tensors(case, **kinds)
+    generator = torch.Generator().manual_seed(2)
+    query = 2 * torch.randn(*locations.shape[:3], value.shape[3], generator=generator)
+    return query.to(value), value, shapes, locations
+
+
+def expected_key_aware_gradients(grad_output, arguments):
+    query, value, shapes, locations = double(arguments)
+    inputs = [tensor.requires_grad_() for tensor in (query, value, locations)]
+    output = reference_key_aware_attention(query, value, shapes, locations)
     return torch.autograd.grad(output, inputs, grad_output.double())
 
 
@@ -107,6 +125,52 @@ def test_gradients_equal_reference(case, spread):
 
 
 @kernels_run
+@pytest.mark.parametrize("spread", [0.4, 30], ids=["near", "far outside"])
+@pytest.mark.parametrize("case", CASES)
+def test_key_aware_equals_reference(case, spread):
+    arguments = key_aware_tensors(case, spread=spread)
+    output = triton_backend.key_aware_forward(*arguments)
+    assert output.dtype == torch.float32
+    expected = reference_key_aware_attention(*double(arguments))
+    torch.testing.assert_close(output.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@kernels_run
+@pytest.mark.parametrize("spread", [0.4, 30], ids=["near", "far outside"])
+@pytest.mark.parametrize("case", CASES)
+def test_key_aware_gradients_equal_reference(case, spread):
+    arguments = key_aware_tensors(case, spread=spread)
+    output = triton_backend.key_aware_forward(*arguments)
+    grad_output = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    gradients = triton_backend.key_aware_backward(grad_output, *arguments)
+    for gradient, expected in zip(
+        gradients, expected_key_aware_gradients(grad_output, arguments), strict=True
+    ):
+        assert gradient.dtype == torch.float32
+        torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=2e-4)
+
+
+@kernels_run
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_key_aware_half_precision(dtype):
+    arguments = key_aware_tensors("pyramid", dtype=dtype, places=torch.float32)
+    output = triton_backend.key_aware_forward(*arguments)
+    assert output.dtype == dtype
+    rounding = torch.finfo(dtype).eps
+    expected = reference_key_aware_attention(*double(arguments))
+    torch.testing.assert_close(output.double(), expected, rtol=rounding, atol=1e-5)
+    gradients = triton_backend.key_aware_backward(output, *arguments)
+    for gradient, expected, tensor in zip(
+        gradients,
+        expected_key_aware_gradients(output, arguments),
+        (*arguments[:2], arguments[3]),
+        strict=True,
+    ):
+        assert gradient.dtype == tensor.dtype
+        torch.testing.assert_close(gradient.double(), expected, rtol=rounding, atol=1e-4)
+
+
+@kernels_run
 @pytest.mark.parametrize("places", [torch.float32, None], ids=["fp32 places", "half places"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision(dtype, places):
@@ -154,6 +218,19 @@ def test_any_strides():
 
 
 @kernels_run
+def test_key_aware_any_strides_and_doubles():
+    arguments = key_aware_tensors("pyramid", dtype=torch.float64)
+    strided = [
+        a.transpose(0, 1).contiguous().transpose(0, 1) if torch.is_tensor(a) else a
+        for a in arguments
+    ]
+    output = triton_backend.key_aware_forward(*strided)
+    torch.testing.assert_close(output, reference_key_aware_attention(*arguments))
+    gradients = triton_backend.key_aware_backward(output, *strided)
+    torch.testing.assert_close(gradients, expected_key_aware_gradients(output, arguments))
+
+
+@kernels_run
 @pytest.mark.parametrize("dimension", ["batch", "queries"])
 def test_nothing_to_do(dimension):
     value, shapes, locations, weights = tensors("pyramid")
@@ -166,6 +243,10 @@ def test_nothing_to_do(dimension):
     gradients = triton_backend.backward(output, value, shapes, locations, weights)
     assert [g.shape for g in gradients] == [value.shape, locations.shape, weights.shape]
     assert not gradients[0].any()
+    query = value.new_zeros(*locations.shape[:3], value.shape[3])
+    output = triton_backend.key_aware_forward(query, value, shapes, locations)
+    gradients = triton_backend.key_aware_backward(output, query, value, shapes, locations)
+    assert [g.shape for g in gradients] == [query.shape, value.shape, locations.shape]
 
 
 @kernels_run
@@ -196,7 +277,15 @@ def test_backward_says_that_it_is_not_deterministic():
 
 @pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
-@pytest.mark.parametrize("name", ["forward_kernel", "backward_kernel"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "forward_kernel",
+        "backward_kernel",
+        "key_aware_forward_kernel",
+        "key_aware_backward_kernel",
+    ],
+)
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_compiles_to_vector_instructions(name, dtype, tmp_path, monkeypatch):
     """For a GPU that need not be there: the interpreter accepts more than the compiler does."""
@@ -226,5 +315,5 @@ def test_compiles_to_vector_instructions(name, dtype, tmp_path, monkeypatch):
     source = ASTSource(kernel, signature, constexprs=constants, attrs=aligned)
     compiled = compile_kernel(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
     assert "ld.global.v4" in compiled.asm["ptx"]
-    if name == "backward_kernel":
+    if name.endswith("backward_kernel"):
         assert "atom.global.gpu.relaxed.add.v4.f32" in compiled.asm["ptx"]
