@@ -272,11 +272,13 @@ class _MaskFormerTest(Keys, node="MODEL.MASK_FORMER.TEST"):
 class _SemSegHead(Keys, node="MODEL.SEM_SEG_HEAD"):
     # The pixel decoder: FPN and deformable encoder (Zhu et al., Deformable DETR, ICLR 2021).
     PIXEL_DECODER_NAME: HeadName = "MSDeformAttnPixelDecoder"
-    """MSDeformAttnPixelDecoder, Mask2Former's | PROSCALE | RTDETRPixelDecoder."""
+    """MSDeformAttnPixelDecoder, Mask2Former's | PROSCALE | RTDETRPixelDecoder, RT-M2F's |
+    LiteDETRPixelDecoder, Lite-M2F's."""
     MASK_DIM: Width = 256
     """Width of the mask embedding."""
     TRANSFORMER_ENC_LAYERS: Layers = 0
-    """Deformable layers of MSDeformAttnPixelDecoder; PROSCALE counts by PROSCALE_NUM_LAYERS."""
+    """Deformable layers of MSDeformAttnPixelDecoder; PROSCALE counts by PROSCALE_NUM_LAYERS, and
+    LiteDETRPixelDecoder by LITE_DETR.NUM_LAYERS."""
     DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES: list[str] = ["res3", "res4", "res5"]
     """Backbone levels that the deformable encoder sees; the others join in the feature pyramid."""
     DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS: Width = 4
@@ -329,6 +331,24 @@ class _RTDETREncoder(Keys, node="MODEL.RT_DETR_ENCODER"):
     NORM: Literal["BN", "SyncBN", "FrozenBN"] = "BN"
     """New. Its batch norm: BN | SyncBN, over all processes, as two images a GPU are too few |
     FrozenBN, for weights that were trained elsewhere."""
+
+
+class _LiteDetr(Keys, node="MODEL.LITE_DETR"):
+    # The interleaved encoder of Lite-M2F (Li et al., Lite DETR, CVPR 2023).
+    NUM_LAYERS: LayersFromOne = 6
+    NUM_BLOCKS: LayersFromOne = 3
+    """New, as all of MODEL.LITE_DETR. Layers, in blocks of equal length. The last layer of a block
+    updates all tokens, the others those of the high levels: 6 layers in 3 blocks are the paper's
+    (2+1)x3, in 1 block its (6+1)x1."""
+    NUM_HIGH_LEVELS: LayersFromOne = 2
+    """High levels: the coarsest ones, here res5 and res4; fewer than the encoder's."""
+    KEY_AWARE: bool = True
+    """Key-aware deformable attention: places are weighed by their content."""
+    SMALL_FFN: bool = True
+    """Fine tokens have a feed-forward network of width CONVS_DIM."""
+    MASK_OUTPUT_OPS: Literal["maxpool", "conv"] = "conv"
+    """conv: Mask2Former's 3x3 convolution at stride 4; maxpool: PRO-SCALE's Light-Pixel
+    Embedding."""
 
 
 class _Swin(Keys, node="MODEL.SWIN"):

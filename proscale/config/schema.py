@@ -267,6 +267,14 @@ def _rules(cfg: CfgNode) -> Iterator[tuple[bool, str, str]]:
         fits = 1 <= int(encoder.HIDDEN_DIM * encoder.EXPANSION) <= 8192
         expected = f"numbers that make 1 to 8192 channels of HIDDEN_DIM, {encoder.HIDDEN_DIM}"
         yield fits, f"{node}.EXPANSION", expected
+    if head.NAME == "MaskFormerHead" and head.PIXEL_DECODER_NAME == "LiteDETRPixelDecoder":
+        # Blocks of equal length; fine levels, which the layers before the last leave.
+        node, levels = cfg.MODEL.LITE_DETR, head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES
+        expected = f"multiples of MODEL.LITE_DETR.NUM_BLOCKS, {node.NUM_BLOCKS}"
+        yield node.NUM_LAYERS % node.NUM_BLOCKS == 0, "MODEL.LITE_DETR.NUM_LAYERS", expected
+        expected = f"fewer than the encoder's {len(levels)} levels {levels}"
+        fits = len(levels) > node.NUM_HIGH_LEVELS
+        yield fits, "MODEL.LITE_DETR.NUM_HIGH_LEVELS", expected
     fits = head.NAME != "SegFormerHead" or head.NORM in ("BN", "SyncBN")
     yield fits, "MODEL.SEM_SEG_HEAD.NORM", "BN or SyncBN with SegFormerHead"
 

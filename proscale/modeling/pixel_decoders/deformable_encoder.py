@@ -84,15 +84,25 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(projection.bias)
 
     def forward(self, query: Tensor, tokens: Tensor, plan: "TokenPlan") -> Tensor:
-        """``query`` attends ``tokens``, of ``plan``: ``(B, S, C)`` both and the result."""
+        """``query`` ``(B, N, C)``, of the first N of ``tokens``, attends them all, ``(B, S, C)``;
+        they are those of ``plan``. Returns ``(B, N, C)``."""
         # Equation 3 of Deformable DETR: for each head m, output projection W_m of the sum over
         # levels l and points k of A_mlqk · W'_m x_l(φ_l(p_q) + Δp_mlqk).
-        batch, queries, _ = query.shape
-        grouped = (batch, queries, self.n_heads, self.n_levels)
         # W'_m x: (B, S, C) to (B, S, M, C / M).
-        value = self.value_proj(tokens).view(batch, tokens.shape[1], self.n_heads, -1)
+        value = self.value_proj(tokens).unflatten(2, (self.n_heads, -1))
+        attended = self.attend(query, value, self._sampling_locations(query, plan), plan)
+        # Σ over heads of W_m: one linear layer on the heads side by side, (B, N, C).
+        return self.output_proj(attended)
+
+    def attend(self, query: Tensor, value: Tensor, locations: Tensor, plan: "TokenPlan") -> Tensor:
+        """Weighted sums ``(B, N, C)`` of the values at ``locations`` ``(B, N, M, L, P, 2)``."""
         # A: softmax over the L·P points of a head together, (B, N, M, L·P).
-        weights = softmax_small_dim(self.attention_weights(query).view(*grouped[:3], -1))
+        logits = self.attention_weights(query).unflatten(2, (self.n_heads, -1))
+        weights = softmax_small_dim(logits).view(locations.shape[:-1])
+        return deformable_attention(value, plan.spatial_shapes, locations, weights)
+
+    def _sampling_locations(self, query: Tensor, plan: "TokenPlan") -> Tensor:
+        """φ_l(p_q) + Δp_mlqk, ``(B, N, M, L, P, 2)`` as fractions of the map."""
         # Offsets Δp are linear in the query; cells of level l are 1 / (W_l, H_l) of the map.
         # Scaling the layer rather than its output saves a pass over the offsets.
         per_level = (self.n_heads, self.n_levels, self.n_points, 2)
@@ -106,23 +116,21 @@ class DeformableAttention(nn.Module):
                 self.sampling_offsets.bias * cell_size,
             )
         # φ_l(p_q) is the same place on every level: coordinates are fractions of the map.
-        locations = offsets.unflatten(2, (-1, 2)) + plan.reference_points[:, None]
-        attended = deformable_attention(
-            value,
-            plan.spatial_shapes,
-            locations.view(*grouped, self.n_points, 2),
-            weights.view(*grouped, self.n_points),
-        )
-        # Σ over heads of W_m: one linear layer on the heads side by side, (B, S, C).
-        return self.output_proj(attended)
+        centres = plan.reference_points[: query.shape[1], None]
+        return (offsets.unflatten(2, (-1, 2)) + centres).unflatten(2, per_level[:-1])
 
 
 class DeformableEncoderLayer(nn.Module):
-    """Deformable self-attention to ``n_levels`` levels, then a feed-forward network; post-norm."""
+    """Deformable attention to ``n_levels`` levels, then a feed-forward network; post-norm."""
 
-    def __init__(self, args: EncoderLayerArguments, n_levels: int):
+    def __init__(
+        self,
+        args: EncoderLayerArguments,
+        n_levels: int,
+        attention: type[DeformableAttention] = DeformableAttention,
+    ):
         super().__init__()
-        self.self_attn = DeformableAttention(args.d_model, n_levels, args.n_heads, args.n_points)
+        self.self_attn = attention(args.d_model, n_levels, args.n_heads, args.n_points)
         self.norm1 = nn.LayerNorm(args.d_model)
         self.linear1 = nn.Linear(args.d_model, args.d_ffn)
         self.linear2 = nn.Linear(args.d_ffn, args.d_model)
@@ -131,12 +139,18 @@ class DeformableEncoderLayer(nn.Module):
         nn.init.xavier_uniform_(self.linear1.weight)
         nn.init.xavier_uniform_(self.linear2.weight)
 
-    def forward(self, tokens: Tensor, plan: "TokenPlan") -> Tensor:
-        """``(B, S, C)`` to the same shape."""
+    def forward(self, tokens: Tensor, plan: "TokenPlan", queries: int | None = None) -> Tensor:
+        """``(B, S, C)`` to the same shape; or the first ``queries`` tokens alone, ``(B, N, C)``,
+        after they attended to all."""
         # Positions are added to queries, not to values.
-        attended = self.self_attn(tokens + plan.position, tokens, plan)
+        asking = tokens[:, :queries]
+        attended = self.self_attn(asking + plan.position[:queries], tokens, plan)
         # Post-norm: norms after the residual sums.
-        tokens = self.norm1(tokens + self.dropout(attended))
+        return self.feed_forward(self.norm1(asking + self.dropout(attended)), plan)
+
+    def feed_forward(self, tokens: Tensor, plan: "TokenPlan") -> Tensor:
+        """The second half of the layer, ``(B, N, C)`` to the same shape: the first N tokens of
+        ``plan``."""
         # FFN(x) = W_2 dropout(relu(W_1 x)), in blocks of tokens on a CPU.
         update = feed_forward(tokens, self.linear1, self.linear2, self.dropout)
         return self.norm2(tokens + self.dropout(update))
