@@ -2,8 +2,8 @@
 
 GFLOPs by part and by operator, parameters, activations, and tokens seen by each encoder layer, for
 one or several configurations side by side. Neither data nor weights are needed: nothing is computed
-but shapes. With --budget, the encoders of PRO-SCALE and RT-M2F that cost at most a fraction of
-Mask2Former's.
+but shapes. With --budget, the encoders of PRO-SCALE, RT-M2F and Lite-M2F that cost at most a
+fraction of Mask2Former's.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from proscale.cost.encoder_cost import (
     EncoderDesign,
     affordable,
     affordable_hybrids,
+    affordable_lite,
     pareto_front,
     write_config,
 )
@@ -37,10 +38,12 @@ from proscale.cost.tables import (
     CONVENTION,
     budget_table,
     hybrid_table,
+    lite_table,
     model_tables,
     print_report,
 )
 from proscale.errors import ConfigError, shown
+from proscale.modeling.pixel_decoders.lite_detr import InterleavingArguments
 from proscale.modeling.pixel_decoders.rt_detr import HybridEncoderArguments
 
 
@@ -161,6 +164,7 @@ def _plan(cfgs: dict[str, CfgNode], options: argparse.Namespace) -> None:
         design = EncoderDesign.from_config(cfg, size)
         # As wide as the pyramid, for whatever decoder the file has.
         hybrid = replace(HybridEncoderArguments.from_config(cfg), d_model=design.width)
+        order = InterleavingArguments.from_config(cfg)
     budget = f"{100 * options.budget:g}%"
     candidates = affordable(design, options.budget, max_layers=options.max_layers)
     if not candidates:
@@ -184,6 +188,11 @@ def _plan(cfgs: dict[str, CfgNode], options: argparse.Namespace) -> None:
         title = "RT-M2F (MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME RTDETRPixelDecoder) within it."
         tables += [title, hybrid_table(hybrids)]
         document["rt_m2f"] = [vars(one) for one in hybrids]
+    lite = affordable_lite(design, order, options.budget, max_layers=options.max_layers)
+    if lite:
+        title = "Lite-M2F (MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME LiteDETRPixelDecoder) within it."
+        tables += [title, lite_table(lite)]
+        document["lite_m2f"] = [vars(one) for one in lite]
     print_report(tables, document, options.json, options.markdown)
     if not options.choose:
         return

@@ -10,6 +10,10 @@ the feed-forward network; two norms. PRO-SCALE (§3) has p_s such layers over th
 Mask2Former all of them over all levels. The rest, linear in the pixels, does not depend on p.
 RT-M2F has convolutions in place of these layers: :func:`rt_detr_cost`.
 
+In a layer of Lite-M2F Q of the T tokens ask: C² for the values of all, the rest for those that ask.
+Key-aware attention has queries in place of the weights, C² for L M P C, and two products with the
+sampled numbers, 2 L P C. A light feed-forward network of fine tokens has F = C.
+
 Layers buy depth at each scale: the tokens of the coarsest level pass p1 + p2 + p3 layers, those of
 the next p2 + p3, the finest p3. Every layer costs something, so that all configurations together
 are one Pareto front; within a budget those count that no other affordable one matches at every
@@ -36,6 +40,7 @@ from proscale.modeling.pixel_decoders.base import (
     pyramid_levels,
 )
 from proscale.modeling.pixel_decoders.deformable_encoder import EncoderLayerArguments
+from proscale.modeling.pixel_decoders.lite_detr import InterleavingArguments
 from proscale.modeling.pixel_decoders.rt_detr import BLOCKS, HybridEncoderArguments
 from proscale.utils.types import Size
 from proscale.utils.whole_files import write_text
@@ -113,17 +118,40 @@ class EncoderDesign:
         )
 
 
-def layer_cost(design: EncoderDesign, num_levels: int) -> int:
-    """Multiply-adds of one deformable layer over the ``num_levels`` coarsest levels."""
-    tokens = sum(level.cells for level in design.levels[:num_levels])
+def layer_cost(
+    design: EncoderDesign,
+    num_levels: int,
+    *,
+    query_levels: int | None = None,
+    key_aware: bool = False,
+    light_from: int | None = None,
+) -> int:
+    """Multiply-adds of one deformable layer over the ``num_levels`` coarsest levels.
+
+    Args:
+        design: widths and levels.
+        num_levels: whose tokens are values.
+        query_levels: whose tokens ask, the coarsest ones; None for all.
+        key_aware: attention is key-aware.
+        light_from: the level from which on feed-forward networks have width C; None for no level.
+    """
+    cells = [level.cells for level in design.levels[:num_levels]]
+    asking = sum(cells[:query_levels])
+    light = 0 if light_from is None else sum(cells[light_from:query_levels])
     width, samples = design.width, num_levels * design.points
-    # Values and output; offsets (two a point) and weights (one) of all heads.
-    projections = 2 * width**2 + 3 * samples * design.heads * width
+    # Values of all tokens; then output and offsets, two a point, of all heads of those that ask.
+    values = sum(cells) * width**2
+    projections = width**2 + 2 * samples * design.heads * width
+    # Weights, one a point; or queries, and their products with keys and of weights with values.
+    if key_aware:
+        projections += width**2 + 2 * samples * width
+    else:
+        projections += samples * design.heads * width
     # Bilinear: four cells a point, each head in its own channels.
     sampling = 4 * samples * width
-    feed_forward = 2 * width * design.d_ffn
     norms = 2 * _AFFINE_NORM * width
-    return tokens * (projections + sampling + feed_forward + norms)
+    feed_forward = 2 * width * ((asking - light) * design.d_ffn + light * width)
+    return values + asking * (projections + sampling + norms) + feed_forward
 
 
 def proscale_cost(design: EncoderDesign, layers: Sequence[int]) -> int:
@@ -180,6 +208,21 @@ def rt_detr_cost(
     down = sum(cells[1:]) * (block + width) + sum(cells[:-1]) * width * (width + norm)
     up = sum(cells[:-1]) * (width * (9 * width + norm) + block)
     return attention + down + up + _pyramid_cost(design, light=design.light, input_norm=norm)
+
+
+def lite_cost(design: EncoderDesign, order: InterleavingArguments, *, mask_output_ops: str) -> int:
+    """Multiply-adds of Lite-M2F's pixel decoder for one image."""
+    layers = 0
+    for updates_all in order.updates_all:
+        # The last layer of a block updates all tokens, the others those of the high levels.
+        layers += layer_cost(
+            design,
+            len(design.levels),
+            query_levels=None if updates_all else order.num_high_levels,
+            key_aware=order.key_aware,
+            light_from=order.num_high_levels if order.small_ffn else None,
+        )
+    return layers + _pyramid_cost(design, light=mask_output_ops == "maxpool")
 
 
 def _pyramid_cost(design: EncoderDesign, *, light: bool, input_norm: int = _AFFINE_NORM) -> int:
@@ -263,6 +306,48 @@ def affordable_hybrids(
         if cost <= budget * whole:
             found.append(AffordableHybrid(expansion, operation, cost, cost / whole))
     return sorted(found, key=lambda one: one.multiply_adds)
+
+
+@dataclass(frozen=True)
+class AffordableLite:
+    """An order of Lite-M2F's layers within the budget."""
+
+    num_layers: int  #: ``MODEL.LITE_DETR.NUM_LAYERS``: updates of the high-level tokens
+    num_blocks: int  #: ``MODEL.LITE_DETR.NUM_BLOCKS``: updates of the fine tokens
+    mask_output_ops: str  #: ``MODEL.LITE_DETR.MASK_OUTPUT_OPS``
+    multiply_adds: int  #: of its pixel decoder, one image
+    share: float  #: them as a fraction of those of Mask2Former's pixel decoder
+
+
+def affordable_lite(
+    design: EncoderDesign, order: InterleavingArguments, budget: float, *, max_layers: int
+) -> list[AffordableLite]:
+    """The orders of at most ``max_layers`` layers that cost at most ``budget``, see
+    :func:`affordable`, with all else as in ``order``, without those of which another one has at
+    least as many updates of all tokens with the same mask features; the cheapest first."""
+    whole = mask2former_cost(design)
+    found = []
+    for num_layers, num_blocks in product(range(1, max_layers + 1), repeat=2):
+        if num_layers % num_blocks:
+            continue
+        variant = replace(order, num_layers=num_layers, num_blocks=num_blocks)
+        for operation in MASK_OUTPUT_OPS:
+            cost = lite_cost(design, variant, mask_output_ops=operation)
+            if cost <= budget * whole:
+                one = AffordableLite(num_layers, num_blocks, operation, cost, cost / whole)
+                found.append(one)
+    front = [
+        one
+        for one in found
+        if not any(
+            (other.num_layers, other.num_blocks) != (one.num_layers, one.num_blocks)
+            and other.num_layers >= one.num_layers
+            and other.num_blocks >= one.num_blocks
+            and other.mask_output_ops == one.mask_output_ops
+            for other in found
+        )
+    ]
+    return sorted(front, key=lambda one: one.multiply_adds)
 
 
 def write_config(file: Path, base: Path, layers: Sequence[int]) -> None:

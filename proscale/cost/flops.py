@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from proscale.cost.shape_tracing import TracedShapes, without_memory
 from proscale.modeling import MaskFormer, MaskFormerHead
-from proscale.ops.deformable_attention import multiply_adds
+from proscale.ops.deformable_attention import key_aware_multiply_adds, multiply_adds
 from proscale.ops.fused import fuse_for_inference
 from proscale.utils.types import Size
 
@@ -35,6 +35,7 @@ Handle = Callable[[list[Any], list[Any]], int | Counter]
 
 ATTENTION = "aten::scaled_dot_product_attention"
 DEFORMABLE_ATTENTION = "proscale::deformable_attention"
+KEY_AWARE_ATTENTION = "proscale::key_aware_deformable_attention"
 
 
 def shape(value: Any) -> tuple[int, ...]:
@@ -54,6 +55,10 @@ HANDLES: dict[str, Handle] = {
     ATTENTION: _attention,
     # Values (B, ΣHW, M, D), shapes, locations (B, N, M, L, P, 2), weights.
     DEFORMABLE_ATTENTION: lambda inputs, _: multiply_adds(shape(inputs[0]), shape(inputs[2])),
+    # Queries (B, N, M, D), values, shapes, locations.
+    KEY_AWARE_ATTENTION: lambda inputs, _: key_aware_multiply_adds(
+        shape(inputs[1]), shape(inputs[3])
+    ),
     # Token merging: lengths of tokens, and averages; of every input, and every scattered number.
     "aten::linalg_vector_norm": elementwise_flop_counter(1, 0),
     "aten::avg_pool2d": elementwise_flop_counter(1, 0),
@@ -67,6 +72,15 @@ ACTIVATION_SOURCES = {
     *(f"aten::{name}" for name in _PRODUCTS.split()),
     ATTENTION,
     DEFORMABLE_ATTENTION,
+    KEY_AWARE_ATTENTION,
+}
+
+# Kind of an attention, and the place and axis of its tokens among its inputs: queries
+# (…, tokens, channels), locations (B, N, M, L, P, 2), or queries (B, N, M, D).
+_QUERIES = {
+    ATTENTION: (ATTENTION, 0, -2),
+    DEFORMABLE_ATTENTION: (DEFORMABLE_ATTENTION, 2, 1),
+    KEY_AWARE_ATTENTION: (DEFORMABLE_ATTENTION, 0, 1),
 }
 
 # Arithmetic, activations, comparisons, selection, copies and views.
@@ -220,11 +234,10 @@ class _Analysis(FlopCountAnalysis):
             kinds = Counter({("multiply-adds", short): int(number)})
             if operator in ACTIVATION_SOURCES:
                 kinds["activations", short] = prod(shape(outputs[0]))
-            if operator in self.queries:
+            if operator in _QUERIES:
                 module = outputs[0].node().scopeName().split("/")[-1]
-                # (…, tokens, channels) of the queries, or (B, N, M, L, P, 2) of the locations.
-                place, axis = (0, -2) if operator == ATTENTION else (2, 1)
-                self.queries[operator][module] = shape(inputs[place])[axis]
+                kind_of_attention, place, axis = _QUERIES[operator]
+                self.queries[kind_of_attention][module] = shape(inputs[place])[axis]
             return kinds
 
         return count

@@ -18,6 +18,7 @@ from proscale.data.formats.image_file import stored_size
 from proscale.errors import ConfigError
 from proscale.modeling.pixel_decoders.base import LightPixelEmbedding, PixelDecoder
 from proscale.modeling.pixel_decoders.deformable_encoder import DeformableEncoderLayer
+from proscale.modeling.pixel_decoders.lite_detr import InterleavedEncoder
 from proscale.modeling.pixel_decoders.proscale import TokenRecalibration
 from proscale.modeling.pixel_decoders.rt_detr import HybridEncoder
 from proscale.utils.types import Size
@@ -225,19 +226,27 @@ def _encoder_groups(decoder: PixelDecoder) -> Mapping[str, list[str]]:
     # In the order of the data: projections of the levels, …
     groups: dict[str, list[str]] = defaultdict(list)
     groups["input projections"].append("input_proj")
+    # Of each layer how many levels it sees, and of how many the tokens ask: all but in Lite DETR.
     layers = {
-        name: module.self_attn.n_levels
+        name: (module.self_attn.n_levels, module.self_attn.n_levels)
         for name, module in decoder.named_modules()
         if isinstance(module, DeformableEncoderLayer)
     }
+    encoder = decoder.transformer.encoder
+    if isinstance(encoder, InterleavedEncoder):
+        for (name, (levels, _)), updates_all in zip(
+            list(layers.items()), encoder.updates_all, strict=True
+        ):
+            layers[name] = (levels, levels if updates_all else encoder.high_levels)
     for name, module in decoder.named_modules():
         if isinstance(module, TokenRecalibration):
             groups["token re-calibration"].append(name)
     # … stages, which see more and more levels (PRO-SCALE, §3), …
-    for levels in sorted(set(layers.values())):
-        names = [name for name in layers if layers[name] == levels]
-        seen = " + ".join(decoder.transformer_in_features[:levels])
-        groups[f"{len(names)} layer{'s' * (len(names) > 1)} over {seen}"] = names
+    for kind in sorted(set(layers.values())):
+        names = [name for name in layers if layers[name] == kind]
+        seen, asking = (" + ".join(decoder.transformer_in_features[:n]) for n in kind)
+        title = f"{len(names)} layer{'s' * (len(names) > 1)} over {seen}"
+        groups[title if asking == seen else f"{title}, of {asking}"] = names
     # … or attention and fusion of RT-DETR's encoder (§4.2), …
     for prefix, module in decoder.named_children():
         if isinstance(module, HybridEncoder):

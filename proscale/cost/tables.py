@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from proscale.cost.encoder_cost import AffordableEncoder, AffordableHybrid
+from proscale.cost.encoder_cost import AffordableEncoder, AffordableHybrid, AffordableLite
 from proscale.cost.model_cost import (
     BACKBONE,
     ENCODER_PART,
@@ -171,6 +171,21 @@ def hybrid_table(candidates: Sequence[AffordableHybrid]) -> str:
     text = ["MASK_OUTPUT_OPS"]
     headers = ["EXPANSION", *text, "encoder, GFLOPs", "of Mask2Former's"]
     return markdown_table(rows, headers, text=text)
+
+
+def lite_table(candidates: Sequence[AffordableLite]) -> str:
+    """A row for every order of Lite-M2F's layers, in the paper's notation."""
+    rows = [
+        [
+            f"({one.num_layers // one.num_blocks}+1)x{one.num_blocks}",
+            *(str(one.num_layers), str(one.num_blocks), one.mask_output_ops),
+            *(f"{one.multiply_adds / 1e9:.2f}", _percent(one.share)),
+        ]
+        for one in candidates
+    ]
+    text = ["order", "MASK_OUTPUT_OPS"]
+    headers = ["order", "NUM_LAYERS", "NUM_BLOCKS", "MASK_OUTPUT_OPS", "encoder, GFLOPs"]
+    return markdown_table(rows, [*headers, "of Mask2Former's"], text=text)
 
 
 def _format(value: MeanStd, unit: float, digits: int) -> str:
