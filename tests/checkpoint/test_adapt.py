@@ -62,6 +62,23 @@ def test_proscale_from_mask2former(small_cfg, mask2former):
     assert not incompatible.unexpected_keys
 
 
+def test_lite_from_mask2former(small_cfg, mask2former):
+    small_cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "LiteDETRPixelDecoder"
+    small_cfg.MODEL.LITE_DETR.NUM_LAYERS = 4
+    small_cfg.MODEL.LITE_DETR.NUM_BLOCKS = 2
+    result = adapt_weights(mask2former, build_model(small_cfg))
+    assert not (result.layers or result.cut)
+    # Queries in place of weights, and the feed-forward network of fine tokens.
+    assert {name.removeprefix(LAYERS).rsplit(".", 1)[0] for name in result.new} == {
+        *(f"{layer}.self_attn.query_proj" for layer in range(4)),
+        *(f"{layer}.{new}" for layer in (1, 3) for new in ("linear12", "linear22", "norm22")),
+    }
+    assert {name.removeprefix(LAYERS)[2:] for name in result.left_out} == {
+        "self_attn.attention_weights.weight",
+        "self_attn.attention_weights.bias",
+    }
+
+
 def test_proscale_that_is_a_mask2former_computes_the_same(small_cfg, mask2former):
     """All layers see all levels: nothing may be lost on the way."""
     small_cfg.MODEL.PROSCALE.PROSCALE_NUM_LAYERS = [0, 0, 4]

@@ -9,6 +9,8 @@ from proscale.cost.encoder_cost import (
     EncoderDesign,
     affordable,
     affordable_hybrids,
+    affordable_lite,
+    lite_cost,
     mask2former_cost,
     pareto_front,
     proscale_cost,
@@ -17,6 +19,7 @@ from proscale.cost.encoder_cost import (
 )
 from proscale.cost.flops import count_flops, padded_size
 from proscale.cost.shape_tracing import build_without_weights
+from proscale.modeling.pixel_decoders.lite_detr import InterleavingArguments
 from proscale.modeling.pixel_decoders.rt_detr import HybridEncoderArguments
 
 COCO = Path(__file__).parents[2] / "configs" / "coco" / "panoptic"
@@ -133,6 +136,47 @@ def test_variants_of_rt_m2f_within_a_budget(small_cfg):
     assert shares == sorted(shares)
     found = affordable_hybrids(design, encoder, shares[1])
     assert found == everything[:2]
+
+
+@pytest.mark.parametrize(
+    ("size", "overrides"),
+    [
+        ((250, 330), []),
+        ((97, 64), ["NUM_BLOCKS", 1, "MASK_OUTPUT_OPS", "maxpool"]),
+        ((64, 96), ["NUM_HIGH_LEVELS", 1, "KEY_AWARE", False]),
+        ((64, 96), ["NUM_LAYERS", 2, "NUM_BLOCKS", 2, "SMALL_FFN", False]),
+        ((64, 96), ["NUM_LAYERS", 4, "NUM_BLOCKS", 2, "KEY_AWARE", False, "SMALL_FFN", False]),
+    ],
+)
+def test_equals_the_count_of_lite(small_cfg, size, overrides):
+    small_cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "LiteDETRPixelDecoder"
+    small_cfg.MODEL.LITE_DETR.merge_from_list(overrides)
+    model = build_without_weights(small_cfg)
+    design = EncoderDesign.from_config(small_cfg, padded_size(model, size))
+    order, operation = (
+        InterleavingArguments.from_config(small_cfg),
+        small_cfg.MODEL.LITE_DETR.MASK_OUTPUT_OPS,
+    )
+    count = count_flops(model, size)
+    assert lite_cost(design, order, mask_output_ops=operation) == count.encoder
+    assert count.uncounted == {}
+
+
+def test_orders_of_lite_within_a_budget(small_cfg):
+    design = EncoderDesign.from_config(small_cfg, (256, 256))
+    order = InterleavingArguments.from_config(small_cfg)
+    found = affordable_lite(design, order, 0.5, max_layers=6)
+    costs = [one.multiply_adds for one in found]
+    assert costs == sorted(costs)
+    assert all(one.share <= 0.5 and one.num_layers % one.num_blocks == 0 for one in found)
+    # None has both more updates of the high levels and more of the fine ones.
+    for operation in ("maxpool", "conv"):
+        steps = [
+            (one.num_layers, one.num_blocks) for one in found if one.mask_output_ops == operation
+        ]
+        assert len(steps) == len(set(steps))
+        assert not any(a != b and a[0] >= b[0] and a[1] >= b[1] for a in steps for b in steps)
+    assert affordable_lite(design, order, 0.01, max_layers=6) == []
 
 
 def test_unknown_norms_and_other_numbers_of_levels_are_refused(small_cfg):

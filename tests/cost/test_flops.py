@@ -10,9 +10,11 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from proscale.config import setup_cfg
+from proscale.cost.encoder_cost import EncoderDesign, lite_cost
 from proscale.cost.flops import FREE, HANDLES, count_flops
 from proscale.cost.model_cost import ENCODER_PART, EVERYTHING, NETWORK, RESULTS, list_parts
 from proscale.cost.shape_tracing import build_without_weights
+from proscale.modeling.pixel_decoders.lite_detr import InterleavingArguments
 from proscale.ops.fused import fuse_for_inference
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +75,40 @@ def test_equals_published_by_module(case):
     # The published total includes semantic results.
     whole = count.total + count.results - missing
     assert whole / 1e9 == pytest.approx(case["total"], rel=0.005)
+
+
+# Layers, blocks, key-aware; GFLOPs of the encoder's layers at 800x1216 and 1024x2048.
+LITE = [
+    (6, 3, False, (40.18, 86.63)),
+    (6, 3, True, (43.67, 94.15)),
+    (6, 1, False, (31.51, 67.94)),
+    (6, 1, True, (33.57, 72.37)),
+]
+
+
+@pytest.mark.parametrize(("num_layers", "num_blocks", "key_aware", "expected"), LITE)
+def test_layers_of_lite_m2f(num_layers, num_blocks, key_aware, expected):
+    keys = {"NUM_LAYERS": num_layers, "NUM_BLOCKS": num_blocks, "KEY_AWARE": key_aware}
+    overrides = [item for name in keys for item in (f"MODEL.LITE_DETR.{name}", keys[name])]
+    cfg = setup_cfg(str(CONFIGS / "lite_m2f_r50.yaml"), ["MODEL.DEVICE", "cpu", *overrides])
+    model = build_without_weights(cfg)
+    count = count_flops(model, (800, 1216))
+    layers = count.by_module["sem_seg_head.pixel_decoder.transformer"]
+    assert layers / 1e9 == pytest.approx(expected[0], abs=0.006)
+    # The other size by the closed form, which gives the whole pixel decoder.
+    order = InterleavingArguments.from_config(cfg)
+    around = count.encoder - layers
+    costs = [
+        lite_cost(EncoderDesign.from_config(cfg, size), order, mask_output_ops="conv")
+        for size in ((800, 1216), (1024, 2048))
+    ]
+    assert costs[0] == count.encoder
+    larger = costs[1] - around * (1024 * 2048) / (800 * 1216)
+    assert larger / 1e9 == pytest.approx(expected[1], abs=0.006)
+    if num_blocks == 3:
+        whole = count.total + count.results
+        whole -= keys_of_cross_attention({"height": 800, "width": 1216})
+        assert whole / 1e9 == pytest.approx(211.1 if key_aware else 207.6, abs=0.06)
 
 
 def test_published_claims():
@@ -171,6 +207,20 @@ def test_fused_count_leaves_the_model(small_cfg):
     names = list(model.state_dict())
     assert count_flops(model, (64, 64), fused=True).encoder < count_flops(model, (64, 64)).encoder
     assert list(model.state_dict()) == names
+
+
+def test_parts_of_lite_m2f(small_cfg):
+    small_cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "LiteDETRPixelDecoder"
+    small_cfg.MODEL.LITE_DETR.NUM_BLOCKS = 2
+    model = build_without_weights(small_cfg)
+    count = count_flops(model, (250, 330))
+    encoder = [part for part in list_parts(model, count) if part.within == ENCODER_PART]
+    assert [part.name for part in encoder][1:3] == [
+        "4 layers over res5 + res4 + res3, of res5 + res4",
+        "2 layers over res5 + res4 + res3",
+    ]
+    assert sum(part.multiply_adds for part in encoder) == count.encoder
+    assert list(count.queries.values()) == [440, 440, 1848] * 2
 
 
 def test_counting_computes_nothing_and_leaves_the_model(small_cfg):

@@ -70,6 +70,10 @@ MODELS = {
             "MODEL.RT_DETR_ENCODER.HIDDEN_DIM": 32,
         },
     ),
+    "lite": (
+        DEMO,
+        SMALL | SWIN | {"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "LiteDETRPixelDecoder"},
+    ),
     "mit": ("coco/panoptic/proscale_mit_b0_333_bsm_hq", SMALL),
     "efficientnet": ("coco/panoptic/proscale_efficientnet_lite0_333", SMALL),
     "segformer": ("cityscapes/semantic/segformer_b0", {**SMALL, "MODEL.SEM_SEG_HEAD.NORM": "BN"}),
@@ -130,7 +134,7 @@ def worker(rank: int, folder: Path, names: list[str]) -> None:
     [
         ("frozen resnet", "checkpointed swin", "segformer", "rt_m2f"),
         pytest.param(
-            ("resnet", "swin", "mask2former", "rt_m2f bn", "mit", "efficientnet"),
+            ("resnet", "swin", "mask2former", "rt_m2f bn", "lite", "mit", "efficientnet"),
             marks=pytest.mark.slow,
         ),
     ],

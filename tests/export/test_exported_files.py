@@ -83,6 +83,7 @@ def test_segformer(small_segformer_cfg, tmp_path):
     [
         [],  # Swin
         ["MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "MSDeformAttnPixelDecoder"],
+        ["MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "LiteDETRPixelDecoder"],
         ["MODEL.PROSCALE.IS_EXCITE_CONV", True, "MODEL.PROSCALE.RECALIBRATION", "transposed"],
         RT_M2F,
         ["MODEL.BACKBONE.NAME", "MixVisionTransformer"],

@@ -15,6 +15,7 @@ RT_M2F = (*HEAD, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "RTDETRPixelDecoder")
 RT_M2F += ("MODEL.SEM_SEG_HEAD.CONVS_DIM", "256")
 RT_NODE = "MODEL.RT_DETR_ENCODER."
 PROSCALE = (*HEAD, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "PROSCALE")
+LITE = (*HEAD, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "LiteDETRPixelDecoder")
 MANY = "9" * 5000
 HEX = "0x" + "F" * 5000
 
@@ -53,6 +54,11 @@ _VALUES = [
     ("MODEL.PROSCALE.PROSCALE_NUM_LAYERS", "[3, -1, 3]", "whole numbers from 0"),
     ("MODEL.PROSCALE.PROSCALE_NUM_LAYERS", "[3, 1.5, 3]", "whole numbers from 0"),
     ("MODEL.PROSCALE.MASK_OUTPUT_OPS", "avgpool", "maxpool or conv"),
+    ("MODEL.LITE_DETR.NUM_LAYERS", "0", "whole numbers from 1"),
+    ("MODEL.LITE_DETR.NUM_BLOCKS", "0", "whole numbers from 1"),
+    ("MODEL.LITE_DETR.NUM_HIGH_LEVELS", "0", "whole numbers from 1"),
+    ("MODEL.LITE_DETR.KEY_AWARE", "maybe", "True or False"),
+    ("MODEL.LITE_DETR.MASK_OUTPUT_OPS", "avgpool", "maxpool or conv"),
     ("MODEL.PROSCALE.RECALIBRATION", "correct", "released or transposed or none"),
     (RT_NODE + "NORM", "GN", "BN or SyncBN or FrozenBN"),
     (RT_NODE + "HIDDEN_DIM", "0", "whole numbers from 1"),
@@ -231,6 +237,15 @@ _RULES = {
     "blocks without a channel": (
         (*RT_M2F, RT_NODE + "EXPANSION", "0.001"),
         "MODEL.RT_DETR_ENCODER.EXPANSION is 0.001: expected numbers that make 1 to 8192 channels",
+    ),
+    "blocks of unequal length": (
+        (*LITE, "MODEL.LITE_DETR.NUM_BLOCKS", "4"),
+        "MODEL.LITE_DETR.NUM_LAYERS is 6: expected multiples of MODEL.LITE_DETR.NUM_BLOCKS, 4",
+    ),
+    "no fine level": (
+        (*LITE, "MODEL.LITE_DETR.NUM_HIGH_LEVELS", "3"),
+        "MODEL.LITE_DETR.NUM_HIGH_LEVELS is 3: expected fewer than the encoder's 3 levels "
+        "['res3', 'res4', 'res5']",
     ),
     "norm of SegFormer": (
         ("MODEL.SEM_SEG_HEAD.NAME", "SegFormerHead", "MODEL.SEM_SEG_HEAD.NORM", "GN"),

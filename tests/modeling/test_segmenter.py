@@ -252,7 +252,9 @@ def test_wrong_values_are_refused(small_cfg, overrides, message):
         build_model(small_cfg)
 
 
-@pytest.mark.parametrize("decoder", ["PROSCALE", "MSDeformAttnPixelDecoder"])
+@pytest.mark.parametrize(
+    "decoder", ["PROSCALE", "MSDeformAttnPixelDecoder", "LiteDETRPixelDecoder"]
+)
 def test_image_whose_coarsest_map_is_a_pixel(small_cfg, decoder):
     small_cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = decoder
     small_cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 32  # as many as groups of the group norm

@@ -18,7 +18,9 @@ class Network(nn.Module):
         return outputs["pred_logits"], outputs["pred_masks"]
 
 
-@pytest.fixture(params=["PROSCALE", "MSDeformAttnPixelDecoder", "RTDETRPixelDecoder"])
+@pytest.fixture(
+    params=["PROSCALE", "MSDeformAttnPixelDecoder", "RTDETRPixelDecoder", "LiteDETRPixelDecoder"]
+)
 def network(small_cfg, request):
     small_cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = request.param
     small_cfg.MODEL.RT_DETR_ENCODER.HIDDEN_DIM = small_cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM
@@ -44,8 +46,11 @@ def test_exports(network, images):
     program = torch.export.export(network, (images,))
     torch.testing.assert_close(program.module()(images), expected, rtol=1e-4, atol=1e-4)
     names = {str(node.target) for node in program.graph.nodes}
-    is_deformable = hasattr(network.head.pixel_decoder, "transformer")
-    assert ("proscale.deformable_attention.default" in names) == is_deformable
+    expected = {
+        "RTDETRPixelDecoder": set(),
+        "LiteDETRPixelDecoder": {"proscale.key_aware_deformable_attention.default"},
+    }.get(type(network.head.pixel_decoder).__name__, {"proscale.deformable_attention.default"})
+    assert {name for name in names if "deformable_attention" in name} == expected
 
 
 def test_kept_tensors_of_an_inference_serve_training(network, images):
