@@ -1,4 +1,4 @@
-"""Speed of the deformable attention operator: all its backends, in turns with the reference.
+"""Speed of the deformable attention operators: all backends, in turns with the reference.
 
 Times the forward pass, and the forward pass with all gradients.
 """
@@ -15,7 +15,11 @@ from proscale.benchmark.machine import print_header
 from proscale.cli.arguments import add_benchmark_arguments, find_device, parse_size, positive
 from proscale.cost.tables import markdown_table, write_json
 from proscale.errors import ConfigError
-from proscale.ops import available_backends, deformable_attention
+from proscale.ops import (
+    available_backends,
+    deformable_attention,
+    key_aware_deformable_attention,
+)
 from proscale_cli import errors_in_one_sentence
 
 BASELINE = "reference"
@@ -36,6 +40,8 @@ class OperatorSettings:
         dtype: of the values, e.g. ``float32``. Locations and weights are float32, as in the models.
         near: points lie a few cells around their query, as in a trained model; else anywhere.
         device: where to run.
+        key_aware: :func:`proscale.ops.key_aware_deformable_attention`, which has queries in place
+            of the weights.
     """
 
     spatial_shapes: Sequence[tuple[int, int]]
@@ -45,6 +51,7 @@ class OperatorSettings:
     dtype: str
     near: bool
     device: torch.device
+    key_aware: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ def benchmark_operator(
 
 
 def operator_inputs(settings: OperatorSettings) -> tuple[Tensor, Tensor, Tensor]:
-    """Values, sampling locations and attention weights of a batch of one, seeded."""
+    """Values, sampling locations and attention weights (or queries) of a batch of one, seeded."""
     generator = torch.Generator().manual_seed(0)
     places = torch.cat([_cell_centres(*shape) for shape in settings.spatial_shapes])
     grouped = (1, len(places), settings.heads, len(settings.spatial_shapes), settings.points)
@@ -111,6 +118,8 @@ def operator_inputs(settings: OperatorSettings) -> tuple[Tensor, Tensor, Tensor]
         locations = torch.rand(*grouped, 2, generator=generator)
     value = torch.randn(1, len(places), settings.heads, settings.width, generator=generator)
     weights = torch.randn(grouped, generator=generator).flatten(3).softmax(-1).view(grouped)
+    if settings.key_aware:
+        weights = torch.randn(*grouped[:3], settings.width, generator=generator)
     return (
         value.to(settings.device, getattr(torch, settings.dtype)),
         locations.to(settings.device),
@@ -126,14 +135,20 @@ def _cell_centres(height: int, width: int) -> Tensor:
     return torch.stack((x, y), dim=-1).view(-1, 2)
 
 
+def _attend(settings: OperatorSettings, inputs: Sequence[Tensor], backend: str) -> Tensor:
+    value, locations, weights = inputs
+    shapes = settings.spatial_shapes
+    if settings.key_aware:
+        return key_aware_deformable_attention(weights, value, shapes, locations, backend)
+    return deformable_attention(value, shapes, locations, weights, backend)
+
+
 def _forward(
     settings: OperatorSettings, inputs: tuple[Tensor, ...], backend: str
 ) -> Callable[[], object]:
-    value, locations, weights = inputs
-
     @torch.no_grad()
     def call() -> None:
-        deformable_attention(value, settings.spatial_shapes, locations, weights, backend)
+        _attend(settings, inputs, backend)
 
     return call
 
@@ -142,11 +157,9 @@ def _forward_backward(
     settings: OperatorSettings, inputs: tuple[Tensor, ...], backend: str, gradient: Tensor
 ) -> Callable[[], object]:
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
-    value, locations, weights = leaves
 
     def call() -> None:
-        output = deformable_attention(value, settings.spatial_shapes, locations, weights, backend)
-        torch.autograd.grad(output, leaves, gradient)
+        torch.autograd.grad(_attend(settings, leaves, backend), leaves, gradient)
 
     return call
 
@@ -183,6 +196,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--heads", type=positive, default=8, help="attention heads")
     parser.add_argument("--width", type=positive, default=32, help="channels of a head")
     parser.add_argument("--points", type=positive, default=4, help="points per head and level")
+    parser.add_argument(
+        "--key-aware",
+        action="store_true",
+        help="the operator that weighs places by products of a query with their values",
+    )
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
@@ -225,6 +243,7 @@ def run(options: argparse.Namespace) -> None:
         dtype=options.dtype,
         near=options.spread == "near",
         device=device,
+        key_aware=options.key_aware,
     )
     shown = {
         "levels": ", ".join(f"{height}x{width}" for height, width in options.sizes),
@@ -232,6 +251,7 @@ def run(options: argparse.Namespace) -> None:
         "width": options.width,
         "points": options.points,
         "spread": options.spread,
+        "key-aware": options.key_aware,
         "dtype": options.dtype,
         "repeats": options.repeats,
     }

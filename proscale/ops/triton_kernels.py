@@ -136,8 +136,8 @@ def forward_kernel(
     for level in tl.static_range(LEVELS):
         height, width, start = _level(levels, level)
         places = (rows * LEVELS + level)[:, None] * POINTS + point[None, :]
-        row, below, column, right = _cells(locations, places, valid, height, width, ACCUMULATE)
         weight = tl.load(weights + places, mask=valid, other=0).to(ACCUMULATE)
+        row, below, column, right = _cells(locations, places, valid, height, width, ACCUMULATE)
         # Σ over the four corners of attention weight · bilinear weight · value.
         for down in tl.static_range(2):
             for along in tl.static_range(2):
@@ -185,8 +185,8 @@ def backward_kernel(
     for level in tl.static_range(LEVELS):
         height, width, start = _level(levels, level)
         places = (rows * LEVELS + level)[:, None] * POINTS + point[None, :]
-        row, below, column, right = _cells(locations, places, valid, height, width, ACCUMULATE)
         weight = tl.load(weights + places, mask=valid, other=0).to(ACCUMULATE)
+        row, below, column, right = _cells(locations, places, valid, height, width, ACCUMULATE)
         grad_x = tl.zeros((BLOCK_N, BLOCK_P), dtype=ACCUMULATE)
         grad_y = tl.zeros((BLOCK_N, BLOCK_P), dtype=ACCUMULATE)
         grad_weight = tl.zeros((BLOCK_N, BLOCK_P), dtype=ACCUMULATE)

@@ -81,6 +81,15 @@ def test_backends_are_called_in_turns_beside_the_reference(monkeypatch):
         assert all(len(timing.samples) == 2 for timing in modes.values())
 
 
+def test_key_aware_operator_has_queries_and_the_same_backends():
+    settings = dataclasses.replace(SETTINGS, key_aware=True)
+    _, _, queries = operator_inputs(settings)
+    assert queries.shape == (1, TOKENS, 2, 4)
+    times = benchmark_operator(settings, ["embedding_bag"], repeats=1)
+    assert list(times.by_backend) == ["reference", "embedding_bag"]
+    assert times.refused == {}
+
+
 def test_a_failing_reference_is_an_error(monkeypatch):
     def fail(*_):
         raise RuntimeError("out of order")
