@@ -89,6 +89,16 @@ def _rt_m2f(backbone: str, title: str) -> _Callable[..., _nn.Module]:
     return build
 
 
+def _lite_m2f(backbone: str, title: str) -> _Callable[..., _nn.Module]:
+    def build(weights=None, *, task="coco/panoptic", device="cpu", overrides=()):
+        return _load(f"{task}/lite_m2f_{backbone}.yaml", weights, device, overrides)
+
+    build.__doc__ = f"Lite-M2F with {title}." + _COMMON.format(
+        tasks="coco/panoptic, cityscapes/panoptic, ade20k/panoptic", more=""
+    )
+    return build
+
+
 def _proscale_mit(variant: str) -> _Callable[..., _nn.Module]:
     build_unmerged = _proscale(f"mit_{variant}", f"MiT-{variant}")
 
@@ -119,6 +129,8 @@ proscale_r50 = _proscale("r50", "ResNet-50")
 proscale_swin_t = _proscale("swin_tiny", "Swin-T")
 rt_m2f_r50 = _rt_m2f("r50", "ResNet-50")
 rt_m2f_swin_t = _rt_m2f("swin_tiny", "Swin-T")
+lite_m2f_r50 = _lite_m2f("r50", "ResNet-50")
+lite_m2f_swin_t = _lite_m2f("swin_tiny", "Swin-T")
 proscale_efficientnet_lite0 = _proscale("efficientnet_lite0", "timm's EfficientNet-Lite0")
 proscale_mit_b0, proscale_mit_b2, proscale_mit_b5 = map(_proscale_mit, ("b0", "b2", "b5"))
 (

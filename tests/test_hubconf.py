@@ -39,6 +39,7 @@ def test_entries():
     assert set(ENTRIES) == {
         "mask2former_r50", "mask2former_swin_t", "proscale_r50", "proscale_swin_t",
         "rt_m2f_r50", "rt_m2f_swin_t",
+        "lite_m2f_r50", "lite_m2f_swin_t",
         "proscale_efficientnet_lite0", "proscale_mit_b0", "proscale_mit_b2", "proscale_mit_b5",
         *(f"segformer_b{i}" for i in range(6)),
     }  # fmt: skip
