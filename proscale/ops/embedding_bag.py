@@ -101,7 +101,8 @@ def key_aware_forward(
 ) -> Tensor:
     """See :func:`proscale.ops.key_aware_deformable_attention`; without autograd."""
     batch, queries, heads, width = query.shape
-    values, locations, scaled = _inputs(value, sampling_locations, query * width**-0.5)
+    values, locations, scaled = _inputs(value, sampling_locations, query)
+    scaled = scaled * width**-0.5
     plan = _plan(tuple(spatial_shapes), heads, locations.shape[4], values.dtype)
     output = values.new_empty(batch, queries, heads * width)
     for image in range(batch):
@@ -147,9 +148,9 @@ def key_aware_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of :func:`key_aware_forward` with respect to its three tensors."""
     batch, queries, heads, width = query.shape
-    values, locations, scaled = _inputs(value, sampling_locations, query * width**-0.5)
+    values, locations, scaled = _inputs(value, sampling_locations, query)
+    scaled = (scaled * width**-0.5).reshape(batch, queries * heads, width)
     plan = _plan(tuple(spatial_shapes), heads, locations.shape[4], values.dtype)
-    scaled = scaled.reshape(batch, queries * heads, width)
     gradients = grad_output.to(values.dtype).reshape(batch, queries * heads, width).contiguous()
     grad_query, grad_value = torch.empty_like(scaled), torch.empty_like(values)
     grad_locations = torch.empty_like(locations)
@@ -341,12 +342,12 @@ def _ones(cells: Cells) -> Tensor:
 
 
 def _inputs(
-    value: Tensor, sampling_locations: Tensor, attention_weights: Tensor
+    value: Tensor, sampling_locations: Tensor, attention: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All three in float32, or float64 if the values are."""
+    """All three, with weights or queries, in float32, or float64 if the values are."""
     # Sums of half precision lose digits and gain no time.
     dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
-    return value.to(dtype), sampling_locations.to(dtype), attention_weights.to(dtype)
+    return value.to(dtype), sampling_locations.to(dtype), attention.to(dtype)
 
 
 def _blocks(queries: int, heads: int, plan: Plan) -> Iterator[slice]:

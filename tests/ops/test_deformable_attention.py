@@ -279,6 +279,17 @@ def test_key_aware_in_half_precision(backend):
     torch.testing.assert_close(output.double(), expected, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("backend", available_backends())
+def test_key_aware_sums_are_rounded_once(backend, dtype):
+    query, value, shapes, locations = key_aware_inputs([(9, 6), (4, 3)], width=5, spread=0.2)
+    query, value, locations = query.to(dtype), value.to(dtype), locations.float()
+    found = key_aware_deformable_attention(query, value, shapes, locations, backend=backend)
+    expected = literal_key_aware(query.double(), value.double(), shapes, locations.double())
+    rounding = torch.finfo(dtype).eps
+    torch.testing.assert_close(found.double(), expected, rtol=rounding, atol=1e-5)
+
+
 def test_key_aware_operator_is_registered():
     operator = torch.ops.proscale.key_aware_deformable_attention.default
     query, value, shapes, locations = key_aware_inputs([(3, 5), (2, 2)], spread=0.3)

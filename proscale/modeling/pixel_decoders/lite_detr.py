@@ -126,7 +126,7 @@ class InterleavedEncoder(nn.Module):
         super().__init__()
         if not order.num_high_levels < n_levels:
             raise ValueError(
-                f"num_high_levels is {order.num_high_levels}: expected less than the encoder's "
+                f"num_high_levels is {order.num_high_levels}: expected fewer than the encoder's "
                 f"{n_levels} levels"
             )
         self.high_levels, self.updates_all = order.num_high_levels, order.updates_all

@@ -209,7 +209,7 @@ def test_any_number_of_levels(decoder, levels, high):
     [
         ("NUM_LAYERS", 0, "num_layers is 0: expected whole numbers from 1"),
         ("NUM_BLOCKS", 4, "num_layers is 6: expected multiples of num_blocks, 4"),
-        ("NUM_HIGH_LEVELS", 3, "num_high_levels is 3: expected less than the encoder's 3 levels"),
+        ("NUM_HIGH_LEVELS", 3, "num_high_levels is 3: expected fewer than the encoder's 3 levels"),
         ("MASK_OUTPUT_OPS", "avgpool", "mask_output_ops .*maxpool or conv"),
     ],
 )
