@@ -247,11 +247,11 @@ def run(options: argparse.Namespace) -> None:
     )
     shown = {
         "levels": ", ".join(f"{height}x{width}" for height, width in options.sizes),
+        "key-aware": options.key_aware,
         "heads": options.heads,
         "width": options.width,
         "points": options.points,
         "spread": options.spread,
-        "key-aware": options.key_aware,
         "dtype": options.dtype,
         "repeats": options.repeats,
     }
