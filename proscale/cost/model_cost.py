@@ -232,12 +232,12 @@ def _encoder_groups(decoder: PixelDecoder) -> Mapping[str, list[str]]:
         for name, module in decoder.named_modules()
         if isinstance(module, DeformableEncoderLayer)
     }
-    encoder = decoder.transformer.encoder
-    if isinstance(encoder, InterleavedEncoder):
-        for (name, (levels, _)), updates_all in zip(
-            list(layers.items()), encoder.updates_all, strict=True
-        ):
-            layers[name] = (levels, levels if updates_all else encoder.high_levels)
+    for encoder in decoder.modules():
+        if isinstance(encoder, InterleavedEncoder):
+            for (name, (levels, _)), updates_all in zip(
+                list(layers.items()), encoder.updates_all, strict=True
+            ):
+                layers[name] = (levels, levels if updates_all else encoder.high_levels)
     for name, module in decoder.named_modules():
         if isinstance(module, TokenRecalibration):
             groups["token re-calibration"].append(name)
