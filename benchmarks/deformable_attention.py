@@ -247,12 +247,12 @@ def run(options: argparse.Namespace) -> None:
     )
     shown = {
         "levels": ", ".join(f"{height}x{width}" for height, width in options.sizes),
-        "key-aware": options.key_aware,
         "heads": options.heads,
         "width": options.width,
         "points": options.points,
         "spread": options.spread,
         "dtype": options.dtype,
+        "key-aware": options.key_aware,
         "repeats": options.repeats,
     }
     header = print_header(device, shown)
