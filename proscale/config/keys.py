@@ -345,10 +345,8 @@ class _LiteDetr(Keys, node="MODEL.LITE_DETR"):
     KEY_AWARE: bool = True
     """Key-aware deformable attention: places are weighed by their content."""
     SMALL_FFN: bool = True
-    """Fine tokens have a feed-forward network of width CONVS_DIM."""
-    MASK_OUTPUT_OPS: Literal["maxpool", "conv"] = "conv"
-    """conv: Mask2Former's 3x3 convolution at stride 4; maxpool: PRO-SCALE's Light-Pixel
-    Embedding."""
+    """Fine tokens have a feed-forward network of width CONVS_DIM. PROSCALE.MASK_OUTPUT_OPS chooses
+    the layer at stride 4."""
 
 
 class _Swin(Keys, node="MODEL.SWIN"):

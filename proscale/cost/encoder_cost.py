@@ -314,7 +314,7 @@ class AffordableLite:
 
     num_layers: int  #: ``MODEL.LITE_DETR.NUM_LAYERS``: updates of the high-level tokens
     num_blocks: int  #: ``MODEL.LITE_DETR.NUM_BLOCKS``: updates of the fine tokens
-    mask_output_ops: str  #: ``MODEL.LITE_DETR.MASK_OUTPUT_OPS``
+    mask_output_ops: str  #: ``MODEL.PROSCALE.MASK_OUTPUT_OPS``
     multiply_adds: int  #: of its pixel decoder, one image
     share: float  #: them as a fraction of those of Mask2Former's pixel decoder
 

@@ -64,6 +64,7 @@ def test_proscale_from_mask2former(small_cfg, mask2former):
 
 def test_lite_from_mask2former(small_cfg, mask2former):
     small_cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "LiteDETRPixelDecoder"
+    small_cfg.MODEL.PROSCALE.MASK_OUTPUT_OPS = "conv"
     small_cfg.MODEL.LITE_DETR.NUM_LAYERS = 4
     small_cfg.MODEL.LITE_DETR.NUM_BLOCKS = 2
     result = adapt_weights(mask2former, build_model(small_cfg))

@@ -142,7 +142,7 @@ def test_variants_of_rt_m2f_within_a_budget(small_cfg):
     ("size", "overrides"),
     [
         ((250, 330), []),
-        ((97, 64), ["NUM_BLOCKS", 1, "MASK_OUTPUT_OPS", "maxpool"]),
+        ((97, 64), ["NUM_BLOCKS", 1]),
         ((64, 96), ["NUM_HIGH_LEVELS", 1, "KEY_AWARE", False]),
         ((64, 96), ["NUM_LAYERS", 2, "NUM_BLOCKS", 2, "SMALL_FFN", False]),
         ((64, 96), ["NUM_LAYERS", 4, "NUM_BLOCKS", 2, "KEY_AWARE", False, "SMALL_FFN", False]),
@@ -151,11 +151,13 @@ def test_variants_of_rt_m2f_within_a_budget(small_cfg):
 def test_equals_the_count_of_lite(small_cfg, size, overrides):
     small_cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "LiteDETRPixelDecoder"
     small_cfg.MODEL.LITE_DETR.merge_from_list(overrides)
+    if "NUM_HIGH_LEVELS" in overrides:
+        small_cfg.MODEL.PROSCALE.MASK_OUTPUT_OPS = "conv"
     model = build_without_weights(small_cfg)
     design = EncoderDesign.from_config(small_cfg, padded_size(model, size))
     order, operation = (
         InterleavingArguments.from_config(small_cfg),
-        small_cfg.MODEL.LITE_DETR.MASK_OUTPUT_OPS,
+        small_cfg.MODEL.PROSCALE.MASK_OUTPUT_OPS,
     )
     count = count_flops(model, size)
     assert lite_cost(design, order, mask_output_ops=operation) == count.encoder

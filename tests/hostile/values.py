@@ -58,7 +58,6 @@ _VALUES = [
     ("MODEL.LITE_DETR.NUM_BLOCKS", "0", "whole numbers from 1"),
     ("MODEL.LITE_DETR.NUM_HIGH_LEVELS", "0", "whole numbers from 1"),
     ("MODEL.LITE_DETR.KEY_AWARE", "maybe", "True or False"),
-    ("MODEL.LITE_DETR.MASK_OUTPUT_OPS", "avgpool", "maxpool or conv"),
     ("MODEL.PROSCALE.RECALIBRATION", "correct", "released or transposed or none"),
     (RT_NODE + "NORM", "GN", "BN or SyncBN or FrozenBN"),
     (RT_NODE + "HIDDEN_DIM", "0", "whole numbers from 1"),

@@ -189,7 +189,7 @@ class LiteDETRPixelDecoder(PixelDecoder):
         return {
             "input_shape": input_shape,
             "order": InterleavingArguments.from_config(cfg),
-            "mask_output_ops": cfg.MODEL.LITE_DETR.MASK_OUTPUT_OPS,
+            "mask_output_ops": cfg.MODEL.PROSCALE.MASK_OUTPUT_OPS,
             "layer": EncoderLayerArguments.from_config(cfg),
             "pyramid": PyramidArguments.from_config(cfg),
         }

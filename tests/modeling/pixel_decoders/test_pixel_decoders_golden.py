@@ -29,12 +29,12 @@ def build(cfg, meta: dict):
     node.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = levels
     node.TRANSFORMER_ENC_LAYERS = args.get("transformer_enc_layers", 0)
     name = "MSDeformAttnPixelDecoder"
+    cfg.MODEL.PROSCALE.MASK_OUTPUT_OPS = args.get("mask_output_ops", "conv")
     if meta["kind"] == "proscale":
         name, node = "PROSCALE", cfg.MODEL.PROSCALE
         node.PROSCALE_NUM_LAYERS = args["pyramid_num_layers"]
         node.RESIDUAL, node.EXCITE_TEMP = args["residual"], args["excite_temp"]
         node.IS_EXCITE_CONV = args["is_excite_conv"]
-        node.MASK_OUTPUT_OPS = args["mask_output_ops"]
     elif meta["kind"] == "lite":
         name = "LiteDETRPixelDecoder"
         node.DEFORMABLE_TRANSFORMER_ENCODER_DIM_FEEDFORWARD = args["dim_feedforward"]
@@ -43,7 +43,6 @@ def build(cfg, meta: dict):
         node.NUM_LAYERS, node.NUM_BLOCKS = args["num_layers"], args["num_blocks"]
         node.NUM_HIGH_LEVELS = args["num_high_levels"]
         node.KEY_AWARE, node.SMALL_FFN = args["key_aware"], args["small_expand"]
-        node.MASK_OUTPUT_OPS = args["mask_output_ops"]
     shapes = {k: ShapeSpec(channels=c, stride=s) for k, (c, s) in meta["shapes"].items()}
     return SEM_SEG_HEADS_REGISTRY.get(name)(cfg, shapes)
 
