@@ -22,6 +22,7 @@ COMMANDS = {
     "prepare": "make the files that a data set's names read",
     "check-dataset": "check every image and mask of data sets",
     "compare-merging": "a trained model with every kind of token merging",
+    "train-gate": "let an elastic model choose a budget for each image",
     "convert": "rename the tensors of a checkpoint file, or adapt them to a model",
     "export": "write a model as ONNX or torch.export file, checked",
     "replay": "repeat a training step that was not finite",

@@ -8,17 +8,21 @@ are kept: these are the levels that the new layer sees.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import gt
+from pathlib import Path
 
 from torch import Tensor, nn
 
+from proscale.errors import CheckpointError
 from proscale.modeling.pixel_decoders.deformable_encoder import DeformableAttention
 
 ENCODER_LAYERS = "sem_seg_head.pixel_decoder.transformer.encoder.layers."
 """The prefix of names in the encoder's layers; their number follows."""
 
 _ENCODER_LAYER = re.compile(re.escape(ENCODER_LAYERS) + r"(0|[1-9][0-9]{0,3})\.(.*)")
+_LEVEL_EMBED = "sem_seg_head.pixel_decoder.transformer.level_embed"
 _PER_LEVEL = ("self_attn.sampling_offsets.", "self_attn.attention_weights.")
 # The convolution that PRO-SCALE replaces by its Light-Pixel Embedding, and the norm behind both.
 _PIXEL_EMBEDDING = "sem_seg_head.pixel_decoder.layer_1."
@@ -92,6 +96,54 @@ def adapt_weights(state: Mapping[str, Tensor], model: nn.Module) -> WeightTransf
             result.state_dict[name] = found.clone()
     result.left_out.extend(name for name in state if name not in used)
     return result
+
+
+def slice_budget(
+    state: Mapping[str, Tensor], budget: Sequence[int], *, file: str | Path
+) -> dict[str, Tensor]:
+    """The weights of an ordinary PRO-SCALE model that computes what an elastic one does with
+    ``budget``, layers of each stage: see
+    :meth:`~proscale.modeling.pixel_decoders.proscale.ProgressiveEncoder.set_budget`.
+
+    Args:
+        state: under this project's names.
+        file: where it was read from, for messages.
+
+    Raises:
+        CheckpointError: the encoder in it has no stages, or fewer layers.
+    """
+    # A layer of stage s has weights for s levels, which tells the stages apart.
+    rows = {
+        layer: tensor.numel()
+        for name, tensor in state.items()
+        for layer, inner in [_encoder_layer(name)]
+        if layer is not None and inner == _PER_LEVEL[1] + "bias"
+    }
+    embeddings = state.get(_LEVEL_EMBED)
+    levels = len(embeddings) if embeddings is not None and embeddings.ndim else 0
+    of_level = max(rows.values(), default=0) // max(levels, 1)
+    stages: list[list[int]] = [[] for _ in range(levels)]
+    for layer in sorted(rows):
+        stage, rest = divmod(rows[layer], max(of_level, 1))
+        if rest or not 1 <= stage <= levels:
+            raise CheckpointError(f"{file}: its encoder has no stages: expected PRO-SCALE's")
+        stages[stage - 1].append(layer)
+    layers = [len(stage) for stage in stages]
+    if not rows or len(budget) != levels or any(map(gt, budget, layers)):
+        raise CheckpointError(
+            f"--budget is {','.join(map(str, budget))}: expected layers up to those of the "
+            f"encoder's stages in {file}, {','.join(map(str, layers)) or 'of which it has none'}"
+        )
+    kept = [layer for stage, count in zip(stages, budget, strict=True) for layer in stage[:count]]
+    numbers = {layer: number for number, layer in enumerate(kept)}
+    sliced = {}
+    for name, tensor in state.items():
+        number, inner = _encoder_layer(name)
+        if number is None:
+            sliced[name] = tensor
+        elif number in numbers:
+            sliced[f"{ENCODER_LAYERS}{numbers[number]}.{inner}"] = tensor
+    return sliced
 
 
 def _encoder_layer(name: str) -> tuple[int | None, str]:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
+from math import inf
 from pathlib import Path
 
 import torch
@@ -57,6 +58,32 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         "--config-file", nargs="+", required=True, metavar="FILE", help="the models"
     )
     add_overrides(parser)
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Layers of each stage of an encoder, such as 3,3,3."""
+    counts = text.split(",")
+    if not all(count.isdecimal() and len(count) < 4 for count in counts):
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)}: expected layers of each stage, such as 3,3,3"
+        )
+    return tuple(map(int, counts))
+
+
+def parse_budgets(text: str) -> list[tuple[int, ...]]:
+    """Layers of each stage, of several encoders, such as 1,1,1:2,2,2."""
+    return [parse_layers(part) for part in text.split(":")]
+
+
+def parse_percentage(text: str) -> float:
+    """A percentage, such as 55%, as a fraction."""
+    try:
+        value = float(text.removesuffix("%")) / 100
+    except ValueError:
+        value = 0.0
+    if not text.endswith("%") or not 0 < value < inf:
+        raise argparse.ArgumentTypeError(f"{shown(text)}: expected a percentage, such as 55%")
+    return value
 
 
 def short_names(files: Sequence[str]) -> dict[str, str]:

@@ -2,12 +2,23 @@
 
 Times models with random weights (MODEL.WEIGHTS is not loaded) from image tensor to results, part by
 part. All models are called in turns in one process; numbers are medians with quartiles, and
-relative to the first model.
+relative to the first model. With --budgets, one elastic PRO-SCALE with several budgets of its
+encoder; --evaluate adds their quality on DATASETS.TEST with MODEL.WEIGHTS.
 """
 
 import argparse
 from collections.abc import Mapping
 
+from proscale.benchmark.budgets import (
+    Budget,
+    BudgetResult,
+    all_budgets,
+    choose_budget,
+    count_budgets,
+    evaluate_budgets,
+    measure_budgets,
+    pareto_front,
+)
 from proscale.benchmark.latency import TOTAL
 from proscale.benchmark.machine import fp32_peak, print_header
 from proscale.benchmark.models import (
@@ -21,11 +32,15 @@ from proscale.benchmark.models import (
     list_tables,
     times_as_dict,
 )
+from proscale.checkpoint import check_weights, load_weights
 from proscale.cli import arguments
 from proscale.config import setup_cfg
 from proscale.cost.model_cost import NETWORK
-from proscale.cost.plots import draw_costs, points
-from proscale.cost.tables import print_report
+from proscale.cost.plots import draw, draw_costs, points
+from proscale.cost.tables import markdown_table, print_report
+from proscale.engine.trainer import Trainer
+from proscale.errors import ConfigError
+from proscale.modeling import MaskFormer
 from proscale.utils.malloc import disable_malloc_trim
 
 
@@ -58,6 +73,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, plot="latency by part, and against GFLOPs", against="latency"
     )
     arguments.add_benchmark_arguments(parser, repeats=5)
+    budgets = parser.add_argument_group("budgets of an elastic PRO-SCALE")
+    budgets.add_argument(
+        "--budgets", type=_budgets, metavar="BUDGETS", help="all, or such as 1,1,1:2,2,2"
+    )
+    budgets.add_argument("--evaluate", action="store_true", help="evaluate each of them, too")
+    budgets.add_argument(
+        "--latency",
+        type=_milliseconds,
+        metavar="TIME",
+        help="name the best one that takes at most this, such as 300ms",
+    )
+    budgets.add_argument(
+        "--budget",
+        type=arguments.parse_percentage,
+        metavar="PERCENT",
+        help="name the best one whose encoder costs at most this of Mask2Former's, such as 55%%",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -65,11 +97,16 @@ def run(options: argparse.Namespace) -> None:
     arguments.split_overrides(options)
     device = arguments.find_device(options.device)
     quality = arguments.check_report_arguments(options)
+    if options.budgets is None and (options.evaluate or options.latency or options.budget):
+        raise ConfigError("--evaluate, --latency and --budget need --budgets: all, or some")
     # As ``proscale predict`` and ``train_net.py`` do; this is about the CPU's memory alone.
     kept = disable_malloc_trim()
     runs = build_runs(options)
     settings = {**describe_settings(options), "freed memory": "kept" if kept else "given back"}
     header = print_header(device, settings)
+    if options.budgets is not None:
+        _compare_budgets(runs, header, options)
+        return
     times = benchmark_models(runs, repeats=options.repeats)
     # Measured in the same run, because other load of the machine slows both.
     peak = fp32_peak(device)
@@ -111,6 +148,106 @@ def describe_settings(options: argparse.Namespace) -> dict[str, str | int]:
         "repeats": options.repeats,
         "overrides": " ".join(options.opts) or "none",
     }
+
+
+def _compare_budgets(
+    runs: Mapping[str, ModelRun], header: Mapping, options: argparse.Namespace
+) -> None:
+    """Measure budgets of one model; print, write and draw what they cost and give."""
+    if len(runs) > 1 or options.compile or options.train:
+        raise ConfigError(
+            "--budgets is for inference of one --config-file in one --dtype, without --compile"
+        )
+    ((name, run),) = runs.items()
+    (file,) = options.config_file
+    with arguments.naming(file):
+        if not isinstance(run.model, MaskFormer):
+            raise ConfigError(
+                f"MODEL.META_ARCHITECTURE is {run.cfg.MODEL.META_ARCHITECTURE}: expected "
+                "MaskFormer with --budgets"
+            )
+        encoder = run.model.progressive_encoder
+        budgets = options.budgets or all_budgets(encoder)
+        for budget in budgets:  # before the work
+            encoder.set_budget(budget)
+    metric: str = ""
+    quality: dict[Budget, float] = {}
+    if options.evaluate:
+        check_weights(run.cfg, resume=False, required=True)
+        load_weights(run.model, run.cfg)
+        dataset = run.cfg.DATASETS.TEST[0]
+        loader = Trainer.build_test_loader(run.cfg, dataset)
+        metric, quality = evaluate_budgets(run.cfg, run.model, budgets, loader, dataset)
+    times = measure_budgets(run, budgets, repeats=options.repeats)
+    costs = count_budgets(run, budgets)
+    results = {
+        budget: BudgetResult(*costs[budget], times[budget], quality.get(budget))
+        for budget in budgets
+    }
+    front = pareto_front(results)
+    largest = times[budgets[-1]].median
+    rows = []
+    for budget, result in results.items():
+        row = [_spell(budget), f"{result.encoder / 1e9:.2f}", f"{100 * result.share:.1f} %"]
+        row += [f"{result.network / 1e9:.2f}", *result.time.milliseconds]
+        row.append(f"{result.time.median / largest:.2f}")
+        row += [f"{result.metric:.2f}"] if result.metric is not None else []
+        rows.append([*row, "yes" if budget in front else ""])
+    headers = ["budget", "encoder, GFLOPs", "of Mask2Former's", "network, GFLOPs", "ms"]
+    headers += ["quartiles", "vs last", *([metric] if metric else []), "Pareto front"]
+    tables = [f"Budgets of {name}", markdown_table(rows, headers, text=("budget",))]
+    document = {
+        **header,
+        "metric": metric or None,
+        "budgets": {
+            _spell(budget): {
+                "encoder_multiply_adds": result.encoder,
+                "network_multiply_adds": result.network,
+                "seconds": result.time.as_dict(),
+                "metric": result.metric,
+                "on_pareto_front": budget in front,
+            }
+            for budget, result in results.items()
+        },
+    }
+    print_report(tables, document, options.json, options.markdown)
+    if options.plot:
+        _draw_budgets(results, metric, options)
+    if options.latency or options.budget:
+        best = choose_budget(results, latency=options.latency, share=options.budget)
+        print(f"\nThe best one affordable: MODEL.PROSCALE.BUDGET [{_spell(best)}]")
+
+
+def _draw_budgets(
+    results: Mapping[Budget, BudgetResult], metric: str, options: argparse.Namespace
+) -> None:
+    """Latency against GFLOPs, and the metric, if there is one, against latency."""
+    time = {_spell(budget): 1e3 * result.time.median for budget, result in results.items()}
+    cost = {_spell(budget): result.network / 1e9 for budget, result in results.items()}
+    axes = ("GFLOPs (multiply-adds) of the network", "latency, ms")
+    panels = [points({name: (cost[name], time[name]) for name in time}, axes)]
+    if metric:
+        score = {_spell(budget): result.metric or 0.0 for budget, result in results.items()}
+        places = {name: (time[name], score[name]) for name in time}
+        panels.insert(0, points(places, (axes[1], metric)))
+    draw(panels, options.plot)
+
+
+def _spell(budget: Budget) -> str:
+    return ",".join(map(str, budget))
+
+
+def _budgets(text: str) -> list[Budget]:
+    """Budgets, such as 1,1,1:2,2,2; of all, an empty list."""
+    return [] if text == "all" else arguments.parse_budgets(text)
+
+
+def _milliseconds(text: str) -> float:
+    """A time, such as 300ms, in seconds."""
+    number = text.removesuffix("ms")
+    if number == text or not number.isdecimal() or int(number) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected milliseconds, such as 300ms")
+    return int(number) / 1e3
 
 
 def draw_times(

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from proscale.checkpoint import PROSCALE, SCHEMES, adapt_weights, convert
-from proscale.checkpoint.adapt import ENCODER_LAYERS
+from proscale.checkpoint.adapt import ENCODER_LAYERS, slice_budget
 from proscale.checkpoint.files import WRITABLE, check_suffix, read_checkpoint, write_checkpoint
 from proscale.checkpoint.tensors import check_fit
-from proscale.cli.arguments import split_overrides
+from proscale.cli.arguments import parse_layers, split_overrides
 from proscale.config import setup_cfg
 from proscale.config.schema import value_of
 from proscale.cost.shape_tracing import build_without_weights
@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "transformers that of models in memory"
     )
     parser.add_argument("--to", choices=(PROSCALE, *SCHEMES), default=PROSCALE, help=help_)
+    help_ = "of an elastic model, such as 1,2,1: OUTPUT is an ordinary PRO-SCALE of these layers"
+    parser.add_argument("--budget", type=parse_layers, metavar="q1,q2,q3", help=help_)
     help_ = "the model that OUTPUT is for; KEY VALUE overrides may follow"
     parser.add_argument("--config-file", nargs="+", default=[], metavar="FILE", help=help_)
     help_ = "read a pickle that holds more than tensors, too: this runs the code in it"
@@ -50,10 +52,16 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError(f"--config-file is {' '.join(options.config_file)}: expected one file")
     if options.config_file and options.to != PROSCALE:
         raise ConfigError(f"--config-file goes with --to {PROSCALE}, not --to {options.to}")
+    if options.budget and options.to != PROSCALE:
+        raise ConfigError(f"--budget goes with --to {PROSCALE}, not --to {options.to}")
     # Before the work.
     check_suffix(options.output, WRITABLE)
     try_file(options.output, "OUTPUT")
     content = read_checkpoint(options.input, trust=options.trust)
+    if options.budget:
+        # Under this project's names stages can be told apart.
+        state = convert(content, file=options.input).state_dict
+        content = slice_budget(state, options.budget, file=options.input)
     if options.config_file:
         _adapt(content, options)
         return

@@ -7,7 +7,6 @@ fraction of Mask2Former's.
 """
 
 import argparse
-import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -42,7 +41,7 @@ from proscale.cost.tables import (
     model_tables,
     print_report,
 )
-from proscale.errors import ConfigError, shown
+from proscale.errors import ConfigError
 from proscale.modeling.pixel_decoders.lite_detr import InterleavingArguments
 from proscale.modeling.pixel_decoders.rt_detr import HybridEncoderArguments
 
@@ -81,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     budget = parser.add_argument_group("planning by the closed form of the encoder's cost")
     budget.add_argument(
         "--budget",
-        type=_percentage,
+        type=arguments.parse_percentage,
         metavar="PERCENT",
         help="of Mask2Former's encoder, such as 55%%: list the encoders within it",
     )
@@ -92,7 +91,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="layers of a stage at most (default: 6)",
     )
     budget.add_argument(
-        "--choose", type=_layers, metavar="p1,p2,p3", help="the configuration to write"
+        "--choose",
+        type=arguments.parse_layers,
+        metavar="p1,p2,p3",
+        help="the configuration to write",
     )
     budget.add_argument("--write", type=Path, metavar="FILE", help="its YAML file")
 
@@ -207,22 +209,3 @@ def _plan(cfgs: dict[str, CfgNode], options: argparse.Namespace) -> None:
     cost = average_cost(cfg, [(options.size, options.size)])
     counted = cost.by_part[ENCODER_PART].multiply_adds.mean
     print(f"\n{options.write}: builds, and its encoder is counted at {counted / 1e9:.2f} GFLOPs")
-
-
-def _percentage(text: str) -> float:
-    try:
-        value = float(text.removesuffix("%")) / 100
-    except ValueError:
-        value = 0.0
-    if not text.endswith("%") or not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{shown(text)}: expected a percentage, such as 55%")
-    return value
-
-
-def _layers(text: str) -> tuple[int, ...]:
-    counts = text.split(",")
-    if not all(count.isdecimal() and len(count) < 4 for count in counts):
-        raise argparse.ArgumentTypeError(
-            f"{shown(text)}: expected layers of each stage, such as 3,3,3"
-        )
-    return tuple(map(int, counts))

@@ -256,6 +256,9 @@ class _MaskFormerTest(Keys, node="MODEL.MASK_FORMER.TEST"):
     SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE: bool = False
     """Crop and resize masks before they are scored; always for panoptic and instance results."""
     # Time and memory.
+    DEC_LAYERS: Layers = 0
+    """New. Predict from the first layers of the transformer decoder alone, counted as
+    MASK_FORMER.DEC_LAYERS counts them; 0 takes all."""
     STRIP_MEMORY: Count = 8
     """New. Results are made from masks in strips of this size (MiB, float32 masks of all queries
     in use); the memory on the way from mask logits to results is a few times that. Small strips
@@ -313,6 +316,16 @@ class _ProScale(Keys, node="MODEL.PROSCALE"):
     maps are exchanged without a transposition), "transposed" correctly, "none" no TRC."""
     RESIDUAL: bool = False
     """Add a stage's input tokens to the output of each of its layers (stages one and two)."""
+    # One checkpoint for many budgets.
+    ELASTIC: bool = False
+    """New. Train the smaller budgets along with the whole encoder: see
+    proscale/modeling/elastic.py."""
+    BUDGET: list[Layers] = []
+    """New. (q1, q2, q3): compute the first layers of each stage alone in inference; empty computes
+    all. Quality is as trained with MODEL.PROSCALE.ELASTIC."""
+    GATE: list[list] = []
+    """New. Budgets of which inference chooses one for each image, by a layer that
+    `proscale train-gate` trains; empty has no gate."""
 
 
 class _RTDETREncoder(Keys, node="MODEL.RT_DETR_ENCODER"):

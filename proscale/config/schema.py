@@ -1,6 +1,6 @@
 """Adds the declared keys to a configuration, converts their values, and checks these."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from datetime import date
@@ -243,6 +243,9 @@ def _rules(cfg: CfgNode) -> Iterator[tuple[bool, str, str]]:
         )
         fits = head.CONVS_DIM % n_heads == head.CONVS_DIM % 32 == 0
         yield fits, "MODEL.SEM_SEG_HEAD.CONVS_DIM", expected
+        fits = node.TEST.DEC_LAYERS <= node.DEC_LAYERS
+        expected = f"at most MODEL.MASK_FORMER.DEC_LAYERS, {node.DEC_LAYERS}"
+        yield fits, "MODEL.MASK_FORMER.TEST.DEC_LAYERS", expected
     if head.NAME == "MaskFormerHead" and head.PIXEL_DECODER_NAME == "PROSCALE":
         # The progressive encoder has a stage for every level that joins.
         node, levels = cfg.MODEL.PROSCALE, head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES
@@ -252,6 +255,22 @@ def _rules(cfg: CfgNode) -> Iterator[tuple[bool, str, str]]:
         fits = node.IS_EXCITE_CONV is not None or node.RECALIBRATION != "transposed"
         expected = "none with IS_EXCITE_CONV None, which means no recalibration"
         yield fits, "MODEL.PROSCALE.RECALIBRATION", expected
+        # A budget is a number of layers of each stage; of a stage that has layers at least one.
+        most = list(node.PROSCALE_NUM_LAYERS)
+        expected = f"layers of each stage, from {[min(1, n) for n in most]} to {most}"
+        fits = not node.BUDGET or _is_budget(node.BUDGET, most)
+        yield fits, "MODEL.PROSCALE.BUDGET", f"{expected}, or []"
+        fits = all(_is_budget(budget, most) for budget in node.GATE) and len(node.GATE) != 1
+        yield fits, "MODEL.PROSCALE.GATE", f"two or more of {expected}, or []"
+        fits = not (node.BUDGET and node.GATE)
+        yield fits, "MODEL.PROSCALE.BUDGET", "[] with MODEL.PROSCALE.GATE, which chooses one"
+        fits = not node.ELASTIC or any(count > 1 for count in node.PROSCALE_NUM_LAYERS)
+        expected = "False where no stage has two layers, which is one budget only"
+        yield fits, "MODEL.PROSCALE.ELASTIC", expected
+    else:
+        for key, off in (("ELASTIC", False), ("BUDGET", []), ("GATE", [])):
+            expected = f"{off} unless MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME is PROSCALE"
+            yield cfg.MODEL.PROSCALE[key] == off, f"MODEL.PROSCALE.{key}", expected
     if head.NAME == "MaskFormerHead" and head.PIXEL_DECODER_NAME == "RTDETRPixelDecoder":
         # A quarter of the channels each, as above; the pyramid adds maps of the encoder's width.
         encoder, node = cfg.MODEL.RT_DETR_ENCODER, "MODEL.RT_DETR_ENCODER"
@@ -319,3 +338,14 @@ def _rules(cfg: CfgNode) -> Iterator[tuple[bool, str, str]]:
         except ConfigError as error:
             message = str(error).replace("token_merging", "MODEL.MIT.TOKEN_MERGING", 1)
             raise ConfigError(message) from error
+
+
+def _is_budget(budget: Any, most: Sequence[int]) -> bool:
+    return (
+        isinstance(budget, (list, tuple))
+        and len(budget) == len(most)
+        and all(
+            isinstance(count, int) and min(1, bound) <= count <= bound
+            for count, bound in zip(budget, most, strict=True)
+        )
+    )

@@ -107,6 +107,17 @@ class Trainer(DefaultTrainer):
         world_size = comm.get_world_size()
         cfg = self.auto_scale_workers(cfg, world_size)
         check_values(cfg)
+        node = cfg.MODEL.PROSCALE
+        if node.BUDGET and not node.ELASTIC:
+            raise ConfigError(
+                f"MODEL.PROSCALE.BUDGET is {list(node.BUDGET)}: expected [] in a training, which "
+                "would leave the other layers as they are; for fewer layers set PROSCALE_NUM_LAYERS"
+            )
+        if node.GATE:
+            raise ConfigError(
+                f"MODEL.PROSCALE.GATE is {list(node.GATE)}: expected [] in a training; "
+                "`proscale train-gate` trains the gate of a trained model"
+            )
         # Every rank gets an equal number of the batch's images, and splits them into the parts.
         steps, images = cfg.SOLVER.ACCUMULATION_STEPS, cfg.SOLVER.IMS_PER_BATCH // world_size
         if steps > images:

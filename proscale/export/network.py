@@ -104,6 +104,11 @@ def exportable(model: nn.Module) -> ExportableNetwork:
         if model.inference_dtype is not None:
             name = str(model.inference_dtype).removeprefix("torch.")
             raise ExportError(f"MODEL.MASK_FORMER.TEST.DTYPE is {name}: expected float32")
+        if model.gated:
+            raise ExportError(
+                "MODEL.PROSCALE.GATE chooses layers image by image: expected [] in a file, with "
+                "MODEL.PROSCALE.BUDGET"
+            )
         return MaskNetwork(model, model.size_divisibility).eval()
     if isinstance(model, SemanticSegmentor) and isinstance(head, SegFormerHead):
         return SemanticNetwork(model, model.backbone.size_divisibility).eval()

@@ -1,7 +1,8 @@
 """The meta-architecture: images to features, predictions, and losses or results."""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.errors import ConfigError
+from proscale.modeling.elastic import budget_of, elastic_losses, gated_outputs
 from proscale.modeling.losses import HungarianMatcher, SetCriterion
+from proscale.modeling.pixel_decoders.proscale import ProgressiveEncoder
 from proscale.modeling.postprocessing import (
     Collector,
     InstanceSet,
@@ -22,6 +25,7 @@ from proscale.modeling.postprocessing import (
     SemanticScores,
     collect_results,
 )
+from proscale.modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder
 from proscale.ops.fused import fold_frozen_norms
 from proscale.ops.mask_resize import Sizes
 from proscale.utils.types import Size
@@ -53,6 +57,8 @@ class MaskFormer(nn.Module):
             :func:`~proscale.ops.mask_resize.mask_probabilities`.
         inference_dtype: number format of autocast in inference, for backbone and head: one of
             :data:`INFERENCE_DTYPES`.
+        elastic: train all budgets of PRO-SCALE's encoder, see :mod:`proscale.modeling.elastic`.
+        gated: let the gate of PRO-SCALE's pixel decoder choose a budget for each image.
         channels_last: keep images and convolutions' weights with channels as the innermost axis.
     """
 
@@ -83,6 +89,8 @@ class MaskFormer(nn.Module):
         strip_memory: int,
         inference_dtype: str,
         channels_last: bool,
+        elastic: bool = False,
+        gated: bool = False,
     ):
         super().__init__()
         if inference_dtype not in INFERENCE_DTYPES:
@@ -115,6 +123,7 @@ class MaskFormer(nn.Module):
         # Masks of full size are looked at a strip at a time.
         self.strip_bytes = strip_memory * 2**20
         self.inference_dtype = INFERENCE_DTYPES[inference_dtype]
+        self.elastic, self.gated = elastic, gated
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         # A backbone may have chosen a layout of its own.
         if channels_last:
@@ -147,6 +156,8 @@ class MaskFormer(nn.Module):
             "strip_memory": node.TEST.STRIP_MEMORY,
             "inference_dtype": node.TEST.DTYPE,
             "channels_last": cfg.MODEL.CHANNELS_LAST,
+            "elastic": cfg.MODEL.PROSCALE.ELASTIC,
+            "gated": bool(cfg.MODEL.PROSCALE.GATE),
         }
 
     @property
@@ -203,36 +214,103 @@ class MaskFormer(nn.Module):
         """``(3, H, W)`` in the range of ``pixel_mean``, as the backbone takes it."""
         return (image.to(self.device) - self.pixel_mean) / self.pixel_std
 
-    def _predict(self, batch: Tensor) -> dict:
-        # Backbone, pixel decoder, transformer decoder.
-        return self.sem_seg_head(self.backbone(batch.contiguous(memory_format=self.memory_format)))
+    def set_budget(
+        self, budget: Sequence[int] | None = None, *, decoder_layers: int | None = None
+    ) -> None:
+        """Choose how much the head computes from now on; None leaves it as it is.
+
+        Args:
+            budget: layers of each stage of PRO-SCALE's encoder, the first ones, in training, too.
+                The same for all images: a gate is not asked any more.
+            decoder_layers: of the transformer decoder, the first ones, in evaluation mode.
+
+        Raises:
+            ValueError: there are fewer layers, or the pixel decoder has no stages.
+        """
+        if budget is not None:
+            self.progressive_encoder.set_budget(budget)
+            self.gated = False
+        if decoder_layers is not None:
+            predictor = self.sem_seg_head.get_submodule("predictor")
+            assert isinstance(predictor, MultiScaleMaskedTransformerDecoder)
+            predictor.set_depth(decoder_layers)
+
+    @property
+    def progressive_encoder(self) -> ProgressiveEncoder:
+        """PRO-SCALE's encoder; :class:`ValueError` where the pixel decoder has another."""
+        encoder = self.sem_seg_head.get_submodule("pixel_decoder.transformer.encoder")
+        if not isinstance(encoder, ProgressiveEncoder):
+            raise ValueError(
+                f"the encoder is a {type(encoder).__name__}: expected PRO-SCALE's, whose stages "
+                "have budgets"
+            )
+        return encoder
+
+    def _features(self, batch: Tensor) -> dict[str, Tensor]:
+        return self.backbone(batch.contiguous(memory_format=self.memory_format))
 
     def infer(self, batch: Tensor) -> dict:
         """The head's outputs for ``(B, 3, H, W)``, normalised and padded, in the number format of
         inference."""
+        # Backbone, pixel decoder, transformer decoder.
+        with self._inference_precision():
+            features = self._features(batch)
+            if self.gated:
+                return gated_outputs(self.sem_seg_head, features)
+            return self.sem_seg_head(features)
+
+    def infer_budgets(
+        self, batch: Tensor, budgets: Iterable[Sequence[int]]
+    ) -> tuple[dict[str, Tensor], Iterator[dict]]:
+        """The backbone's features, and as :meth:`infer` the outputs with one budget of PRO-SCALE's
+        encoder after the other."""
+        with self._inference_precision():
+            features = self._features(batch)
+
+        def outputs() -> Iterator[dict]:
+            for budget in budgets:
+                with budget_of(self.progressive_encoder, budget), self._inference_precision():
+                    found = self.sem_seg_head(features)
+                yield found
+
+        return features, outputs()
+
+    def _inference_precision(self) -> AbstractContextManager:
         # The number format of TEST.DTYPE; parameters keep theirs.
         if self.inference_dtype is None:  # whatever autocast the caller may have chosen
-            return self._predict(batch)
-        with torch.autocast(self.device.type, self.inference_dtype):
-            return self._predict(batch)
+            return nullcontext()
+        return torch.autocast(self.device.type, self.inference_dtype)
 
     def _losses(
         self, images: list[Tensor], samples: list[dict], target_counts: Sequence[int] | None
     ) -> dict[str, Tensor]:
         # Images of a batch are padded to the largest, and so are their ground-truth masks.
         batch = ImageList.from_tensors(images, self.size_divisibility)
-        outputs = self._predict(batch.tensor)
-        # Deep supervision: every layer's predictions are matched and penalised.
-        if not self.deep_supervision:
-            del outputs["aux_outputs"]
         targets = [
             prepare_target(sample["instances"].to(self.device), _size(batch.tensor))
             for sample in samples
         ]
+        features = self._features(batch.tensor)
         # Matching and losses; all predictions, all images.
-        losses = self.criterion(outputs, targets, target_counts)
+        if self.elastic:
+            return elastic_losses(
+                lambda: self._supervised(features),
+                self.progressive_encoder,
+                self.criterion,
+                targets,
+                target_counts,
+            )
+        losses = self.criterion(self._supervised(features), targets, target_counts)
         # λ_cls, λ_ce and λ_dice, the same for every prediction (Mask2Former, §4.1).
         return {name: loss * self.criterion.weight_dict[name] for name, loss in losses.items()}
+
+    def _supervised(self, features: dict[str, Tensor]) -> dict:
+        """The head's outputs that have losses."""
+        outputs = self.sem_seg_head(features)
+        # Deep supervision: every layer's predictions are matched and penalised.
+        if not self.deep_supervision:
+            del outputs["aux_outputs"]
+        return outputs
 
     def results(
         self,

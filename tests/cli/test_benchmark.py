@@ -1,6 +1,7 @@
 """The command, on models that take milliseconds."""
 
 import json
+import re
 
 import pytest
 
@@ -152,3 +153,38 @@ def test_wrong_numbers_are_refused_by_option(option, value, config_file, capsys)
     with pytest.raises(SystemExit):
         main(["benchmark", "--config-file", "any.yaml", f"{option}={value}"])
     assert f"argument {option}: '{value.split('x')[0]}" in capsys.readouterr().err
+
+
+def test_budgets(run, config_file, tmp_path):
+    picture = tmp_path / "budgets.svg"
+    file = config_file("small.yaml", "MODEL.PROSCALE.PROSCALE_NUM_LAYERS", [2, 1, 2])
+    arguments = ("--size", "32x64", "--repeats", "1", "--plot", str(picture))
+    printed, document = run(
+        *("--budgets", "all", "--latency", "100000ms", *arguments, "--config-file", file)
+    )
+    assert list(document["budgets"]) == ["1,1,1", "1,1,2", "2,1,1", "2,1,2"]
+    assert "MODEL.PROSCALE.BUDGET [2,1,2]" in printed
+    costs = [found["encoder_multiply_adds"] for found in document["budgets"].values()]
+    assert costs[0] == min(costs) < costs[-1] == max(costs)
+    networks = [found["network_multiply_adds"] for found in document["budgets"].values()]
+    assert networks[3] - networks[0] == costs[3] - costs[0]
+    drawn = picture.read_text()
+    assert all(budget in drawn for budget in document["budgets"])
+    printed, document = run("--budgets", "1,1,1:2,1,1", *arguments[:4], "--config-file", file)
+    assert list(document["budgets"]) == ["1,1,1", "2,1,1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budgets", "3,1,2"], r"budget is \[3, 1, 2\]: expected, for each stage, layers from"),
+        (["--budgets", "all", "--train"], r"--budgets is for inference of one --config-file"),
+        (["--evaluate"], r"--evaluate, --latency and --budget need --budgets"),
+        (["--budgets", "all", "--latency", "0ms"], "expected milliseconds, such as 300ms"),
+        (["--budgets", "1;2"], "expected layers of each stage, such as 3,3,3"),
+    ],
+)
+def test_wrong_arguments_of_budgets_are_named(run, config_file, arguments, message, capsys):
+    with pytest.raises(SystemExit) as error:
+        run(*arguments, "--size", "32x32", "--config-file", config_file("small.yaml"))
+    assert re.search(message, f"{error.value.code} {capsys.readouterr().err}")

@@ -9,6 +9,7 @@ from detectron2.modeling import build_model
 from safetensors.torch import load_file
 
 from proscale.checkpoint import convert_state_dict, write_checkpoint
+from proscale.config import setup_cfg
 from proscale.modeling.backbones import MixVisionTransformer
 from proscale_cli import main
 
@@ -161,3 +162,31 @@ def test_models_that_do_not_fit(nvidia_file, tmp_path, arguments, message):
     with pytest.raises(SystemExit, match=message):
         main(["convert", str(nvidia_file[0]), str(tmp_path / "out.pth"), *arguments])
     assert not (tmp_path / "out.pth").exists()
+
+
+def test_budget_of_an_elastic_model(tmp_path, capsys):
+    """The slice is what the ordinary model of these layers loads, number by number."""
+    config = str(CONFIGS / "proscale_r50_333.yaml")
+    cfg = setup_cfg(config, [*SMALL, "MODEL.DEVICE", "cpu"]).clone()
+    cfg.defrost()
+    whole = build_model(cfg).state_dict()
+    source, target = tmp_path / "elastic.pth", tmp_path / "121.pth"
+    torch.save({"model": whole}, source)
+    main(["convert", str(source), str(target), "--budget", "1,2,1"])
+    sliced = torch.load(target, weights_only=True)["model"]
+    cfg.MODEL.PROSCALE.PROSCALE_NUM_LAYERS = [1, 2, 1]
+    build_model(cfg).load_state_dict(sliced)
+    layers = "sem_seg_head.pixel_decoder.transformer.encoder.layers.{}.linear1.weight"
+    for ours, theirs in enumerate((0, 3, 4, 6)):
+        assert torch.equal(sliced[layers.format(ours)], whole[layers.format(theirs)])
+
+    for budget, message in (
+        ("1,2", r"--budget is 1,2: expected layers up to .*elastic.pth, 3,3,3"),
+        ("1,4,1", r"--budget is 1,4,1: expected layers up to"),
+        ("x", r"'x': expected layers of each stage, such as 3,3,3"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            main(["convert", str(source), str(target), "--budget", budget])
+        assert re.search(message, f"{error.value.code} {capsys.readouterr().err}")
+    with pytest.raises(SystemExit, match="--budget goes with --to proscale, not --to transformers"):
+        main(["convert", str(source), str(target), "--to", "transformers", "--budget", "1,1,1"])

@@ -65,6 +65,9 @@ class SetCriterion(nn.Module):
         outputs: dict,
         targets: list[dict[str, Tensor]],
         target_counts: Sequence[int] | None = None,
+        *,
+        matches: list[Matches] | None = None,
+        teacher: dict | None = None,
     ) -> dict[str, Tensor]:
         """Losses of all predictions.
 
@@ -80,10 +83,15 @@ class SetCriterion(nn.Module):
             targets: of each image, ``labels`` ``(N,)`` and ``masks`` ``(N, H', W')``, 0 or 1.
             target_counts: number of targets of every image that the optimiser's step sees on this
                 process, when these are more than ``targets``.
+            matches: what :meth:`match` has found; None matches ``outputs``.
+            teacher: predictions like ``outputs``, whose queries correspond, to be distilled.
 
         Returns:
             unweighted scalars ``loss_ce``, ``loss_mask``, ``loss_dice``, and with the suffix
-            ``_0``, ``_1``, … those of the auxiliary outputs.
+            ``_0``, ``_1``, … those of the auxiliary outputs. With a teacher as well
+            ``loss_ce_distill``, the divergence of its class probabilities from the outputs', mean
+            over the queries, and ``loss_mask_distill``, the binary cross-entropy towards its masks
+            where ``loss_mask`` has its points.
 
         Raises:
             FloatingPointError: a matching cost is not finite; tells which term, of which image and
@@ -92,35 +100,48 @@ class SetCriterion(nn.Module):
         if target_counts is None:
             target_counts = [len(target["labels"]) for target in targets]
         normaliser = self._normalise(outputs["pred_logits"], target_counts)
-        # The last prediction, without a suffix, then the auxiliary ones.
-        predictions = [outputs, *outputs.get("aux_outputs", ())]
-        suffixes = ["", *(f"_{i}" for i in range(len(predictions) - 1))]
+        predictions, suffixes = _predictions(outputs)
+        teachers = [None] * len(predictions) if teacher is None else _predictions(teacher)[0]
+        # Step 1: bipartite matching of every prediction, the auxiliary ones too.
+        if matches is None:
+            matches = self.match(outputs, targets)
         losses = {}
         # Masks are sampled as numbers; converted once for all predictions.
         targets = [target | {"masks": target["masks"].float()} for target in targets]
         # Point sampling and sums over thousands of points need float32.
         with torch.autocast(outputs["pred_logits"].device.type, enabled=False):
-            # Step 1: bipartite matching of every prediction, the auxiliary ones too.
-            matches: list[Matches] = []
-            for prediction, suffix in zip(predictions, suffixes, strict=True):
-                try:
-                    matches.append(self.matcher(prediction, targets))
-                except FloatingPointError as error:
-                    output = f"auxiliary output {suffix[1:]}" if suffix else "the last output"
-                    raise FloatingPointError(f"matching {output}: {error}") from None
             # Step 2: classes of all queries.
             if "labels" in self.losses:
                 for suffix, prediction, found in zip(suffixes, predictions, matches, strict=True):
                     loss = self._label_loss(prediction["pred_logits"], targets, found)
                     losses["loss_ce" + suffix] = loss / normaliser["labels"]
+                for suffix, prediction, other in zip(suffixes, predictions, teachers, strict=True):
+                    if other is not None:
+                        logits = prediction["pred_logits"], other["pred_logits"]
+                        losses["loss_ce_distill" + suffix] = class_divergence(*logits)
             # Step 3: masks of the matched queries, at sampled points.
             if "masks" in self.losses:
                 masks = matched_masks(predictions, matches)
-                for suffix, predicted, found in zip(suffixes, masks, matches, strict=True):
-                    terms = self._mask_losses(predicted, targets, found)
+                for suffix, predicted, found, other in zip(
+                    suffixes, masks, matches, teachers, strict=True
+                ):
+                    taught = None if other is None else _matched_rows(other["pred_masks"], found)
+                    terms = self._mask_losses(predicted, targets, found, taught)
                     for name, term in terms.items():
                         losses[name + suffix] = term / normaliser["masks"]
         return losses
+
+    def match(self, outputs: dict, targets: list[dict[str, Tensor]]) -> list[Matches]:
+        """Match every prediction, the last one first, then the auxiliary ones; see
+        :meth:`forward`."""
+        matches: list[Matches] = []
+        for prediction, suffix in zip(*_predictions(outputs), strict=True):
+            try:
+                matches.append(self.matcher(prediction, targets))
+            except FloatingPointError as error:
+                output = f"auxiliary output {suffix[1:]}" if suffix else "the last output"
+                raise FloatingPointError(f"matching {output}: {error}") from None
+        return matches
 
     def _normalise(self, logits: Tensor, target_counts: Sequence[int]) -> dict[str, Tensor]:
         """Divisors of the losses of a batch like ``logits``, ``(B, Q, K + 1)``."""
@@ -157,8 +178,11 @@ class SetCriterion(nn.Module):
             logits.float().transpose(1, 2), classes, self.empty_weight, reduction="sum"
         )
 
-    def _mask_losses(self, predicted: Tensor, targets: list, matches: Matches) -> dict[str, Tensor]:
-        """``predicted``: ``(N, H, W)`` logits of the matched queries, image by image."""
+    def _mask_losses(
+        self, predicted: Tensor, targets: list, matches: Matches, taught: Tensor | None
+    ) -> dict[str, Tensor]:
+        """``predicted`` and the teacher's ``taught``: ``(N, H, W)`` logits of the matched queries,
+        image by image."""
         # Points of each mask by importance sampling, (N, P, 2).
         predicted = predicted[:, None]  # one mask a channel-first map
         points = uncertain_points(
@@ -177,7 +201,17 @@ class SetCriterion(nn.Module):
         )
         # Gradients flow through the samples of the predictions, not through the choice of points.
         logits = point_sample(predicted, points, align_corners=False).squeeze(1)
-        return {"loss_mask": mask_loss(logits, true), "loss_dice": dice_loss(logits, true)}
+        losses = {"loss_mask": mask_loss(logits, true), "loss_dice": dice_loss(logits, true)}
+        if taught is not None:
+            soft = point_sample(taught[:, None], points, align_corners=False).squeeze(1).sigmoid()
+            losses["loss_mask_distill"] = mask_loss(logits, soft)
+        return losses
+
+
+def _predictions(outputs: dict) -> tuple[list[dict], list[str]]:
+    """The last prediction, without a suffix to its losses' names, then the auxiliary ones."""
+    auxiliary = outputs.get("aux_outputs", ())
+    return [outputs, *auxiliary], ["", *(f"_{i}" for i in range(len(auxiliary)))]
 
 
 def matched_masks(predictions: Sequence[dict], matches: Sequence[Matches]) -> list[Tensor]:
@@ -189,10 +223,8 @@ def matched_masks(predictions: Sequence[dict], matches: Sequence[Matches]) -> li
     features = predictions[0].get("mask_features")
     if features is None:
         return [
-            torch.cat(
-                [image[queries] for image, (queries, _) in zip(masks, found, strict=True)]
-            ).float()
-            for masks, found in zip((p["pred_masks"] for p in predictions), matches, strict=True)
+            _matched_rows(prediction["pred_masks"], found)
+            for prediction, found in zip(predictions, matches, strict=True)
         ]
     # Masks of the matched queries alone, made anew. One product an image for all predictions: the
     # gradient of the features is as large as they.
@@ -205,6 +237,19 @@ def matched_masks(predictions: Sequence[dict], matches: Sequence[Matches]) -> li
         masks = (torch.cat(embeddings) @ feature.flatten(1)).unflatten(1, feature.shape[1:])
         by_image.append(masks.split([len(embedding) for embedding in embeddings]))
     return [torch.cat(masks) for masks in zip(*by_image, strict=True)]
+
+
+def _matched_rows(masks: Tensor, matches: Matches) -> Tensor:
+    """Of ``(B, Q, H, W)`` the matched queries' masks, image by image: ``(N, H, W)`` float32."""
+    rows = [image[queries] for image, (queries, _) in zip(masks, matches, strict=True)]
+    return torch.cat(rows).float()
+
+
+def class_divergence(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the teacher's class probabilities from the logits', mean over
+    the queries: ``(B, Q, K + 1)`` twice to a scalar."""
+    predicted, taught = logits.float().log_softmax(-1), teacher.float().log_softmax(-1)
+    return (taught.exp() * (taught - predicted)).sum(-1).mean()
 
 
 def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.modeling.pixel_decoders.base import PixelDecoder, PyramidArguments
+from proscale.modeling.pixel_decoders.budget_gate import BudgetGate
 from proscale.modeling.pixel_decoders.deformable_encoder import (
     DeformableEncoderLayer,
     EncoderLayerArguments,
@@ -87,7 +88,8 @@ class TokenRecalibration(nn.Module):
 class ProgressiveEncoder(nn.Module):
     """Stages of deformable layers; stage s sees the s coarsest levels.
 
-    A stage without layers still hands its level, recalibrated, to the next stage.
+    A stage without layers still hands its level, recalibrated, to the next stage. A budget has the
+    first layers of every stage alone compute: one set of weights serves many depths.
 
     Args:
         stages: the layers of each stage, one stage a level.
@@ -95,6 +97,9 @@ class ProgressiveEncoder(nn.Module):
         residual: add a stage's input, as recalibrated, to each of its layers' output, in every
             stage but the last.
     """
+
+    budget: list[int]
+    """Layers of each stage that compute."""
 
     def __init__(
         self,
@@ -108,14 +113,41 @@ class ProgressiveEncoder(nn.Module):
         self.num_layers = [len(stage) for stage in stages]
         self.token_excite = token_excite
         self.residual = residual
+        self.budget = list(self.num_layers)
+
+    @property
+    def smallest_budget(self) -> list[int]:
+        """One layer of every stage that has layers: no level is left without attention."""
+        return [min(1, count) for count in self.num_layers]
+
+    def set_budget(self, budget: Sequence[int]) -> None:
+        """Compute the first ``budget[s]`` layers of stage s from now on, in training, too.
+
+        Raises:
+            ValueError: see :meth:`check_budget`.
+        """
+        self.check_budget(budget)
+        self.budget = list(budget)
+
+    def check_budget(self, budget: Sequence[int]) -> None:
+        """Raise ValueError unless it is between :attr:`smallest_budget` and ``num_layers``."""
+        fits = len(budget) == len(self.num_layers) and all(
+            least <= count <= most
+            for least, count, most in zip(
+                self.smallest_budget, budget, self.num_layers, strict=True
+            )
+        )
+        if not fits:
+            raise ValueError(
+                f"budget is {list(budget)}: expected, for each stage, layers from "
+                f"{self.smallest_budget} to {self.num_layers}"
+            )
 
     def forward(self, levels: Sequence[Tensor], plan: TokenPlan) -> list[Tensor]:
         """``levels``: ``(B, H·W, C)`` each, coarse to fine; returns the same shapes."""
-        # Layers are numbered through, so that parameter names do not tell stages.
-        layers = iter(self.layers)
         last = len(self.num_layers) - 1
         tokens = inputs = levels[0][:, :0]
-        for stage, num_layers in enumerate(self.num_layers):
+        for stage, num_layers in enumerate(self.budget):
             # Token Re-Calibration of the level that enters, (B, H·W, C), by the finest one.
             entering = levels[stage]
             if self.token_excite is not None and stage < last:
@@ -126,8 +158,10 @@ class ProgressiveEncoder(nn.Module):
             inputs = torch.cat((inputs, entering), dim=1)
             # p_s layers over the s coarsest levels: token length grows with depth.
             seen = plan.first(stage + 1)
-            for _ in range(num_layers):
-                tokens = next(layers)(tokens, seen)
+            # Layers are numbered through, so that parameter names do not tell stages.
+            first = sum(self.num_layers[:stage])
+            for layer in self.layers[first : first + num_layers]:
+                tokens = layer(tokens, seen)
                 # The stage's input, recalibrated, on a residual branch of each layer.
                 if self.residual and stage < last:
                     tokens = tokens + inputs
@@ -145,6 +179,8 @@ class PROSCALE(PixelDecoder):
         recalibration: layout of :class:`TokenRecalibration`, or ``"none"``.
         excite_conv, excite_temperature: its form, None for none; factor before its sigmoid.
         residual: see :class:`ProgressiveEncoder`.
+        budget: see :meth:`ProgressiveEncoder.set_budget`; None has all layers compute.
+        gate: budgets of which inference chooses one for each image; none without a gate.
         layer, pyramid: widths of each layer; levels and widths.
     """
 
@@ -159,6 +195,8 @@ class PROSCALE(PixelDecoder):
         excite_conv: bool | None,
         excite_temperature: float,
         residual: bool,
+        budget: Sequence[int] | None = None,
+        gate: Sequence[Sequence[int]] = (),
         layer: EncoderLayerArguments,
         pyramid: PyramidArguments,
     ):
@@ -186,12 +224,17 @@ class PROSCALE(PixelDecoder):
                 temperature=excite_temperature,
                 layout=recalibration,
             )
-        super().__init__(
-            input_shape,
-            pyramid,
-            encoder=ProgressiveEncoder(stages, token_excite=token_excite, residual=residual),
-            mask_output_ops=mask_output_ops,
-        )
+        encoder = ProgressiveEncoder(stages, token_excite=token_excite, residual=residual)
+        if budget is not None:
+            encoder.set_budget(budget)
+        for exit_ in gate:
+            encoder.check_budget(exit_)
+        super().__init__(input_shape, pyramid, encoder=encoder, mask_output_ops=mask_output_ops)
+        self.gate = BudgetGate(layer.d_model, gate) if gate else None
+
+    def coarsest(self, features: Mapping[str, Tensor]) -> Tensor:
+        """The coarsest level's map ``(B, C, H, W)`` as the encoder gets it."""
+        return self.input_proj[0](features[self.transformer_in_features[0]])
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict:
@@ -204,6 +247,8 @@ class PROSCALE(PixelDecoder):
             "excite_conv": node.IS_EXCITE_CONV,
             "excite_temperature": node.EXCITE_TEMP,
             "residual": node.RESIDUAL,
+            "budget": node.BUDGET or None,
+            "gate": node.GATE,
             "layer": EncoderLayerArguments.from_config(cfg),
             "pyramid": PyramidArguments.from_config(cfg),
         }

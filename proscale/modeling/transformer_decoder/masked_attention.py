@@ -110,6 +110,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         num_queries: Q.
         nheads, dim_feedforward: attention heads; width of the feed-forward networks.
         num_layers: layers; one more prediction is made.
+        depth: layers that compute in evaluation mode, the first ones; None is all.
         pre_norm: norms before the branches rather than after the sums.
         mask_dim: channels of the mask features.
         enforce_input_project: project the levels even where ``in_channels == hidden_dim``.
@@ -129,6 +130,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         pre_norm: bool,
         mask_dim: int,
         enforce_input_project: bool,
+        depth: int | None = None,
     ):
         super().__init__()
         if num_layers < 0:
@@ -141,6 +143,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             raise ValueError(f"num_queries is {num_queries}: expected whole numbers from 1")
         # Three lists of blocks, as in the published checkpoints, not one list of layers.
         self.num_layers = num_layers
+        self.set_depth(num_layers if depth is None else depth)
         self.transformer_self_attention_layers = nn.ModuleList(
             SelfAttentionLayer(hidden_dim, nheads, pre_norm=pre_norm) for _ in range(num_layers)
         )
@@ -182,7 +185,21 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             "pre_norm": node.PRE_NORM,
             "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
             "enforce_input_project": node.ENFORCE_INPUT_PROJ,
+            "depth": node.TEST.DEC_LAYERS - 1 if node.TEST.DEC_LAYERS else None,
         }
+
+    def set_depth(self, depth: int) -> None:
+        """Compute the first ``depth`` layers alone in evaluation mode from now on.
+
+        Every layer's prediction has losses of its own, so that any of them may be the last
+        (RT-DETR, §4.4).
+
+        Raises:
+            ValueError: there are fewer layers.
+        """
+        if not 0 <= depth <= self.num_layers:
+            raise ValueError(f"depth is {depth}: expected layers from 0 to {self.num_layers}")
+        self.depth = depth
 
     def forward(
         self, levels: Sequence[Tensor], mask_features: Tensor, *, auxiliary: bool = True
@@ -223,7 +240,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         masks = QueryMasks(mask_features, sizes, every_layer=auxiliary)
 
         contents, embeddings = [], []
-        for index in range(self.num_layers):
+        for index in range(self.num_layers if self.training else self.depth):
             # Levels in turn, from the coarsest (round robin, §3.2.2).
             level = index % NUM_DECODER_LEVELS
             # The mask M_(l-1) that the previous layer predicts, from X_0 before the first one.
