@@ -39,7 +39,7 @@ from proscale.cost.model_cost import NETWORK
 from proscale.cost.plots import draw, draw_costs, points
 from proscale.cost.tables import markdown_table, print_report
 from proscale.engine.trainer import Trainer
-from proscale.errors import ConfigError
+from proscale.errors import ConfigError, shown
 from proscale.modeling import MaskFormer
 from proscale.utils.malloc import disable_malloc_trim
 
@@ -245,9 +245,9 @@ def _budgets(text: str) -> list[Budget]:
 def _milliseconds(text: str) -> float:
     """A time, such as 300ms, in seconds."""
     number = text.removesuffix("ms")
-    if number == text or not number.isdecimal() or int(number) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected milliseconds, such as 300ms")
-    return int(number) / 1e3
+    if number == text:
+        raise argparse.ArgumentTypeError(f"{shown(text)}: expected milliseconds, such as 300ms")
+    return arguments.positive(number) / 1e3
 
 
 def draw_times(

@@ -152,7 +152,7 @@ def test_missing_cuda_ends_with_one_sentence(monkeypatch):
 def test_wrong_numbers_are_refused_by_option(option, value, config_file, capsys):
     with pytest.raises(SystemExit):
         main(["benchmark", "--config-file", "any.yaml", f"{option}={value}"])
-    assert f"argument {option}: '{value.split('x')[0]}" in capsys.readouterr().err
+    assert f'argument {option}: "{value.split("x")[0]}' in capsys.readouterr().err
 
 
 def test_budgets(run, config_file, tmp_path):
@@ -180,7 +180,7 @@ def test_budgets(run, config_file, tmp_path):
         (["--budgets", "3,1,2"], r"budget is \[3, 1, 2\]: expected, for each stage, layers from"),
         (["--budgets", "all", "--train"], r"--budgets is for inference of one --config-file"),
         (["--evaluate"], r"--evaluate, --latency and --budget need --budgets"),
-        (["--budgets", "all", "--latency", "0ms"], "expected milliseconds, such as 300ms"),
+        (["--budgets", "all", "--latency", "3s"], "expected milliseconds, such as 300ms"),
         (["--budgets", "1;2"], "expected layers of each stage, such as 3,3,3"),
     ],
 )

@@ -183,7 +183,7 @@ def test_budget_of_an_elastic_model(tmp_path, capsys):
     for budget, message in (
         ("1,2", r"--budget is 1,2: expected layers up to .*elastic.pth, 3,3,3"),
         ("1,4,1", r"--budget is 1,4,1: expected layers up to"),
-        ("x", r"'x': expected layers of each stage, such as 3,3,3"),
+        ("x", r'"x": expected layers of each stage, such as 3,3,3'),
     ):
         with pytest.raises(SystemExit) as error:
             main(["convert", str(source), str(target), "--budget", budget])
