@@ -66,7 +66,7 @@ def meet(place: Place, task: str, where: str) -> list[dict[str, Any]]:
         if report.problems:
             # Told as the command would, which ends with exit status 1 if there are errors.
             lines = [f"{p.kind} {p.file}: {p.detail}" for p in report.problems]
-            raise DataError("; ".join(lines[:9]))
+            raise DataError("; ".join(lines[:5]))
         return []
     mapper = build_mapper(cfg, is_train=where == "train")
     samples = [mapper(entry) for entry in DatasetCatalog.get(name)]

@@ -55,7 +55,8 @@ def test_a_file_is_there_completely_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
-    (tmp_path / ".a.png.partial").write_bytes(b"half")
+    # Of a process that is gone; no process has a number so large.
+    (tmp_path / ".a.png.999999999.partial.png").write_bytes(b"half")
     files = {tmp_path / "a.png": tmp_path}
     convert_images(files, lambda _, target: write_png(target, PIXELS), folder=tmp_path, workers=1)
     assert names(tmp_path) == {"a.png"}
