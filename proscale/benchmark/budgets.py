@@ -8,7 +8,6 @@ from math import prod
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.structures import ImageList
 
 from proscale.benchmark.latency import TOTAL, Stopwatch, Timing, device_clock, measure_parts
 from proscale.benchmark.models import WARMUP, ModelRun
@@ -112,17 +111,8 @@ def evaluate_budgets(
         evaluator.reset()
     count = 0
     for count, batch in enumerate(loader, 1):  # noqa: B007
-        image = model.normalise(batch[0]["image"])
-        padded = ImageList.from_tensors([image], model.size_divisibility).tensor
-        _, outputs_of_budgets = model.infer_budgets(padded, budgets)
-        for budget, outputs in zip(budgets, outputs_of_budgets, strict=True):
-            result = model.results(
-                outputs["pred_logits"][0],
-                outputs["pred_masks"][0],
-                padded_size=(padded.shape[-2], padded.shape[-1]),
-                image_size=(image.shape[-2], image.shape[-1]),
-                sample=batch[0],
-            )
+        _, results = model.infer_budgets(batch[0], budgets)
+        for budget, result in zip(budgets, results, strict=True):
             evaluators[budget].process(batch, [result])
     if not count:
         raise DataError(f"data set {dataset_name} has no images")

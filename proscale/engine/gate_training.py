@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.structures import ImageList
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -61,20 +60,11 @@ def collect_quality(
     decoder = _decoder(model)
     tokens, qualities = [], []
     for (sample,) in loader:
-        image = model.normalise(sample["image"])
-        padded = ImageList.from_tensors([image], model.size_divisibility).tensor
-        features, outputs_of_exits = model.infer_budgets(padded, exits)
+        features, results = model.infer_budgets(sample, exits)
         tokens.append(mean_token(decoder.coarsest(features))[0].cpu())
-        scores = []
-        for outputs in outputs_of_exits:
-            result = model.results(
-                outputs["pred_logits"][0],
-                outputs["pred_masks"][0],
-                padded_size=(padded.shape[-2], padded.shape[-1]),
-                image_size=(image.shape[-2], image.shape[-1]),
-                sample=sample,
-            )
-            scores.append(_quality_of_image(result["panoptic_seg"], sample, categories))
+        scores = [
+            _quality_of_image(result["panoptic_seg"], sample, categories) for result in results
+        ]
         qualities.append(scores)
         if len(tokens) == limit:
             break

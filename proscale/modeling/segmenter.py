@@ -260,20 +260,35 @@ class MaskFormer(nn.Module):
             return self.sem_seg_head(features)
 
     def infer_budgets(
-        self, batch: Tensor, budgets: Iterable[Sequence[int]]
+        self, sample: dict, budgets: Iterable[Sequence[int]]
     ) -> tuple[dict[str, Tensor], Iterator[dict]]:
-        """The backbone's features, and as :meth:`infer` the outputs with one budget of PRO-SCALE's
-        encoder after the other."""
+        """One image with one budget of PRO-SCALE's encoder after the other.
+
+        Args:
+            sample: as of :meth:`forward`.
+            budgets: see :meth:`set_budget`.
+
+        Returns:
+            the backbone's features, which are computed once, and the results by budget.
+        """
+        image = self.normalise(sample["image"])
+        batch = ImageList.from_tensors([image], self.size_divisibility).tensor
         with self._inference_precision():
             features = self._features(batch)
 
-        def outputs() -> Iterator[dict]:
+        def results() -> Iterator[dict]:
             for budget in budgets:
                 with budget_of(self.progressive_encoder, budget), self._inference_precision():
-                    found = self.sem_seg_head(features)
-                yield found
+                    outputs = self.sem_seg_head(features)
+                yield self.results(
+                    outputs["pred_logits"][0],
+                    outputs["pred_masks"][0],
+                    padded_size=_size(batch),
+                    image_size=_size(image),
+                    sample=sample,
+                )
 
-        return features, outputs()
+        return features, results()
 
     def _inference_precision(self) -> AbstractContextManager:
         # The number format of TEST.DTYPE; parameters keep theirs.
