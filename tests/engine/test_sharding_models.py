@@ -74,6 +74,16 @@ MODELS = {
         DEMO,
         SMALL | SWIN | {"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "LiteDETRPixelDecoder"},
     ),
+    # Its budgets are drawn anew in each step, for all processes alike.
+    "elastic": (
+        DEMO,
+        SMALL
+        | SWIN
+        | {
+            "MODEL.PROSCALE.PROSCALE_NUM_LAYERS": [2, 1, 2],
+            "MODEL.PROSCALE.ELASTIC": True,
+        },
+    ),
     "mit": ("coco/panoptic/proscale_mit_b0_333_bsm_hq", SMALL),
     "efficientnet": ("coco/panoptic/proscale_efficientnet_lite0_333", SMALL),
     "segformer": ("cityscapes/semantic/segformer_b0", {**SMALL, "MODEL.SEM_SEG_HEAD.NORM": "BN"}),
@@ -132,7 +142,7 @@ def worker(rank: int, folder: Path, names: list[str]) -> None:
 @pytest.mark.parametrize(
     "names",
     [
-        ("frozen resnet", "checkpointed swin", "segformer", "rt_m2f"),
+        ("frozen resnet", "checkpointed swin", "segformer", "rt_m2f", "elastic"),
         pytest.param(
             ("resnet", "swin", "mask2former", "rt_m2f bn", "lite", "mit", "efficientnet"),
             marks=pytest.mark.slow,
