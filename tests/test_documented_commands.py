@@ -144,6 +144,7 @@ ELSEWHERE = {
     "docs/export.md": "tests/cli/test_export.py, with weights of its own",
     "datasets/README.md": "tests/data/prepare",
     "proscale replay": "tests/cli/test_replay.py, on a step that fails",
+    "proscale convert rtdetr": "tests/checkpoint/test_rt_detr.py, on weights like the published",
 }
 SMALL_TRAINING = (
     "SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 SOLVER.ACCUMULATION_STEPS 1 INPUT.IMAGE_SIZE 64 "
