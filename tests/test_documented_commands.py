@@ -144,6 +144,7 @@ ELSEWHERE = {
     "docs/export.md": "tests/cli/test_export.py, with weights of its own",
     "datasets/README.md": "tests/data/prepare",
     "proscale replay": "tests/cli/test_replay.py, on a step that fails",
+    "benchmarks/hostile_inputs.py": "tests/hostile/test_hostile_inputs.py",
     "proscale convert rtdetr": "tests/checkpoint/test_rt_detr.py, on weights like the published",
 }
 SMALL_TRAINING = (

@@ -166,6 +166,6 @@ def test_no_recorded_step(tmp_path):
 
 
 def test_configuration_of_a_step_has_no_base(tmp_path):
-    RecordedStep("_BASE_: /elsewhere/base.yaml", 0, 0, 0, {}, [{}]).write(tmp_path / "fault.pth")
-    with pytest.raises(SystemExit, match=r"_BASE_ is \['/elsewhere/base.yaml'\]: expected none in the"):
+    RecordedStep("_BASE_: /other/base.yaml", 0, 0, 0, {}, [{}]).write(tmp_path / "fault.pth")
+    with pytest.raises(SystemExit, match=r"_BASE_ is \['/other/base.yaml'\]: expected none in the"):
         main(["replay", str(tmp_path / "fault.pth")])
