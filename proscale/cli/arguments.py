@@ -70,6 +70,11 @@ def parse_layers(text: str) -> tuple[int, ...]:
     return tuple(map(int, counts))
 
 
+def spell_layers(layers: Sequence[int]) -> str:
+    """Layers as :func:`parse_layers` takes them."""
+    return ",".join(map(str, layers))
+
+
 def parse_budgets(text: str) -> list[tuple[int, ...]]:
     """Layers of each stage, of several encoders, such as 1,1,1:2,2,2."""
     return [parse_layers(part) for part in text.split(":")]

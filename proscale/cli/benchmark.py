@@ -34,6 +34,7 @@ from proscale.benchmark.models import (
 )
 from proscale.checkpoint import check_weights, load_weights
 from proscale.cli import arguments
+from proscale.cli.arguments import spell_layers
 from proscale.config import setup_cfg
 from proscale.cost.model_cost import NETWORK
 from proscale.cost.plots import draw, draw_costs, points
@@ -99,6 +100,11 @@ def run(options: argparse.Namespace) -> None:
     quality = arguments.check_report_arguments(options)
     if options.budgets is None and (options.evaluate or options.latency or options.budget):
         raise ConfigError("--evaluate, --latency and --budget need --budgets: all, or some")
+    is_one = len(options.config_file) == len(options.dtype) == 1
+    if options.budgets is not None and (not is_one or options.compile or options.train):
+        raise ConfigError(
+            "--budgets is for inference of one --config-file in one --dtype, without --compile"
+        )
     # As ``proscale predict`` and ``train_net.py`` do; this is about the CPU's memory alone.
     kept = disable_malloc_trim()
     runs = build_runs(options)
@@ -140,7 +146,7 @@ def describe_settings(options: argparse.Namespace) -> dict[str, str | int]:
         "mode": f"training step, {TARGETS_PER_IMAGE} targets an image, without optimiser"
         if options.train
         else f"inference, one query in {QUERIES_PER_CONFIDENT} sure of a class",
-        "weights": "random, MODEL.WEIGHTS is not loaded",
+        "weights": "MODEL.WEIGHTS" if options.evaluate else "random, MODEL.WEIGHTS is not loaded",
         "size": "{}x{}".format(*options.size),
         "batch": options.batch,
         "dtype": " ".join(options.dtype),
@@ -154,10 +160,6 @@ def _compare_budgets(
     runs: Mapping[str, ModelRun], header: Mapping, options: argparse.Namespace
 ) -> None:
     """Measure budgets of one model; print, write and draw what they cost and give."""
-    if len(runs) > 1 or options.compile or options.train:
-        raise ConfigError(
-            "--budgets is for inference of one --config-file in one --dtype, without --compile"
-        )
     ((name, run),) = runs.items()
     (file,) = options.config_file
     with arguments.naming(file):
@@ -169,7 +171,7 @@ def _compare_budgets(
         encoder = run.model.progressive_encoder
         budgets = options.budgets or all_budgets(encoder)
         for budget in budgets:  # before the work
-            encoder.set_budget(budget)
+            encoder.check_budget(budget)
     metric: str = ""
     quality: dict[Budget, float] = {}
     if options.evaluate:
@@ -188,7 +190,7 @@ def _compare_budgets(
     largest = times[budgets[-1]].median
     rows = []
     for budget, result in results.items():
-        row = [_spell(budget), f"{result.encoder / 1e9:.2f}", f"{100 * result.share:.1f} %"]
+        row = [spell_layers(budget), f"{result.encoder / 1e9:.2f}", f"{100 * result.share:.1f} %"]
         row += [f"{result.network / 1e9:.2f}", *result.time.milliseconds]
         row.append(f"{result.time.median / largest:.2f}")
         row += [f"{result.metric:.2f}"] if result.metric is not None else []
@@ -200,7 +202,7 @@ def _compare_budgets(
         **header,
         "metric": metric or None,
         "budgets": {
-            _spell(budget): {
+            spell_layers(budget): {
                 "encoder_multiply_adds": result.encoder,
                 "network_multiply_adds": result.network,
                 "seconds": result.time.as_dict(),
@@ -215,26 +217,22 @@ def _compare_budgets(
         _draw_budgets(results, metric, options)
     if options.latency or options.budget:
         best = choose_budget(results, latency=options.latency, share=options.budget)
-        print(f"\nThe best one affordable: MODEL.PROSCALE.BUDGET [{_spell(best)}]")
+        print(f"\nThe best one affordable: MODEL.PROSCALE.BUDGET [{spell_layers(best)}]")
 
 
 def _draw_budgets(
     results: Mapping[Budget, BudgetResult], metric: str, options: argparse.Namespace
 ) -> None:
     """Latency against GFLOPs, and the metric, if there is one, against latency."""
-    time = {_spell(budget): 1e3 * result.time.median for budget, result in results.items()}
-    cost = {_spell(budget): result.network / 1e9 for budget, result in results.items()}
+    time = {spell_layers(budget): 1e3 * result.time.median for budget, result in results.items()}
+    cost = {spell_layers(budget): result.network / 1e9 for budget, result in results.items()}
     axes = ("GFLOPs (multiply-adds) of the network", "latency, ms")
     panels = [points({name: (cost[name], time[name]) for name in time}, axes)]
     if metric:
-        score = {_spell(budget): result.metric or 0.0 for budget, result in results.items()}
+        score = {spell_layers(budget): result.metric or 0.0 for budget, result in results.items()}
         places = {name: (time[name], score[name]) for name in time}
         panels.insert(0, points(places, (axes[1], metric)))
     draw(panels, options.plot)
-
-
-def _spell(budget: Budget) -> str:
-    return ",".join(map(str, budget))
 
 
 def _budgets(text: str) -> list[Budget]:

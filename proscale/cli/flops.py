@@ -200,8 +200,8 @@ def _plan(cfgs: dict[str, CfgNode], options: argparse.Namespace) -> None:
         return
     if options.choose not in [one.layers for one in candidates]:
         raise ConfigError(
-            f"--choose is {','.join(map(str, options.choose))}: expected layers within --budget "
-            f"{budget} and --max-layers {options.max_layers}"
+            f"--choose is {arguments.spell_layers(options.choose)}: expected layers within "
+            f"--budget {budget} and --max-layers {options.max_layers}"
         )
     # Read back and counted on a trace, to check both the file and the closed form.
     write_config(options.write, Path(file), options.choose)

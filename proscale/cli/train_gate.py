@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 
 from proscale.checkpoint import check_weights, load_weights
 from proscale.checkpoint.files import WRITABLE, check_suffix, write_checkpoint
-from proscale.cli.arguments import add_overrides, naming, parse_budgets, positive
+from proscale.cli.arguments import add_overrides, naming, parse_budgets, positive, spell_layers
 from proscale.config import setup_cfg
 from proscale.cost.tables import markdown_table
 from proscale.engine.gate_training import collect_quality, train_gate
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
                 "is compared"
             )
         for budget in exits:
-            model.set_budget(budget)
+            model.progressive_encoder.check_budget(budget)
         load_weights(model, cfg)
         loader = Trainer.build_test_loader(cfg, dataset)
         data = collect_quality(model, exits, loader, dataset, limit=options.images)
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
 
     rows = [
         [
-            _spell(budget),
+            spell_layers(budget),
             f"{sum(budget)}",
             f"{100 * report.of_exits[budget]:.2f}",
             f"{100 * report.chosen[budget]:.0f} %",
@@ -86,9 +86,5 @@ def run(options: argparse.Namespace) -> None:
     images = len(data.tokens)
     print(f"{images} images of {dataset}, of which each fifth was held out and is counted here\n")
     print(markdown_table(rows, headers, text=("budget",)))
-    key = ",".join(f"[{_spell(budget)}]" for budget in exits)
+    key = ",".join(f"[{spell_layers(budget)}]" for budget in exits)
     print(f"\n{options.output}: use it with MODEL.PROSCALE.GATE [{key}]")
-
-
-def _spell(budget: tuple[int, ...]) -> str:
-    return ",".join(map(str, budget))

@@ -7,7 +7,6 @@ encoder begins with, which of them is worth its layers. The model itself is left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from torch import Tensor
@@ -47,7 +46,7 @@ def collect_quality(
     """Predict images with every exit; the backbone sees each of them once.
 
     Args:
-        model: elastic, with its weights, in evaluation mode.
+        model: an elastic PRO-SCALE, with its weights, in evaluation mode.
         exits: budgets of its encoder.
         loader: batches of one image of ``dataset_name``, as a test loader gives them.
         limit: images at most.
@@ -57,7 +56,8 @@ def collect_quality(
         DataError: it has fewer than :data:`HELD_OUT` images.
     """
     categories = _categories(dataset_name)
-    decoder = _decoder(model)
+    decoder = model.sem_seg_head.get_submodule("pixel_decoder")
+    assert isinstance(decoder, PROSCALE)  # whose encoder the exits are budgets of
     tokens, qualities = [], []
     for (sample,) in loader:
         features, results = model.infer_budgets(sample, exits)
@@ -122,16 +122,6 @@ def train_gate(
     )
 
 
-def _decoder(model: MaskFormer) -> PROSCALE:
-    decoder = model.sem_seg_head.get_submodule("pixel_decoder")
-    if not isinstance(decoder, PROSCALE):
-        raise ConfigError(
-            f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME is {type(decoder).__name__}: expected "
-            "PROSCALE, whose encoder has budgets"
-        )
-    return decoder
-
-
 def _categories(dataset_name: str) -> list[dict]:
     """By contiguous id, which predictions have."""
     metadata = MetadataCatalog.get(dataset_name)
@@ -155,7 +145,7 @@ def _quality_of_image(
     quality.update(
         ids.cpu().numpy(),
         segments,
-        np.asarray(read_panoptic_png(sample["pan_seg_file_name"])),
+        read_panoptic_png(sample["pan_seg_file_name"]),
         sample["segments_info"],
         image=sample["file_name"],
     )

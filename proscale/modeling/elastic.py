@@ -54,6 +54,7 @@ def elastic_losses(
     losses = {name: loss * criterion.weight_dict[name] for name, loss in losses.items()}
     # In-place distillation: its predictions are targets, no gradient flows into them.
     teacher = _detached(largest)
+    weights = DISTILLATION_WEIGHTS | criterion.weight_dict
     for suffix, budget in draw_budgets(encoder, _shared_uniform(3)).items():
         with budget_of(encoder, budget):
             outputs = predict()
@@ -62,8 +63,7 @@ def elastic_losses(
         for name, loss in terms.items():
             kind, _, layer = name.rpartition("_")
             kind = kind if layer.isdecimal() else name
-            weight = DISTILLATION_WEIGHTS.get(kind, criterion.weight_dict.get(kind, 0.0))
-            term = SMALLER_WEIGHT * weight * loss
+            term = SMALLER_WEIGHT * weights[kind] * loss
             key = f"{kind}_{suffix}"
             losses[key] = losses[key] + term if key in losses else term
     return losses

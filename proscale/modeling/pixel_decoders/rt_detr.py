@@ -25,6 +25,7 @@ from proscale.ops.fused import BatchNorm, FusibleConvolution, to_map, to_tokens
 from proscale.ops.tracing import cached_table
 
 NORMS = ("BN", "SyncBN", "FrozenBN")
+TEMPERATURE = 10000.0  # of the sine encoding
 BLOCKS = 3  # RepVGG blocks of a CSP block, as in RT-DETR's R50
 
 
@@ -232,26 +233,21 @@ class HybridEncoder(nn.Module):
 
 @cached_table
 def cell_encoding(
-    height: int,
-    width: int,
-    channels: int,
-    *,
-    device: torch.device | str = "cpu",
-    temperature: float = 10000.0,
+    height: int, width: int, channels: int, *, device: torch.device | str = "cpu"
 ) -> Tensor:
     """RT-DETR's sine encoding of every cell of a map, row by row.
 
     Coordinates are cell numbers from 0. A quarter of the channels, whose number is a multiple of 4,
     is the sine of y, one its cosine, one the sine and one the cosine of x; frequencies fall
-    geometrically from 1 to almost ``1 / temperature``. (RT-DETR's first release exchanges rows and
-    columns on maps that are not square.)
+    geometrically from 1 to almost 1 / :data:`TEMPERATURE`. (RT-DETR's first release exchanges rows
+    and columns on maps that are not square.)
 
     Returns:
         ``(height * width, channels)`` float32, values in [-1, 1].
     """
     # ω_k = 1 / T^(k / (C / 4)).
     quarter = channels // 4
-    frequency = temperature ** -(torch.arange(quarter, device=device) / quarter)
+    frequency = TEMPERATURE ** -(torch.arange(quarter, device=device) / quarter)
 
     def encode(length: int) -> Tensor:
         angles = torch.arange(length, device=device)[:, None] * frequency
