@@ -58,7 +58,7 @@ env: $(STAMP)
 LOCKED := --no-deps --no-build-isolation --require-hashes --requirement
 BUILD_TOOLS := $(VENV)/build_tools.lock
 
-$(STAMP): requirements.lock tools/install_detectron2.py setup.py pyproject.toml
+$(STAMP): requirements.lock proscale_setup.py setup.py pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(not $(SUPPORTED))' \
 	    || { echo "$(WRONG_PYTHON)" >&2; exit 1; }
 	@$(PIP) --version > /dev/null 2>&1 || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
@@ -76,7 +76,7 @@ $(STAMP): requirements.lock tools/install_detectron2.py setup.py pyproject.toml
 	      esac; done \
 	    || { tail -n 20 $(LOG) >&2; exit 1; }
 	@echo "Installing Detectron2"
-	@$(BIN)/python tools/install_detectron2.py
+	@$(BIN)/python proscale_setup.py
 	@echo "Installing proscale"
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable . 2> $(LOG) \
 	    || { tail -n 20 $(LOG) >&2; exit 1; }

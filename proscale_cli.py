@@ -5,6 +5,7 @@ seconds, which ``--help``, ``--version`` and a mistyped name have no need of.
 """
 
 import argparse
+import difflib
 import io
 import logging
 import sys
@@ -15,6 +16,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 COMMANDS = {
+    "setup": "install Detectron2, which pip does not find",
     "demo": "train and evaluate a small model on generated images",
     "flops": "count multiply-adds, parameters, activations and tokens",
     "benchmark": "time models part by part, and measure their memory",
@@ -29,7 +31,8 @@ COMMANDS = {
     "report": "show a training on a page: curves, results, images, cost",
 }
 """Help line by name. Each is a module of :mod:`proscale.cli` with ``add_arguments(parser)`` and
-``run(options)``; its docstring, from the second paragraph, is the command's description."""
+``run(options)``; its docstring, from the second paragraph, is the command's description. ``setup``
+alone is beside the package, which cannot be imported before it has run."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,7 +44,11 @@ def main(arguments: list[str] | None = None) -> None:
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary)
         if name in words[:1]:
-            _fill(command, f"proscale.cli.{name.replace('-', '_')}")
+            _fill(command, module_of(name))
+    if words and words[0] not in COMMANDS and not words[0].startswith("-"):
+        nearest = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"expected {', '.join(COMMANDS)}"
+        parser.error(f"there is no command {words[0]!r}: {hint}")
     options = parse(parser, words)
     # Warnings of libraries go to the log, not between a command's lines.
     logging.captureWarnings(True)
@@ -64,9 +71,10 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str] | None) -> argpa
 def errors_in_one_sentence(program: str) -> Iterator[None]:
     """End the program with the message alone of an error that the user can repair: wrong input, or
     files and folders that the operating system refuses."""
-    from proscale.errors import UserError, one_sentence
 
     def tell(failure: threading.ExceptHookArgs) -> None:
+        from proscale.errors import UserError, one_sentence
+
         if isinstance(failure.exc_value, (UserError, OSError)):
             print(f"{program}: {one_sentence(failure.exc_value)}", file=sys.stderr)
         else:
@@ -81,15 +89,31 @@ def errors_in_one_sentence(program: str) -> Iterator[None]:
     hook, threading.excepthook = threading.excepthook, tell
     try:
         yield
-    except (UserError, OSError) as error:
-        sys.exit(f"{program}: {one_sentence(error)}")
+    except Exception as error:
+        # Not before: `proscale setup` runs where the package cannot be imported yet.
+        from proscale.errors import UserError, one_sentence
+
+        if isinstance(error, (UserError, OSError)):
+            sys.exit(f"{program}: {one_sentence(error)}")
+        raise
     finally:
         threading.excepthook = hook
 
 
+def module_of(name: str) -> str:
+    """The module of a command."""
+    return "proscale_setup" if name == "setup" else f"proscale.cli.{name.replace('-', '_')}"
+
+
 def _fill(parser: argparse.ArgumentParser, module_name: str) -> None:
     """Import a command, and give its parser the arguments and the function to call."""
-    module = import_module(module_name)
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        # A package that is missing is told with the command that installs it.
+        if error.name == "proscale":
+            sys.exit(f"proscale: {error}")
+        raise
     parser.description = (module.__doc__ or "").split("\n\n", 1)[1]
     parser.set_defaults(run=module.run)
     module.add_arguments(parser)

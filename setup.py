@@ -2,18 +2,32 @@
 
 The ranges say what the code works with; ``requirements.lock`` has the versions it is tested with.
 Detectron2 is not on PyPI under its own name, so it cannot be declared here:
-``proscale.utils.dependencies`` checks for it at import, and ``tools/install_detectron2.py``
-installs it. The wheel carries ``configs/`` as ``proscale/configs``, where
-``proscale.config.find_config`` looks.
+``proscale.utils.dependencies`` checks for it at import, and ``proscale setup`` installs it.
+The wheel carries ``configs/`` as ``proscale/configs``, where ``proscale.config.find_config`` looks.
 """
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 (VERSION,) = re.findall(r'__version__ = "(.+)"', (ROOT / "proscale" / "__init__.py").read_text())
+
+
+class BuildWithConfigs(build_py):
+    """The packages, and the configurations within them."""
+
+    def run(self) -> None:
+        super().run()
+        # An editable install finds them in the checkout.
+        if not self.editable_mode:
+            target = Path(self.build_lib, "proscale", "configs")
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(ROOT / "configs", target)
+
 
 setup(
     name="proscale",
@@ -24,14 +38,13 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=[*find_packages(include=["proscale", "proscale.*"]), "proscale.configs"],
-    package_dir={"proscale.configs": "configs"},
-    package_data={
-        "": ["*.html", "py.typed"],
-        "proscale.configs": ["**/*.yaml"],
-        "proscale.predict": ["web/*"],
-    },
-    py_modules=["proscale_cli"],
+    cmdclass={"build_py": BuildWithConfigs},
+    packages=find_packages(include=["proscale", "proscale.*"]),
+    # With a root named, an editable install is a line in a .pth file. Otherwise it is a finder
+    # behind Python's own, which takes a clone's folder `proscale` for the package.
+    package_dir={"": "."},
+    package_data={"": ["*.html", "py.typed"], "proscale.predict": ["web/*"]},
+    py_modules=["proscale_cli", "proscale_setup"],
     install_requires=[
         "fvcore>=0.1.5.post20221221,<0.1.6",
         "iopath>=0.1.9,<0.1.10",

@@ -46,10 +46,11 @@ def require() -> None:
             pair = f"torchvision {version('torchvision')} and torch {version('torch')}"
             wrong = {"torchvision": f"{pair} do not fit together ({error})"}
     if set(wrong) == {"detectron2"}:
-        remedy = f"`{sys.executable} tools/install_detectron2.py` in a checkout of proscale"
+        remedy = f"`proscale setup`, or `{sys.executable} -m proscale_setup`"
     else:
         remedy = "`make env` in a checkout of proscale and use its .venv/bin/python"
-    raise ImportError(f"proscale cannot be imported: {', '.join(wrong.values())}; run {remedy}")
+    reason = f"proscale cannot be imported: {', '.join(wrong.values())}; run {remedy}"
+    raise ImportError(reason, name="proscale")
 
 
 def _release(text: str) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from threading import Thread
 import pytest
 
 from proscale.errors import DataError
-from proscale_cli import COMMANDS, errors_in_one_sentence, main
+from proscale_cli import COMMANDS, errors_in_one_sentence, main, module_of
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predcit"]])
@@ -27,11 +27,35 @@ def test_every_command_describes_itself(name, capsys):
     with pytest.raises(SystemExit) as end:
         main([name, "--help"])
     assert end.value.code == 0
-    description = import_module(f"proscale.cli.{name.replace('-', '_')}").__doc__
+    description = import_module(module_of(name)).__doc__
     assert (
         description.split("\n\n", 1)[1].split()[:6]
         == capsys.readouterr().out.split("\n\n")[1].split()[:6]
     )
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"), [("predcit", "did you mean predict?"), ("xyz", "expected setup, demo, ")]
+)
+def test_unknown_commands_name_the_nearest(word, hint, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([word])
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"proscale: error: there is no command '{word}': {hint}")
+
+
+def test_a_missing_dependency_is_one_sentence():
+    program = (
+        "import importlib.util, proscale_cli\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name: None if name == 'detectron2' else find(name)\n"
+        "proscale_cli.main(['predict', '--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("proscale: proscale cannot be imported: detectron2 is not inst")
+    assert done.stderr.count("\n") == 1
 
 
 def test_errors_of_users_are_one_sentence(monkeypatch):

@@ -39,7 +39,7 @@ def test_missing_package(monkeypatch, module):
 
 def test_missing_detectron2_names_its_installer(monkeypatch):
     pretend(monkeypatch, missing=["detectron2"])
-    with pytest.raises(ImportError, match=r"not installed; run .*install_detectron2\.py`"):
+    with pytest.raises(ImportError, match=r"not installed; run `proscale setup`"):
         dependencies.require()
 
 
@@ -76,7 +76,7 @@ def test_importing_proscale_checks_first():
     program = "import sys; sys.modules['detectron2'] = None; import proscale"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "install_detectron2.py" in done.stderr.splitlines()[-1]
+    assert "proscale setup" in done.stderr.splitlines()[-1]
 
 
 def test_bounds_are_those_of_setup():

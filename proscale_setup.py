@@ -1,21 +1,21 @@
-"""Install Detectron2 as pure Python, from a wheel on PyPI, repaired for today's dependencies.
+"""``proscale setup``: install Detectron2, which this package needs and pip cannot find.
 
 Detectron2 is not on PyPI under its own name. ``sal-detectron2`` 0.7.2 is upstream of April 2024
 (a59f0563) with the projects DeepLab, PointRend and Panoptic-DeepLab and the configurations of the
-model zoo; it differs in the version, a call of ``random.sample`` and a test helper. This script
-downloads that one file by its hash, runs nothing of it, and writes a wheel named ``detectron2``:
-without the operators compiled for one version of CUDA and Python, which nothing here needs, and
-with the exact text replacements in ``REPAIRS``. Every replacement must match once, or nothing is
-installed.
-
-Run it with the interpreter that is to have Detectron2, after the packages of requirements.lock:
-
-    .venv/bin/python tools/install_detectron2.py
+model zoo; it differs in the version, a call of ``random.sample`` and a test helper. That one file
+is downloaded by its hash, nothing of it is run, and a wheel named ``detectron2`` is made of it:
+pure Python, without the operators compiled for one version of CUDA and Python, which nothing here
+needs, and with the exact text replacements in ``REPAIRS``. Every replacement must match once, or
+nothing is installed.
 
 A Detectron2 that is already installed, 0.6 or the main branch, is left as it is. Only an earlier
-product of this script is replaced, when its source or ``REPAIRS`` have changed since.
+product of this command is replaced, when its source or ``REPAIRS`` have changed since.
+
+A module beside the package, because that cannot be imported before Detectron2 is there. It can also
+be run by itself: python -m proscale_setup
 """
 
+import argparse
 import base64
 import hashlib
 import importlib.util
@@ -224,7 +224,9 @@ def is_installed() -> bool:
 def install() -> None:
     """Download, repair and install Detectron2 into the running interpreter's environment."""
     if importlib.util.find_spec("torch") is None:
-        raise InstallError("torch must be installed before detectron2; `make env` does both")
+        raise InstallError(
+            "torch is not installed: expected it, and what proscale depends on, before detectron2"
+        )
     with tempfile.TemporaryDirectory() as folder:
         downloads, wheels = Path(folder, "downloads"), Path(folder, "wheels")
         downloads.mkdir()
@@ -242,6 +244,15 @@ def _pip(*arguments: str, doing: str) -> None:
         raise InstallError(f"pip could not {doing}:\n{done.stdout.strip()}")
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """None: what is installed is fixed by its hash."""
+
+
+def run(_: argparse.Namespace) -> None:
+    """Run the command."""
+    sys.exit(main())
+
+
 def main() -> int:
     """Install Detectron2 unless there is one; return the exit status."""
     try:
@@ -249,7 +260,7 @@ def main() -> int:
             install()
             print(f"detectron2 {VERSION} is installed, with the changes listed in its REPAIRS.txt")
     except InstallError as error:
-        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        print(f"proscale setup: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -13,10 +13,12 @@ import zipfile
 
 import pytest
 
+import proscale_setup
+
 
 @pytest.fixture(scope="module")
-def installer(load_tool):
-    return load_tool("install_detectron2")
+def installer():
+    return proscale_setup
 
 
 def write_source(installer, folder, *, without=""):
