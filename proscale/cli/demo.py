@@ -29,7 +29,8 @@ from proscale.data.datasets.shapes import DEFAULT_ROOT, generate
 from proscale.data.formats.image_file import read_image, read_panoptic_png
 from proscale.engine.output_dir import remove_training, writing_to
 from proscale.engine.trainer import Trainer
-from proscale.predict.drawing import draw_panoptic, side_by_side
+from proscale.predict.drawing import side_by_side
+from proscale.predict.pictures import draw_panoptic
 
 CONFIG_FILE = "configs/demo/proscale_r18_111.yaml"
 NUM_PICTURES = 12

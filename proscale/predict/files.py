@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from proscale.data.formats.semantic_folders import IMAGE_SUFFIXES
 from proscale.errors import ConfigError, DataError, OutputError, printable
-from proscale.predict.drawing import Drawing
 from proscale.predict.outputs import Failure, OutputFolder, Source, Written
+from proscale.predict.pictures import drawing_of
 from proscale.predict.predictor import Predictor, read_rgb
 from proscale.predict.result import Prediction
 from proscale.predict.video import VideoWriter, probe_video, read_frames
@@ -190,7 +190,7 @@ class FilePredictor:
             kept[frame] = Source(Path(f"{source.path}#{frame}"), name, next(ids))
 
         def draw(pixels: np.ndarray, prediction: Prediction) -> np.ndarray:
-            return Drawing.of(prediction, self._predictor.classes).over(pixels)
+            return drawing_of(prediction, self._predictor.classes).over(pixels)
 
         with whole_file(self._output.video_path(source.name)) as path:
             # Frames are drawn in parallel, and come to the video in their order.

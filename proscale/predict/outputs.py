@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from proscale.data.formats.image_file import write_panoptic_png
-from proscale.predict.drawing import Drawing
 from proscale.predict.page import Gallery, gallery_item
-from proscale.predict.result import ClassMetadata, Prediction
+from proscale.predict.pictures import drawing_of
+from proscale.predict.result import ClassMetadata, Poses, Prediction, Segmentation
 from proscale.utils.whole_files import try_file, try_folder, whole_file, write_text
 
 
@@ -33,8 +33,15 @@ class Failure:
     reason: str
 
 
-_COCO_FILES = {"panoptic": "panoptic.json", "instance": "instances.json"}
+_COCO_FILES = {
+    "panoptic": "panoptic.json",
+    "instance": "instances.json",
+    "detection": "detections.json",
+    "keypoints": "keypoints.json",
+}
 """By task, those for other tools, which evaluate them or train on them."""
+# Tasks with an image of ids or classes for every image, in a folder named by the task.
+_MAPS = ("panoptic", "semantic")
 
 # An image's part in the files that cover all images: JSON of ours and of COCO, and the page's item.
 Written = tuple[dict[str, Any], list[dict[str, Any]], str]
@@ -46,8 +53,7 @@ def try_output_folder(folder: Path, task: str) -> None:
     Raises:
         ConfigError: it has no place for a file or folder of predictions.
     """
-    # Maps are in a folder named by the task; instances may overlap and have none.
-    for name in ("overlays", *([] if task == "instance" else [task])):
+    for name in ("overlays", *([task] if task in _MAPS else [])):
         try_folder(folder / name, "--output")
     for name in ("index.html", "predictions.json", *_COCO_FILES.values()):
         try_file(folder / name, "--output")
@@ -88,11 +94,11 @@ class OutputFolder:
     def write(self, source: Source, pixels: np.ndarray, prediction: Prediction) -> Written:
         """Write the files of an image, ``(H, W, 3)`` uint8 RGB; several threads may."""
         # The drawing is made once, for the picture and for the page.
-        drawing = Drawing.of(prediction, self._classes)
+        drawing = drawing_of(prediction, self._classes)
         overlay = Image.fromarray(drawing.over(pixels))
         with whole_file(self._folder / "overlays" / f"{source.name}.jpg") as path:
             overlay.save(path, quality=90)
-        id_map = prediction.id_map
+        id_map = prediction.id_map if isinstance(prediction, Segmentation) else None
         if id_map is not None:
             with whole_file(self._folder / self._task / f"{source.name}.png") as path:
                 if self._task == "panoptic":
@@ -111,7 +117,9 @@ class OutputFolder:
             "name": source.name,
             "height": prediction.height,
             "width": prediction.width,
-            "segments": [asdict(segment) for segment in prediction.segments],
+            "segments" if isinstance(prediction, Segmentation) else "objects": [
+                asdict(one) for one in prediction.objects
+            ],
         }
         item = gallery_item(source.name, pixels, prediction, drawing)
         return record, _coco_entries(source, prediction), item
@@ -127,7 +135,7 @@ class OutputFolder:
         """Write the files that cover all images."""
         classes = self._classes
         columns = (classes.category_ids, classes.names, classes.isthing, classes.colors)
-        categories = [
+        categories: list[dict[str, Any]] = [
             {"id": id_, "name": name, "isthing": int(isthing), "color": list(color)}
             for id_, name, isthing, color in zip(*columns, strict=True)
         ]
@@ -138,6 +146,11 @@ class OutputFolder:
             "images": self._records,
             "skipped": [asdict(failure) for failure in failures],
         }
+        if classes.skeleton is not None:
+            # COCO counts keypoints from 1.
+            links = [[start + 1, end + 1] for start, end in classes.skeleton.links]
+            for category in categories:
+                category |= {"keypoints": list(classes.skeleton.names), "skeleton": links}
         self._write_json("predictions.json", predictions)
         coco: Any = self._coco
         if self._task == "panoptic":
@@ -154,22 +167,29 @@ class OutputFolder:
 
 
 def _coco_entries(source: Source, prediction: Prediction) -> list[dict[str, Any]]:
-    """The image's annotation in COCO's panoptic format, or its instances in COCO's results format;
+    """The image's annotation in COCO's panoptic format, or its objects in COCO's results formats;
     COCO has none for semantic results."""
     # COCO's boxes are (x, y, width, height).
-    boxes = ([x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in (s.box for s in prediction.segments))
+    boxes = ([x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in (o.box for o in prediction.objects))
     id_ = source.image_id
     if prediction.task == "panoptic":
         segments = [
             {"id": s.id, "category_id": s.category_id, "area": s.area, "bbox": box}
             | {"iscrowd": 0, "score": s.score}
-            for s, box in zip(prediction.segments, boxes, strict=True)
+            for s, box in zip(prediction.objects, boxes, strict=True)
         ]
         return [{"image_id": id_, "file_name": f"{source.name}.png", "segments_info": segments}]
-    if prediction.task == "instance":
-        return [
-            {"image_id": id_, "category_id": s.category_id, "bbox": box, "score": s.score}
-            | {"segmentation": {**code, "counts": code["counts"].decode()}}
-            for s, box, code in zip(prediction.segments, boxes, prediction.codes, strict=True)
-        ]
-    return []
+    if prediction.task == "semantic":
+        return []
+    results: list[dict[str, Any]] = [
+        {"image_id": id_, "category_id": one.category_id, "bbox": box, "score": one.score}
+        for one, box in zip(prediction.objects, boxes, strict=True)
+    ]
+    # What an object has beside its box.
+    if isinstance(prediction, Segmentation):
+        for result, code in zip(results, prediction.codes, strict=True):
+            result["segmentation"] = {**code, "counts": code["counts"].decode()}
+    if isinstance(prediction, Poses):
+        for result, pose in zip(results, prediction.objects, strict=True):
+            result["keypoints"] = [value for point in pose.keypoints for value in point]
+    return results

@@ -1,4 +1,4 @@
-"""Pages that show images with their segments: one HTML file each, without server and network.
+"""Pages that show images with their predictions: one HTML file each, without server and network.
 
 Pictures are JPEG data of a bounded size, and drawings over them transparent PNG data, so that the
 viewer can show either or both. The data of an image are in a script that the page reads when the
@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image
 
 from proscale.errors import OutputError
-from proscale.predict.drawing import OPACITY, Drawing, label_places, outlines, text_color, tinted
-from proscale.predict.result import Prediction
+from proscale.predict.drawing import Drawing, text_color
+from proscale.predict.result import Prediction, Segmentation
 from proscale.utils.types import Size
 from proscale.utils.untrusted import os_error
 from proscale.utils.whole_files import whole_file
@@ -111,23 +111,22 @@ def gallery_item(name: str, pixels: np.ndarray, prediction: Prediction, drawing:
     # Everything is drawn anew at the page's size, so that outlines are as wide as on any image.
     size = _bounded((height, width), IMAGE_SIDE)
     image = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA)
-    # The nearest neighbours; OpenCV has none for maps of 64 bits.
-    rows, columns = np.arange(size[0]) * height // size[0], np.arange(size[1]) * width // size[1]
-    drawing = Drawing(drawing.index_map[rows[:, None], columns], drawing.colors, drawing.captions)
-    index_map, paint = drawing.index_map, drawing.painted()
+    drawing = drawing.resized(size)
+    fill, lines = drawing.layers()
     content = {
         "file": name,
         "width": prediction.width,
         "height": prediction.height,
         "image": _data_url(image, "JPEG", quality=82),
-        "fill": _png(paint, (index_map > 0) * round(255 * OPACITY)),
-        "edges": _png(paint, outlines(index_map) * 255),
+        "fill": _png(fill),
+        "edges": _png(lines),
+        "noun": "segment" if isinstance(prediction, Segmentation) else "object",
         "segments": _legend(prediction, drawing),
     }
     small = _bounded(size, _THUMBNAIL_SIDE)[::-1]
-    thumbnail = cv2.resize(tinted(image, paint, index_map), small, interpolation=cv2.INTER_AREA)
+    thumbnail = cv2.resize(drawing.tinted(image), small, interpolation=cv2.INTER_AREA)
     # The card names every class once.
-    names = list(dict.fromkeys(segment.name for segment in prediction.segments))
+    names = list(dict.fromkeys(one.name for one in prediction.objects))
     return _ITEM.substitute(
         file=html.escape(name),
         thumbnail=_data_url(thumbnail, "JPEG", quality=75),
@@ -154,22 +153,22 @@ def script_data(content: Any) -> str:
 
 
 def _legend(prediction: Prediction, drawing: Drawing) -> list[dict[str, Any]]:
-    """The legend's entry of each segment; lengths and areas in percent of the image's."""
+    """The legend's entry of each object; lengths and areas in percent of the image's."""
     height, width = prediction.height, prediction.width
-    rows, columns = drawing.index_map.shape
-    places = label_places(drawing.index_map)
+    rows, columns = drawing.size
+    places = drawing.label_places()
     entries = []
-    pairs = zip(prediction.segments, drawing.colors, strict=True)
-    for number, (segment, color) in enumerate(pairs, 1):
+    pairs = zip(prediction.objects, drawing.colors, strict=True)
+    for number, (one, color) in enumerate(pairs, 1):
         # Percentages: the viewer shows the image at any size.
-        x0, y0, x1, y1 = (100 * side for side in segment.box)
+        x0, y0, x1, y1 = (100 * side for side in one.box)
         entry = {
-            "name": segment.name,
+            "name": one.name,
             "color": "rgb({}, {}, {})".format(*color),
             "text": "rgb({}, {}, {})".format(*text_color(color)),
-            "score": segment.score,
-            "area": 100 * segment.area / (height * width),
-            "pixels": segment.area,
+            "score": one.score,
+            "area": 100 * one.area / (height * width),
+            "pixels": round(one.area),
             "box": [x0 / width, y0 / height, (x1 - x0) / width, (y1 - y0) / height],
         }
         if number in places:
@@ -187,10 +186,9 @@ def _bounded(size: Size, side: int) -> Size:
     return height, width
 
 
-def _png(rgb: np.ndarray, alpha: np.ndarray) -> str:
+def _png(rgba: np.ndarray) -> str:
     # Transparent pixels are black: long runs of one value compress best.
-    rgba = np.dstack([np.where(alpha[..., None] > 0, rgb, 0), alpha]).astype(np.uint8)
-    return _data_url(rgba, "PNG")
+    return _data_url(np.where(rgba[..., 3:] > 0, rgba, 0), "PNG")
 
 
 def _data_url(pixels: np.ndarray, format: str, **options: int) -> str:

@@ -11,8 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from proscale.data.mappers.annotations import PanopticReader, SemanticReader
 from proscale.errors import RenderError
 from proscale.predict import Prediction, Predictor
-from proscale.predict.drawing import Drawing
 from proscale.predict.page import gallery_item
+from proscale.predict.pictures import drawing_of
 from proscale.predict.predictor import read_rgb
 from proscale.predict.result import from_annotation
 from proscale.report.evaluations import Evaluation, ImageMetric
@@ -118,7 +118,7 @@ class _ImagePairs:
         label = f"{self._evaluation.image_metric} {image.value:.1f}"
         for title, shown in ((label, prediction), ("truth", annotated)):
             if shown is not None:
-                drawing = Drawing.of(shown, self._predictor.classes)
+                drawing = drawing_of(shown, self._predictor.classes)
                 yield gallery_item(f"{title} · {name}", pixels, shown, drawing)
 
     def _annotated(self, file_name: str, pixels: np.ndarray) -> Prediction | None:

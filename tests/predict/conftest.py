@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.data.catalog import Metadata
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from proscale.predict import Predictor
-from proscale.predict.result import ClassMetadata, from_panoptic
+from proscale.predict.result import ClassMetadata, from_boxes, from_panoptic, from_poses
 
 
 @pytest.fixture
@@ -82,3 +84,47 @@ def panoptic(classes):
         {"id": 4, "isthing": True, "category_id": 1, "score": 0.6},
     ]
     return from_panoptic((ids, segments), classes, 0.0)
+
+
+@pytest.fixture
+def objects():
+    """What a model finds in an image of 48×64 pixels: three boxes, the third without an area."""
+    boxes = [[30.5, 8.0, 44.0, 40.0], [4.0, 6.0, 20.0, 20.0], [5.0, 5.0, 5.0, 9.0]]
+    return Instances(
+        (48, 64),
+        pred_boxes=Boxes(torch.tensor(boxes)),
+        scores=torch.tensor([0.6, 0.9, 0.95]),
+        pred_classes=torch.tensor([1, 0, 0]),
+    )
+
+
+@pytest.fixture
+def detections(objects, classes):
+    """Two boxes: a cat, and below it in score a dog."""
+    return from_boxes(objects, classes, 0.0)
+
+
+@pytest.fixture
+def person_classes():
+    """Persons with three keypoints, of which two are left and right."""
+    metadata = Metadata(
+        name="persons",
+        thing_classes=["person"],
+        thing_dataset_id_to_contiguous_id={1: 0},
+        keypoint_names=["neck", "lhip", "rhip"],
+        keypoint_flip_map=[("lhip", "rhip")],
+        keypoint_connection_rules=[("neck", "lhip", (1, 2, 3)), ("lhip", "rhip", (1, 2, 3))],
+    )
+    return ClassMetadata.of_metadata(metadata, "keypoints")
+
+
+@pytest.fixture
+def poses(objects, person_classes):
+    """Two persons, as the model gives them; the better one's last keypoint is not sure."""
+    persons = objects[:2]
+    persons.pred_classes = torch.zeros(2, dtype=torch.long)
+    persons.box_scores = torch.tensor([1.0, 0.95])
+    keypoints = [[(36, 12), (41, 32), (33, 32)], [(12.5, 8.5), (16.5, 16.5), (8.5, 16.5)]]
+    scores = torch.tensor([[0.9, 0.8, 0.7], [0.9, 0.8, 0.2]])
+    persons.pred_keypoints = torch.cat([torch.tensor(keypoints), scores[..., None]], dim=2)
+    return from_poses(persons, person_classes, 0.0)

@@ -5,16 +5,9 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 
-from proscale.predict.drawing import (
-    Drawing,
-    draw_panoptic,
-    indices_of,
-    label_places,
-    outlines,
-    segment_colors,
-    side_by_side,
-    text_color,
-)
+from proscale.predict.drawing import object_colors, side_by_side, text_color
+from proscale.predict.mask_drawing import MaskDrawing, deepest_places, indices_of, outlines
+from proscale.predict.pictures import draw_panoptic
 from proscale.predict.result import ClassMetadata
 
 COLORS = [(200, 0, 0), (0, 0, 200)]
@@ -30,7 +23,7 @@ def index_map():
 
 def test_segments_are_tinted_and_the_rest_is_left(index_map):
     image = np.full((40, 60, 3), 100, np.uint8)
-    picture = Drawing(index_map, COLORS, ["", ""]).over(image)
+    picture = MaskDrawing(COLORS, ["", ""], index_map).over(image)
     assert picture.shape == image.shape and picture.dtype == np.uint8
     assert (picture[index_map == 0] == 100).all()
     assert picture[13, 10].tolist() == [150, 50, 50]
@@ -40,8 +33,8 @@ def test_segments_are_tinted_and_the_rest_is_left(index_map):
 
 def test_captions_are_drawn(index_map):
     image = np.zeros((40, 60, 3), np.uint8)
-    without = Drawing(index_map, COLORS, ["", ""]).over(image)
-    with_text = Drawing(index_map, COLORS, ["Tür", "Bär"]).over(image)
+    without = MaskDrawing(COLORS, ["", ""], index_map).over(image)
+    with_text = MaskDrawing(COLORS, ["Tür", "Bär"], index_map).over(image)
     assert (without != with_text).any(-1)[15:25].any()
 
 
@@ -55,7 +48,7 @@ def test_outlines_are_pixels_of_segments_beside_others(index_map):
 
 def test_labels_lie_deep_inside_large_segments_first(index_map):
     index_map[0, 0] = 3  # a pixel, less than a thousandth
-    places = label_places(index_map)
+    places = deepest_places(index_map)
     assert list(places) == [2, 1]
     for index, (x, y) in places.items():
         assert (index_map[y - 8 : y + 8, x - 8 : x + 8] == index).all()
@@ -68,7 +61,7 @@ def test_ids_become_indices():
 
 def test_objects_of_a_class_differ_in_shade():
     classes = ClassMetadata(("cat", "sky"), (1, 2), (True, False), ((200, 40, 40), (40, 40, 200)))
-    colors = segment_colors(classes, [0, 1, 0, 1, 0])
+    colors = object_colors(classes, [0, 1, 0, 1, 0])
     assert colors[0] == (200, 40, 40)
     assert colors[1] == colors[3] == (40, 40, 200)
     assert len({colors[0], colors[2], colors[4]}) == 3

@@ -1,6 +1,7 @@
 """Files of predictions, read back by other readers of such files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from proscale.data import register_coco_panoptic
 from proscale.data.formats.image_file import read_label_image, read_palette, read_panoptic_png
 from proscale.evaluation import CocoPanopticEvaluator
 from proscale.predict.outputs import Failure, OutputFolder, Source
-from proscale.predict.result import ClassMetadata, Prediction, from_semantic
+from proscale.predict.result import ClassMetadata, Prediction, Segmentation, from_semantic
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_panoptic_files_are_a_data_set(write, panoptic, classes, restored_catalo
 
 
 def test_instances_are_coco_results(write, panoptic, classes, tmp_path):
-    instances = Prediction("instance", 48, 64, panoptic.segments[1:], panoptic.codes[1:], None)
+    instances = Segmentation("instance", 48, 64, panoptic.segments[1:], panoptic.codes[1:], None)
     folder = write([instances], classes)
     ground_truth = COCO()
     ground_truth.dataset = {
@@ -79,6 +80,43 @@ def test_instances_are_coco_results(write, panoptic, classes, tmp_path):
     assert found[0]["bbox"] == [4, 4, 16, 16]
     masks = [results.annToMask(annotation) for annotation in found]
     assert np.array_equal(np.stack(masks), instances.masks)
+
+
+def test_boxes_are_coco_results(write, detections, classes):
+    folder = write([detections], classes)
+    found = json.loads((folder / "detections.json").read_text())
+    assert found == [
+        {"image_id": 1, "category_id": 17, "bbox": [4, 6, 16, 14], "score": pytest.approx(0.9)},
+        {
+            "image_id": 1,
+            "category_id": 18,
+            "bbox": [30.5, 8, 13.5, 32],
+            "score": pytest.approx(0.6),
+        },
+    ]
+    content = json.loads((folder / "predictions.json").read_text())
+    assert content["images"][0]["objects"][0]["box"] == [4, 6, 20, 20]
+    assert not (folder / "detection").exists()
+
+
+def test_poses_are_coco_results(write, poses, person_classes):
+    folder = write([poses], person_classes)
+    (best, _) = json.loads((folder / "keypoints.json").read_text())
+    # COCO's coordinates: half a pixel less than Detectron2's.
+    assert best["keypoints"] == pytest.approx([12, 8, 0.9, 16, 16, 0.8, 8, 16, 0.2])
+    assert best["bbox"] == [4, 6, 16, 14]
+    assert (best["category_id"], best["score"]) == (1, pytest.approx(0.9))
+    (category,) = json.loads((folder / "predictions.json").read_text())["categories"]
+    assert category["keypoints"] == ["neck", "lhip", "rhip"]
+    assert category["skeleton"] == [[1, 2], [2, 3]]
+
+
+def test_an_image_without_objects_has_files_like_others(write, poses, person_classes):
+    nobody = replace(poses, objects=())
+    folder = write([nobody], person_classes)
+    assert json.loads((folder / "keypoints.json").read_text()) == []
+    assert nobody.keypoints.shape == (0, 3, 3)
+    assert "nothing found" in (folder / "index.html").read_text()
 
 
 @pytest.mark.parametrize("number", [3, 300])

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from proscale.predict import page as page_module
-from proscale.predict.drawing import Drawing
 from proscale.predict.page import Gallery, gallery_item
+from proscale.predict.pictures import drawing_of
 
 EVIL = "<img src=x onerror=alert(1)>\"'&.jpg"
 
@@ -53,7 +53,7 @@ def build(tmp_path, panoptic, classes, pixels):
 
     def make(names, skipped=(), size=(48, 64)):
         page = Gallery(tmp_path / "index.html", title=EVIL, subtitle="panoptic · <i>")
-        drawing = Drawing.of(panoptic, classes)
+        drawing = drawing_of(panoptic, classes)
         for name in names:
             page.add(gallery_item(name, pixels(*size), panoptic, drawing))
         page.finish(skipped)

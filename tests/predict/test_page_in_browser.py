@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from proscale.predict.drawing import Drawing
 from proscale.predict.page import Gallery, gallery_item
+from proscale.predict.pictures import drawing_of
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 SWITCHES = (
@@ -27,7 +27,7 @@ def browser(request, tmp_path, panoptic, classes, pixels):
         pytest.skip("there is no chromium with chromedriver on PATH")
     page = Gallery(tmp_path / "index.html", title="Animals", subtitle="panoptic")
     for name in ("first", "second", "third"):
-        page.add(gallery_item(name, pixels(), panoptic, Drawing.of(panoptic, classes)))
+        page.add(gallery_item(name, pixels(), panoptic, drawing_of(panoptic, classes)))
     page.finish([])
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM

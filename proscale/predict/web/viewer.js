@@ -90,8 +90,8 @@ function open(card) {
   find(".legend").replaceChildren(...ordered.map(legendEntry));
   find(".labels").replaceChildren(...ordered.filter((segment) => segment.label).map(label));
   find(".facts").textContent = data.width + " × " + data.height + " pixels · " +
-    data.segments.length + (data.segments.length === 1 ? " segment" : " segments") +
-    " · " + (scored ? "score, " : "") + "share of the area";
+    data.segments.length + " " + data.noun + (data.segments.length === 1 ? "" : "s") +
+    " · " + (scored ? "score, " : "") + (data.noun === "segment" ? "share" : "box's share") + " of the area";
   frame(null);
   if (!dialog.open) dialog.showModal();
   refresh();
