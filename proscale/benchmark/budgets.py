@@ -1,25 +1,26 @@
-"""Budgets of an elastic PRO-SCALE side by side: multiply-adds, time and quality of each."""
+"""Budgets of an elastic PRO-SCALE side by side: multiply-adds, time and quality of each.
 
-from collections.abc import Iterable, Mapping, Sequence
+Besides the encoder's layers a budget has two axes that need no training of their own: how the
+backbone merges tokens (SegFormer++), and the size of the images.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import product
-from math import prod
+from functools import cache
 
 import torch
 from detectron2.config import CfgNode
 
 from proscale.benchmark.latency import TOTAL, Stopwatch, Timing, device_clock, measure_parts
-from proscale.benchmark.models import WARMUP, ModelRun
+from proscale.benchmark.models import WARMUP, ModelRun, multiply_adds_by_part
 from proscale.cost.encoder_cost import EncoderDesign, mask2former_cost, proscale_cost
 from proscale.cost.flops import padded_size
 from proscale.cost.model_cost import NETWORK
 from proscale.errors import ConfigError, DataError
 from proscale.evaluation import build_evaluator
 from proscale.modeling import MaskFormer
-from proscale.modeling.pixel_decoders.proscale import ProgressiveEncoder
+from proscale.utils.types import Size
 
-Budget = tuple[int, ...]
 #: Metrics that budgets are compared by, the first that the evaluation has.
 METRICS = (("panoptic_seg", "PQ"), ("segm", "AP"), ("sem_seg", "mIoU"))
 
@@ -27,60 +28,93 @@ MOST = 216  #: budgets of one comparison
 
 
 @dataclass(frozen=True)
+class Budget:
+    """How much a model computes for an image."""
+
+    layers: tuple[int, ...]  #: of each stage of PRO-SCALE's encoder
+    #: ``MODEL.MIT.TOKEN_MERGING``, one of the presets; None leaves it as it is.
+    merging: str | None = None
+    scale: float = 1.0  #: of the images' sides
+
+    def __str__(self) -> str:
+        scale = f"×{self.scale:g}" if self.scale != 1 else ""
+        return " ".join(filter(None, (",".join(map(str, self.layers)), self.merging, scale)))
+
+    def size(self, size: Size) -> Size:
+        """``size`` (height, width), pixels, scaled; at least one pixel to the side."""
+        height, width = (max(1, round(self.scale * side)) for side in size)
+        return height, width
+
+    def configure(self, cfg: CfgNode) -> CfgNode:
+        """A copy of ``cfg`` whose model computes and evaluates by this budget.
+
+        Raises:
+            ConfigError: images are scaled, but ``cfg`` leaves them as they are.
+        """
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.PROSCALE.BUDGET = list(self.layers)
+        if self.merging is not None:
+            cfg.MODEL.MIT.TOKEN_MERGING = self.merging
+        if self.scale != 1:
+            if not cfg.INPUT.MIN_SIZE_TEST:
+                raise ConfigError("INPUT.MIN_SIZE_TEST is 0: expected pixels, which --scales scale")
+            limits = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+            cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = self.size(limits)
+        return cfg
+
+
+@dataclass(frozen=True)
 class BudgetResult:
     """Cost and quality of a budget."""
 
     encoder: int  #: multiply-adds of the pixel decoder, of one image
-    share: float  #: them as a fraction of those of Mask2Former's
+    share: float  #: them as a fraction of those of Mask2Former's for an image that is not scaled
     network: int  #: multiply-adds of the network, of one image
     time: Timing  #: of whole calls, from image to results
     metric: float | None  #: see :func:`evaluate_budgets`; None without evaluation
 
 
-def all_budgets(encoder: ProgressiveEncoder) -> list[Budget]:
-    """The smallest first and the largest, all layers, last.
-
-    Raises:
-        ConfigError: they are more than :data:`MOST`.
-    """
-    counts = [
-        range(least, most + 1)
-        for least, most in zip(encoder.smallest_budget, encoder.num_layers, strict=True)
-    ]
-    if (number := prod(map(len, counts))) > MOST:
-        raise ConfigError(
-            f"--budgets is all, which are {number}: expected at most {MOST}, name some"
-        )
-    return list(product(*counts))
-
-
 def measure_budgets(
     run: ModelRun, budgets: Sequence[Budget], *, repeats: int
 ) -> dict[Budget, Timing]:
-    """Times of ``run`` with each budget, in turns."""
+    """Times of ``run``, whose settings have the size before it is scaled, with each budget, in
+    turns."""
+    size = run.settings.size
 
-    def call(budget: Budget, watch: Stopwatch) -> None:
-        run.model.set_budget(budget)
-        run(watch)
+    def prepare(budget: Budget) -> None:
+        run.model.set_budget(budget.layers, token_merging=budget.merging)
+        run.resize(budget.size(size))
 
-    calls = {budget: partial(call, budget) for budget in budgets}
+    calls: dict[Budget, Callable[[Stopwatch], None]] = dict.fromkeys(budgets, run)
     clock = device_clock(run.device)
-    times = measure_parts(calls, repeats=repeats, warmup=WARMUP, clock=clock)
+    times = measure_parts(calls, repeats=repeats, warmup=WARMUP, clock=clock, before=prepare)
     return {budget: parts[TOTAL] for budget, parts in times.items()}
 
 
-def count_budgets(run: ModelRun, budgets: Sequence[Budget]) -> dict[Budget, tuple[int, float, int]]:
-    """Multiply-adds of the encoder, these over Mask2Former's, and multiply-adds of the network."""
-    size = padded_size(run.model, run.settings.size)
-    design = EncoderDesign.from_config(run.cfg, size)
-    baseline = mask2former_cost(design)
-    # One trace of the network; what a budget leaves out is known in closed form.
-    whole = proscale_cost(design, run.model.progressive_encoder.num_layers)
-    network = run.multiply_adds()[NETWORK]
-    costs = {budget: proscale_cost(design, budget) for budget in budgets}
-    return {
-        budget: (cost, cost / baseline, network - whole + cost) for budget, cost in costs.items()
-    }
+def count_budgets(
+    cfg: CfgNode, model: MaskFormer, size: Size, budgets: Sequence[Budget]
+) -> dict[Budget, tuple[int, float, int]]:
+    """Multiply-adds of the encoder, these over Mask2Former's, and multiply-adds of the network, for
+    an image of ``size`` (height, width) pixels before it is scaled."""
+    design_at = cache(lambda size: EncoderDesign.from_config(cfg, padded_size(model, size)))
+    largest = tuple(model.progressive_encoder.num_layers)
+    baseline = mask2former_cost(design_at(size))
+
+    @cache
+    def without_encoder(merging: str | None, scale: float) -> int:
+        # One trace of the network; what layers cost is known in closed form.
+        budget = Budget(largest, merging, scale)
+        scaled = budget.size(size)
+        network = multiply_adds_by_part(budget.configure(cfg), scaled)[NETWORK]
+        return network - proscale_cost(design_at(scaled), largest)
+
+    costs = {}
+    for budget in budgets:
+        cost = proscale_cost(design_at(budget.size(size)), budget.layers)
+        rest = without_encoder(budget.merging, budget.scale)
+        costs[budget] = (cost, cost / baseline, rest + cost)
+    return costs
 
 
 @torch.no_grad()
@@ -88,34 +122,45 @@ def evaluate_budgets(
     cfg: CfgNode,
     model: MaskFormer,
     budgets: Sequence[Budget],
-    loader: Iterable[list[dict]],
+    build_loader: Callable[[CfgNode, str], Iterable[list[dict]]],
     dataset_name: str,
 ) -> tuple[str, dict[Budget, float]]:
-    """Quality of every budget on a data set; the backbone sees every image once.
+    """Quality of every budget on a data set; the backbone sees every image once for each size and
+    merging.
 
     Args:
         cfg: which results are evaluated.
-        model: in evaluation mode, with its weights.
-        budgets: of its encoder.
-        loader: batches of one image of ``dataset_name``, as a test loader gives them.
+        model: in evaluation mode, with its weights; has the last budget's merging afterwards.
+        budgets: of it.
+        build_loader: makes a test loader of a configuration for ``dataset_name``, with batches of
+            one image.
 
     Returns:
         the name of the metric, of :data:`METRICS`, and its value (percent) by budget.
 
     Raises:
         DataError: the data set is empty.
-        ConfigError: see :func:`~proscale.evaluation.build_evaluator`.
+        ConfigError: see :func:`~proscale.evaluation.build_evaluator` and :meth:`Budget.configure`.
     """
     evaluators = {budget: build_evaluator(cfg, dataset_name) for budget in budgets}
-    for evaluator in evaluators.values():
-        evaluator.reset()
-    count = 0
-    for count, batch in enumerate(loader, 1):  # noqa: B007
-        _, results = model.infer_budgets(batch[0], budgets)
-        for budget, result in zip(budgets, results, strict=True):
-            evaluators[budget].process(batch, [result])
-    if not count:
-        raise DataError(f"data set {dataset_name} has no images")
+    # Budgets that differ in their layers alone share the backbone's features.
+    groups: dict[tuple[str | None, float], list[Budget]] = {}
+    for budget in budgets:
+        groups.setdefault((budget.merging, budget.scale), []).append(budget)
+    loaders = {
+        key: build_loader(group[0].configure(cfg), dataset_name) for key, group in groups.items()
+    }
+    for key, group in groups.items():
+        for budget in group:
+            evaluators[budget].reset()
+        model.set_budget(token_merging=group[0].merging)
+        count = 0
+        for count, batch in enumerate(loaders[key], 1):  # noqa: B007
+            _, results = model.infer_budgets(batch[0], [budget.layers for budget in group])
+            for budget, result in zip(group, results, strict=True):
+                evaluators[budget].process(batch, [result])
+        if not count:
+            raise DataError(f"data set {dataset_name} has no images")
     found = {budget: dict(evaluator.evaluate() or {}) for budget, evaluator in evaluators.items()}
     task, name = next(pair for pair in METRICS if pair[0] in found[budgets[0]])
     return name, {budget: float(scores[task][name]) for budget, scores in found.items()}
@@ -160,5 +205,5 @@ def choose_budget(
 
 
 def _quality(result: BudgetResult) -> float:
-    # Without an evaluation more layers count as better.
-    return result.encoder if result.metric is None else result.metric
+    # Without an evaluation more computing counts as better.
+    return result.network if result.metric is None else result.metric

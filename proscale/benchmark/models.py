@@ -7,7 +7,7 @@ such as a trained model gives.
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -24,7 +24,7 @@ from proscale.benchmark.machine import (
     peak_allocated,
     peak_resident,
 )
-from proscale.cost.flops import count_flops
+from proscale.cost.flops import ENCODER, count_flops
 from proscale.cost.model_cost import BACKBONE, ENCODER_PART, HEAD, NETWORK, TRANSFORMER_DECODER
 from proscale.cost.shape_tracing import build_without_weights
 from proscale.cost.tables import markdown_table
@@ -154,22 +154,31 @@ class ModelRun:
                 stack.enter_context(self.predictor.register_forward_hook(make_confident))
             return self.model(self.batch)
 
+    def resize(self, size: Size) -> None:
+        """Take images of another size, (height, width) pixels, from now on, in inference."""
+        if size != self.settings.size:
+            self.settings = replace(self.settings, size=size)
+            self.batch = _random_images(self.settings, 0, torch.Generator().manual_seed(0))
+
     def multiply_adds(self) -> dict[str, int]:
         """See :class:`ModelTimes`."""
-        if self.settings.train:
-            return {}
-        # Of a model of its own, because a compiled one cannot be traced.
-        model = build_without_weights(self.cfg)
-        count = count_flops(model, self.settings.size).by_module
-        found = {BACKBONE: count["backbone"]}
-        if self.predictor is None:
-            found[HEAD] = count["sem_seg_head"]
-        else:
-            decoder = count["sem_seg_head.predictor"]
-            # The pixel decoder is timed with the pyramid's up-sampling.
-            found[ENCODER_PART] = count["sem_seg_head"] - decoder
-            found[TRANSFORMER_DECODER] = decoder
-        return {**found, NETWORK: sum(found.values())}
+        return {} if self.settings.train else multiply_adds_by_part(self.cfg, self.settings.size)
+
+
+def multiply_adds_by_part(cfg: CfgNode, size: Size) -> dict[str, int]:
+    """Of a model's inference for an image of ``size`` (height, width) pixels: :data:`NETWORK_PARTS`
+    as far as it has them, and ``NETWORK``."""
+    # Of a model of its own, because a compiled one cannot be traced.
+    count = count_flops(build_without_weights(cfg), size).by_module
+    found = {BACKBONE: count["backbone"]}
+    if ENCODER not in count:
+        found[HEAD] = count["sem_seg_head"]
+    else:
+        decoder = count["sem_seg_head.predictor"]
+        # The pixel decoder is timed with the pyramid's up-sampling.
+        found[ENCODER_PART] = count["sem_seg_head"] - decoder
+        found[TRANSFORMER_DECODER] = decoder
+    return {**found, NETWORK: sum(found.values())}
 
 
 def benchmark_models(

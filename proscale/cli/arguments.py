@@ -91,6 +91,14 @@ def parse_percentage(text: str) -> float:
     return value
 
 
+def parse_milliseconds(text: str) -> float:
+    """A time, such as 300ms, in seconds."""
+    number = text.removesuffix("ms")
+    if number == text:
+        raise argparse.ArgumentTypeError(f"{shown(text)}: expected milliseconds, such as 300ms")
+    return positive(number) / 1e3
+
+
 def short_names(files: Sequence[str]) -> dict[str, str]:
     """Different config files by names for tables: without folder where that tells them apart."""
     if len(set(files)) < len(files):

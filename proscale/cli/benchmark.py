@@ -3,16 +3,18 @@
 Times models with random weights (MODEL.WEIGHTS is not loaded) from image tensor to results, part by
 part. All models are called in turns in one process; numbers are medians with quartiles, and
 relative to the first model. With --budgets, one elastic PRO-SCALE with several budgets of its
-encoder; --evaluate adds their quality on DATASETS.TEST with MODEL.WEIGHTS.
+encoder, each with every --merging of its backbone and at all --scales of the images; --evaluate
+adds their quality on DATASETS.TEST with MODEL.WEIGHTS.
 """
 
 import argparse
 from collections.abc import Mapping
+from itertools import product
 
 from proscale.benchmark.budgets import (
+    MOST,
     Budget,
     BudgetResult,
-    all_budgets,
     choose_budget,
     count_budgets,
     evaluate_budgets,
@@ -34,7 +36,6 @@ from proscale.benchmark.models import (
 )
 from proscale.checkpoint import check_weights, load_weights
 from proscale.cli import arguments
-from proscale.cli.arguments import spell_layers
 from proscale.config import setup_cfg
 from proscale.cost.model_cost import NETWORK
 from proscale.cost.plots import draw, draw_costs, points
@@ -42,6 +43,7 @@ from proscale.cost.tables import markdown_table, print_report
 from proscale.engine.trainer import Trainer
 from proscale.errors import ConfigError, shown
 from proscale.modeling import MaskFormer
+from proscale.modeling.backbones.token_merging_config import PRESETS
 from proscale.utils.malloc import disable_malloc_trim
 
 
@@ -78,10 +80,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     budgets.add_argument(
         "--budgets", type=_budgets, metavar="BUDGETS", help="all, or such as 1,1,1:2,2,2"
     )
+    budgets.add_argument(
+        "--merging",
+        nargs="+",
+        choices=tuple(PRESETS),
+        default=[None],
+        help="of the backbone MixVisionTransformer's tokens, with each of them; as configured when "
+        "left out",
+    )
+    budgets.add_argument(
+        "--scales",
+        nargs="+",
+        type=_scale,
+        default=[1.0],
+        metavar="SCALE",
+        help="of the images' sides, with each of them, such as 1 0.75",
+    )
     budgets.add_argument("--evaluate", action="store_true", help="evaluate each of them, too")
     budgets.add_argument(
         "--latency",
-        type=_milliseconds,
+        type=arguments.parse_milliseconds,
         metavar="TIME",
         help="name the best one that takes at most this, such as 300ms",
     )
@@ -98,8 +116,10 @@ def run(options: argparse.Namespace) -> None:
     arguments.split_overrides(options)
     device = arguments.find_device(options.device)
     quality = arguments.check_report_arguments(options)
-    if options.budgets is None and (options.evaluate or options.latency or options.budget):
-        raise ConfigError("--evaluate, --latency and --budget need --budgets: all, or some")
+    names = ("merging", "scales", "evaluate", "latency", "budget")
+    given = [name for name in names if getattr(options, name) not in (None, False, [None], [1.0])]
+    if options.budgets is None and given:
+        raise ConfigError(f"--{given[0]} needs --budgets: all, or some")
     is_one = len(options.config_file) == len(options.dtype) == 1
     if options.budgets is not None and (not is_one or options.compile or options.train):
         raise ConfigError(
@@ -163,36 +183,30 @@ def _compare_budgets(
     ((name, run),) = runs.items()
     (file,) = options.config_file
     with arguments.naming(file):
-        if not isinstance(run.model, MaskFormer):
-            raise ConfigError(
-                f"MODEL.META_ARCHITECTURE is {run.cfg.MODEL.META_ARCHITECTURE}: expected "
-                "MaskFormer with --budgets"
-            )
-        encoder = run.model.progressive_encoder
-        budgets = options.budgets or all_budgets(encoder)
-        for budget in budgets:  # before the work
-            encoder.check_budget(budget)
+        budgets = _list_budgets(run, options)
     metric: str = ""
     quality: dict[Budget, float] = {}
     if options.evaluate:
         check_weights(run.cfg, resume=False, required=True)
         load_weights(run.model, run.cfg)
         dataset = run.cfg.DATASETS.TEST[0]
-        loader = Trainer.build_test_loader(run.cfg, dataset)
-        metric, quality = evaluate_budgets(run.cfg, run.model, budgets, loader, dataset)
+        with arguments.naming(file):
+            metric, quality = evaluate_budgets(
+                run.cfg, run.model, budgets, Trainer.build_test_loader, dataset
+            )
     times = measure_budgets(run, budgets, repeats=options.repeats)
-    costs = count_budgets(run, budgets)
+    costs = count_budgets(run.cfg, run.model, options.size, budgets)
     results = {
         budget: BudgetResult(*costs[budget], times[budget], quality.get(budget))
         for budget in budgets
     }
     front = pareto_front(results)
-    largest = times[budgets[-1]].median
+    last = times[budgets[-1]].median
     rows = []
     for budget, result in results.items():
-        row = [spell_layers(budget), f"{result.encoder / 1e9:.2f}", f"{100 * result.share:.1f} %"]
+        row = [str(budget), f"{result.encoder / 1e9:.2f}", f"{100 * result.share:.1f} %"]
         row += [f"{result.network / 1e9:.2f}", *result.time.milliseconds]
-        row.append(f"{result.time.median / largest:.2f}")
+        row.append(f"{result.time.median / last:.2f}")
         row += [f"{result.metric:.2f}"] if result.metric is not None else []
         rows.append([*row, "yes" if budget in front else ""])
     headers = ["budget", "encoder, GFLOPs", "of Mask2Former's", "network, GFLOPs", "ms"]
@@ -202,7 +216,10 @@ def _compare_budgets(
         **header,
         "metric": metric or None,
         "budgets": {
-            spell_layers(budget): {
+            str(budget): {
+                "layers": budget.layers,
+                "merging": budget.merging,
+                "scale": budget.scale,
                 "encoder_multiply_adds": result.encoder,
                 "network_multiply_adds": result.network,
                 "seconds": result.time.as_dict(),
@@ -217,35 +234,73 @@ def _compare_budgets(
         _draw_budgets(results, metric, options)
     if options.latency or options.budget:
         best = choose_budget(results, latency=options.latency, share=options.budget)
-        print(f"\nThe best one affordable: MODEL.PROSCALE.BUDGET [{spell_layers(best)}]")
+        print(f"\nThe best one affordable: {' '.join(_overrides(best, run))}")
+
+
+def _list_budgets(run: ModelRun, options: argparse.Namespace) -> list[Budget]:
+    """All combinations of the axes, checked before the work."""
+    if not isinstance(run.model, MaskFormer):
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE is {run.cfg.MODEL.META_ARCHITECTURE}: expected MaskFormer "
+            "with --budgets"
+        )
+    encoder = run.model.progressive_encoder
+    for layers in options.budgets:
+        encoder.check_budget(layers)
+    # Refuses merging where the backbone does not merge.
+    run.model.set_budget(token_merging=options.merging[0])
+    number = len(options.budgets) or encoder.num_budgets
+    number *= len(options.merging) * len(options.scales)
+    if number > MOST:
+        raise ConfigError(f"--budgets makes {number} to compare: expected at most {MOST}")
+    layers_of_all = options.budgets or encoder.budgets
+    # Layers change fastest: neighbours in the table have the same images and merging.
+    return [
+        Budget(layers, merging, scale)
+        for scale, merging, layers in product(options.scales, options.merging, layers_of_all)
+    ]
+
+
+def _overrides(budget: Budget, run: ModelRun) -> list[str]:
+    """KEY VALUE pairs with which commands take a budget."""
+    cfg = budget.configure(run.cfg)
+    pairs = [f"MODEL.PROSCALE.BUDGET [{arguments.spell_layers(budget.layers)}]"]
+    if budget.merging is not None:
+        pairs.append(f"MODEL.MIT.TOKEN_MERGING {budget.merging}")
+    if budget.scale != 1:
+        pairs += [f"INPUT.{key} {cfg.INPUT[key]}" for key in ("MIN_SIZE_TEST", "MAX_SIZE_TEST")]
+    return pairs
 
 
 def _draw_budgets(
     results: Mapping[Budget, BudgetResult], metric: str, options: argparse.Namespace
 ) -> None:
     """Latency against GFLOPs, and the metric, if there is one, against latency."""
-    time = {spell_layers(budget): 1e3 * result.time.median for budget, result in results.items()}
-    cost = {spell_layers(budget): result.network / 1e9 for budget, result in results.items()}
+    time = {str(budget): 1e3 * result.time.median for budget, result in results.items()}
+    cost = {str(budget): result.network / 1e9 for budget, result in results.items()}
     axes = ("GFLOPs (multiply-adds) of the network", "latency, ms")
     panels = [points({name: (cost[name], time[name]) for name in time}, axes)]
     if metric:
-        score = {spell_layers(budget): result.metric or 0.0 for budget, result in results.items()}
+        score = {str(budget): result.metric or 0.0 for budget, result in results.items()}
         places = {name: (time[name], score[name]) for name in time}
         panels.insert(0, points(places, (axes[1], metric)))
     draw(panels, options.plot)
 
 
-def _budgets(text: str) -> list[Budget]:
-    """Budgets, such as 1,1,1:2,2,2; of all, an empty list."""
+def _budgets(text: str) -> list[tuple[int, ...]]:
+    """Layers of budgets, such as 1,1,1:2,2,2; of all, an empty list."""
     return [] if text == "all" else arguments.parse_budgets(text)
 
 
-def _milliseconds(text: str) -> float:
-    """A time, such as 300ms, in seconds."""
-    number = text.removesuffix("ms")
-    if number == text:
-        raise argparse.ArgumentTypeError(f"{shown(text)}: expected milliseconds, such as 300ms")
-    return arguments.positive(number) / 1e3
+def _scale(text: str) -> float:
+    """A fraction of an image's sides."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{shown(text)}: expected numbers above 0, up to 1")
+    return value
 
 
 def draw_times(

@@ -24,6 +24,7 @@ from proscale.config import check_output_dir, setup_cfg, without_trust
 from proscale.cost.encoder_cost import MASK2FORMER_LAYERS
 from proscale.cost.flops import count_flops
 from proscale.cost.shape_tracing import build_without_weights
+from proscale.cost.tables import model_name
 from proscale.data import build_mapper
 from proscale.data.datasets.shapes import DEFAULT_ROOT, generate
 from proscale.data.formats.image_file import read_image, read_panoptic_png
@@ -74,8 +75,7 @@ def _run(cfg: CfgNode, output: Path) -> None:
         f"[1/4] Data: {len(DatasetCatalog.get(train))} training and "
         f"{len(DatasetCatalog.get(test))} held-out images in {dataset}"
     )
-    layers = ", ".join(map(str, cfg.MODEL.PROSCALE.PROSCALE_NUM_LAYERS))
-    name = f"PRO-SCALE ({layers}) with ResNet-{cfg.MODEL.RESNETS.DEPTH}"
+    name = f"{model_name(cfg)} with ResNet-{cfg.MODEL.RESNETS.DEPTH}"
     trainer = _DemoTrainer(cfg)
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     print(

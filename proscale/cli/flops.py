@@ -3,7 +3,7 @@
 GFLOPs by part and by operator, parameters, activations, and tokens seen by each encoder layer, for
 one or several configurations side by side. Neither data nor weights are needed: nothing is computed
 but shapes. With --budget, the encoders of PRO-SCALE, RT-M2F and Lite-M2F that cost at most a
-fraction of Mask2Former's.
+fraction of Mask2Former's, and what merging tokens takes off a Mix Transformer.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from proscale.cost.encoder_cost import (
     pareto_front,
     write_config,
 )
-from proscale.cost.flops import padded_size
+from proscale.cost.flops import count_flops, padded_size
 from proscale.cost.model_cost import (
     ENCODER_PART,
     EVERYTHING,
@@ -38,12 +38,15 @@ from proscale.cost.tables import (
     budget_table,
     hybrid_table,
     lite_table,
+    merging_table,
     model_tables,
     print_report,
 )
 from proscale.errors import ConfigError
+from proscale.modeling.backbones.token_merging_config import PRESETS
 from proscale.modeling.pixel_decoders.lite_detr import InterleavingArguments
 from proscale.modeling.pixel_decoders.rt_detr import HybridEncoderArguments
+from proscale.utils.types import Size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -195,6 +198,11 @@ def _plan(cfgs: dict[str, CfgNode], options: argparse.Namespace) -> None:
         title = "Lite-M2F (MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME LiteDETRPixelDecoder) within it."
         tables += [title, lite_table(lite)]
         document["lite_m2f"] = [vars(one) for one in lite]
+    if cfg.MODEL.BACKBONE.NAME == "MixVisionTransformer":
+        backbones = _merged_backbones(cfg, options.size)
+        title = "Each of them with any token merging of the backbone (MODEL.MIT.TOKEN_MERGING)."
+        tables += [title, merging_table(backbones)]
+        document["backbone_by_token_merging"] = backbones
     print_report(tables, document, options.json, options.markdown)
     if not options.choose:
         return
@@ -209,3 +217,14 @@ def _plan(cfgs: dict[str, CfgNode], options: argparse.Namespace) -> None:
     cost = average_cost(cfg, [(options.size, options.size)])
     counted = cost.by_part[ENCODER_PART].multiply_adds.mean
     print(f"\n{options.write}: builds, and its encoder is counted at {counted / 1e9:.2f} GFLOPs")
+
+
+def _merged_backbones(cfg: CfgNode, size: Size) -> dict[str, int]:
+    """Multiply-adds of the backbone with each preset of token merging."""
+    backbones = {}
+    for name in PRESETS:
+        merged = cfg.clone()
+        merged.defrost()
+        merged.MODEL.MIT.TOKEN_MERGING = name
+        backbones[name] = count_flops(build_without_weights(merged), size).by_module["backbone"]
+    return backbones

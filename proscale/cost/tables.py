@@ -6,6 +6,7 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
+from detectron2.config import CfgNode
 from tabulate import tabulate
 
 from proscale.cost.encoder_cost import AffordableEncoder, AffordableHybrid, AffordableLite
@@ -29,6 +30,25 @@ CONVENTION = (
     "free. Activations are the numbers that products put out."
 )
 _COLUMNS = (BACKBONE, ENCODER_PART, TRANSFORMER_DECODER, HEAD, NETWORK, RESULTS, EVERYTHING)
+
+
+def model_name(cfg: CfgNode) -> str:
+    """The name of a Mask2Former with the pixel decoder of ``cfg``, and its layers."""
+    decoder = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME
+    if decoder == "PROSCALE":
+        layers = cfg.MODEL.PROSCALE.BUDGET or cfg.MODEL.PROSCALE.PROSCALE_NUM_LAYERS
+        return f"PRO-SCALE ({', '.join(map(str, layers))})"
+    if decoder == "LiteDETRPixelDecoder":
+        node = cfg.MODEL.LITE_DETR
+        return f"Lite-M2F {_spell_order(node.NUM_LAYERS, node.NUM_BLOCKS)}"
+    names = {"MSDeformAttnPixelDecoder": "Mask2Former", "RTDETRPixelDecoder": "RT-M2F"}
+    # A decoder of the user's own has its registered name.
+    return names.get(decoder, decoder)
+
+
+def _spell_order(num_layers: int, num_blocks: int) -> str:
+    # As in the paper of Lite DETR: “(updates of high levels + updates of all) × blocks”.
+    return f"({num_layers // num_blocks}+1)x{num_blocks}"
 
 
 def markdown_table(
@@ -173,11 +193,23 @@ def hybrid_table(candidates: Sequence[AffordableHybrid]) -> str:
     return markdown_table(rows, headers, text=text)
 
 
+def merging_table(backbones: Mapping[str, int]) -> str:
+    """A row for every way to merge tokens, from the multiply-adds of the backbone by its name, the
+    unmerged one first."""
+    unmerged = next(iter(backbones.values()))
+    rows = [
+        [name, f"{cost / 1e9:.2f}", f"{(cost - unmerged) / 1e9:+.2f}", _percent(cost / unmerged)]
+        for name, cost in backbones.items()
+    ]
+    headers = ["TOKEN_MERGING", "backbone, GFLOPs", "network, GFLOPs", "backbone of unmerged"]
+    return markdown_table(rows, headers, text=("TOKEN_MERGING",))
+
+
 def lite_table(candidates: Sequence[AffordableLite]) -> str:
     """A row for every order of Lite-M2F's layers, in the paper's notation."""
     rows = [
         [
-            f"({one.num_layers // one.num_blocks}+1)x{one.num_blocks}",
+            _spell_order(one.num_layers, one.num_blocks),
             *(str(one.num_layers), str(one.num_blocks), one.mask_output_ops),
             *(f"{one.multiply_adds / 1e9:.2f}", _percent(one.share)),
         ]

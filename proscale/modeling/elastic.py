@@ -8,7 +8,6 @@ and §3.4). None of the model's norms has running statistics that would depend o
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import prod
 
 import numpy as np
 import torch
@@ -71,15 +70,14 @@ def elastic_losses(
 
 def draw_budgets(encoder: ProgressiveEncoder, uniform: Sequence[float]) -> dict[str, list[int]]:
     """The budgets of a step besides the largest, from three numbers drawn from [0, 1)."""
-    drawn, smallest = {}, encoder.smallest_budget
+    drawn = {}
     if uniform[0] < SMALLER_PROBABILITY:
-        drawn["smallest"] = smallest
+        drawn["smallest"] = encoder.smallest_budget
     if uniform[1] < SMALLER_PROBABILITY:
-        # Any but the largest, all alike: budgets are numbered through, the largest is the last.
-        depths = [m - s + 1 for m, s in zip(encoder.num_layers, smallest, strict=True)]
-        number = int(uniform[2] * (prod(depths) - 1))
-        more = np.unravel_index(number, depths)
-        drawn["between"] = [s + int(m) for s, m in zip(smallest, more, strict=True)]
+        # Any but the largest, which is the last, all alike.
+        number = int(uniform[2] * (encoder.num_budgets - 1))
+        place = np.unravel_index(number, [len(depths) for depths in encoder.depths])
+        drawn["between"] = [depths[int(i)] for depths, i in zip(encoder.depths, place, strict=True)]
     return drawn
 
 

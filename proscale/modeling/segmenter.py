@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.errors import ConfigError
+from proscale.modeling.backbones.mit import MixVisionTransformer
+from proscale.modeling.backbones.token_merging_config import TokenMerging
 from proscale.modeling.elastic import budget_of, elastic_losses, gated_outputs
 from proscale.modeling.losses import HungarianMatcher, SetCriterion
 from proscale.modeling.pixel_decoders.proscale import ProgressiveEncoder
@@ -215,17 +217,24 @@ class MaskFormer(nn.Module):
         return (image.to(self.device) - self.pixel_mean) / self.pixel_std
 
     def set_budget(
-        self, budget: Sequence[int] | None = None, *, decoder_layers: int | None = None
+        self,
+        budget: Sequence[int] | None = None,
+        *,
+        decoder_layers: int | None = None,
+        token_merging: TokenMerging = None,
     ) -> None:
-        """Choose how much the head computes from now on; None leaves it as it is.
+        """Choose how much the model computes from now on; None leaves it as it is.
 
         Args:
             budget: layers of each stage of PRO-SCALE's encoder, the first ones, in training, too.
                 The same for all images: a gate is not asked any more.
             decoder_layers: of the transformer decoder, the first ones, in evaluation mode.
+            token_merging: see
+                :func:`~proscale.modeling.backbones.token_merging_config.parse_token_merging`.
 
         Raises:
-            ValueError: there are fewer layers, or the pixel decoder has no stages.
+            ValueError: there are fewer layers, the pixel decoder has no stages, or the backbone
+                does not merge tokens in this way.
         """
         if budget is not None:
             self.progressive_encoder.set_budget(budget)
@@ -234,6 +243,13 @@ class MaskFormer(nn.Module):
             predictor = self.sem_seg_head.get_submodule("predictor")
             assert isinstance(predictor, MultiScaleMaskedTransformerDecoder)
             predictor.set_depth(decoder_layers)
+        if token_merging is not None:
+            if not isinstance(self.backbone, MixVisionTransformer):
+                raise ValueError(
+                    f"the backbone is a {type(self.backbone).__name__}: expected a "
+                    "MixVisionTransformer, which merges tokens"
+                )
+            self.backbone.set_token_merging(token_merging)
 
     @property
     def progressive_encoder(self) -> ProgressiveEncoder:

@@ -7,6 +7,8 @@ import pytest
 
 from proscale_cli import main
 
+LAYERS = ("1,1,1", "1,2,1")
+
 
 @pytest.fixture
 def config_file(small_cfg, tmp_path):
@@ -174,12 +176,32 @@ def test_budgets(run, config_file, tmp_path):
     assert list(document["budgets"]) == ["1,1,1", "2,1,1"]
 
 
+def test_budgets_with_merging_and_scales(run, config_file):
+    overrides = ["MODEL.BACKBONE.NAME", "MixVisionTransformer", "MODEL.MIT.VARIANT", "b0"]
+    printed, document = run(
+        *("--budgets", "1,1,1:1,2,1", "--merging", "none", "bsm_fast", "--scales", "0.5", "1"),
+        *("--size", "128x192", "--repeats", "1", "--budget", "9%"),
+        *("--config-file", config_file("small.yaml", *overrides)),
+        *("MODEL.PROSCALE.PROSCALE_NUM_LAYERS", "[1,2,1]"),
+    )
+    names = [f"{layers} {merging}" for merging in ("none", "bsm_fast") for layers in LAYERS]
+    assert list(document["budgets"]) == [*(f"{name} ×0.5" for name in names), *names]
+    networks = {name: one["network_multiply_adds"] for name, one in document["budgets"].items()}
+    assert networks["1,1,1 bsm_fast ×0.5"] == min(networks.values())
+    assert networks["1,2,1 none"] == max(networks.values())
+    best = "MODEL.PROSCALE.BUDGET [1,2,1] MODEL.MIT.TOKEN_MERGING none INPUT.MIN_SIZE_TEST 400"
+    assert f"The best one affordable: {best} INPUT.MAX_SIZE_TEST 666" in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--budgets", "3,1,2"], r"budget is \[3, 1, 2\]: expected, for each stage, layers from"),
         (["--budgets", "all", "--train"], r"--budgets is for inference of one --config-file"),
-        (["--evaluate"], r"--evaluate, --latency and --budget need --budgets"),
+        (["--evaluate"], r"--evaluate needs --budgets: all, or some"),
+        (["--scales", "0.5"], r"--scales needs --budgets: all, or some"),
+        (["--budgets", "all", "--scales", "2"], '"2": expected numbers above 0, up to 1'),
+        (["--budgets", "all", "--merging", "none"], "the backbone is a .*: expected a MixVision"),
         (["--budgets", "all", "--latency", "3s"], "expected milliseconds, such as 300ms"),
         (["--budgets", "1;2"], "expected layers of each stage, such as 3,3,3"),
     ],

@@ -79,6 +79,19 @@ def test_fused_count_and_variants_of_rt_m2f(run, small_cfg, tmp_path):
     assert len(document["rt_m2f"]) == 4
 
 
+def test_planning_tells_what_merging_saves(run, small_cfg, tmp_path):
+    small_cfg.MODEL.BACKBONE.NAME = "MixVisionTransformer"
+    small_cfg.MODEL.MIT.VARIANT = "b0"
+    file = tmp_path / "mit.yaml"
+    file.write_text(small_cfg.dump())
+    printed, document = run("--size", "128x192", "--config-file", str(file), "--budget", "70%")
+    backbones = document["backbone_by_token_merging"]
+    assert list(backbones) == ["none", "bsm_hq", "bsm_fast", "n2d_2x2"]
+    assert backbones["none"] > backbones["bsm_hq"] > backbones["bsm_fast"]
+    assert "| none " in printed
+    assert "100.0 %" in printed
+
+
 def test_average_over_the_sizes_of_a_data_set(run, config_file, tmp_path):
     # There are no such files: only sizes are read.
     sizes = [(60, 90), (60, 90), (90, 60), (64, 64)]

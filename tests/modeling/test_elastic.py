@@ -194,6 +194,36 @@ def test_another_decoder_has_no_budgets(elastic_cfg):
     elastic_cfg.MODEL.PROSCALE.ELASTIC = False
     with pytest.raises(ValueError, match="expected PRO-SCALE's, whose stages have budgets"):
         build_model(elastic_cfg).set_budget([1, 1, 1])
+    with pytest.raises(ValueError, match="expected a MixVisionTransformer, which merges tokens"):
+        build_model(elastic_cfg).set_budget(token_merging="bsm_hq")
+
+
+def test_a_budget_merges_tokens(elastic_cfg):
+    elastic_cfg.MODEL.BACKBONE.NAME = "MixVisionTransformer"
+    elastic_cfg.MODEL.MIT.VARIANT = "b0"
+    torch.manual_seed(0)
+    model = build_model(elastic_cfg).eval()
+    model.set_budget([1, 2, 1], token_merging="n2d_2x2")
+    found = predict(model)
+    elastic_cfg.MODEL.MIT.TOKEN_MERGING = "n2d_2x2"
+    elastic_cfg.MODEL.PROSCALE.BUDGET = [1, 2, 1]
+    merged = build_model(elastic_cfg).eval()
+    merged.load_state_dict(model.state_dict())
+    for ours, theirs in zip(found, predict(merged), strict=True):
+        assert torch.equal(ours, theirs)
+    # Layers stay as they were chosen.
+    model.set_budget(token_merging="none")
+    assert model.progressive_encoder.budget == [1, 2, 1]
+    assert not torch.equal(predict(model)[1], found[1])
+    with pytest.raises(ValueError, match="expected none, bsm_hq"):
+        model.set_budget(token_merging="bsm")
+
+
+def test_budgets_are_listed_from_the_smallest(model):
+    encoder = model.progressive_encoder
+    assert encoder.num_budgets == len(encoder.budgets) == 12
+    assert encoder.budgets[0] == (1, 1, 1)
+    assert encoder.budgets[-1] == (2, 3, 2)
 
 
 def test_a_gate_splits_a_batch_by_the_budgets_it_chooses(elastic_cfg, model, monkeypatch):

@@ -5,6 +5,8 @@ only the last stage pays for the finest one.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
+from math import prod
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -120,6 +122,24 @@ class ProgressiveEncoder(nn.Module):
         """One layer of every stage that has layers: no level is left without attention."""
         return [min(1, count) for count in self.num_layers]
 
+    @property
+    def budgets(self) -> list[tuple[int, ...]]:
+        """All of them: the smallest first and the largest, all layers, last."""
+        return list(product(*self.depths))
+
+    @property
+    def num_budgets(self) -> int:
+        """How many these are, which is not bounded."""
+        return prod(map(len, self.depths))
+
+    @property
+    def depths(self) -> list[range]:
+        """Layers that each stage may have compute."""
+        return [
+            range(least, most + 1)
+            for least, most in zip(self.smallest_budget, self.num_layers, strict=True)
+        ]
+
     def set_budget(self, budget: Sequence[int]) -> None:
         """Compute the first ``budget[s]`` layers of stage s from now on, in training, too.
 
@@ -132,10 +152,7 @@ class ProgressiveEncoder(nn.Module):
     def check_budget(self, budget: Sequence[int]) -> None:
         """Raise ValueError unless it is between :attr:`smallest_budget` and ``num_layers``."""
         fits = len(budget) == len(self.num_layers) and all(
-            least <= count <= most
-            for least, count, most in zip(
-                self.smallest_budget, budget, self.num_layers, strict=True
-            )
+            count in depths for count, depths in zip(budget, self.depths, strict=True)
         )
         if not fits:
             raise ValueError(
