@@ -24,6 +24,16 @@ from proscale.engine import trainer
 ROOT = Path(__file__).parents[2]
 DATASET = "engine_toy"
 
+# Runs a file without tearing the interpreter down at its end: a thread of gloo that gives back a
+# Python object meanwhile is ended, which aborts the process ("terminate called without …").
+RUN_AND_EXIT = """
+import os, runpy, sys
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+sys.stdout.flush()
+os._exit(0)
+"""
+
 
 @META_ARCH_REGISTRY.register()
 class ToySegmenter(nn.Module):
@@ -138,7 +148,7 @@ def run_two_processes_in():
         python_path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
         processes = [
             subprocess.Popen(
-                [sys.executable, file, str(rank), str(folder), *arguments],
+                [sys.executable, "-c", RUN_AND_EXIT, file, str(rank), str(folder), *arguments],
                 env=os.environ | {"PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"},
             )
             for rank in range(2)
