@@ -10,11 +10,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from proscale.cli.arguments import positive, split_at_key
+from proscale.cli.arguments import (
+    parse_milliseconds,
+    parse_percentage,
+    positive,
+    split_at_key,
+)
 from proscale.config import setup_cfg
 from proscale.errors import ConfigError
 from proscale.predict import TASKS, Predictor
-from proscale.predict.files import VIDEO_SAMPLES, FilePredictor, find_sources
+from proscale.predict.files import VIDEO_SAMPLES, FilePredictor, find_sources, first_image
 from proscale.predict.outputs import OutputFolder, try_output_folder
 from proscale.predict.predictor import choose_task
 from proscale.utils.malloc import disable_malloc_trim
@@ -51,6 +56,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         text = f"{meaning} (default: %(default)s)"
         parser.add_argument(name, type=positive, default=default, metavar="N", help=text)
     parser.add_argument(
+        "--latency",
+        type=parse_milliseconds,
+        metavar="TIME",
+        help="of an elastic PRO-SCALE compute the most layers with which the first image takes at "
+        "most this, such as 300ms, measured before all others",
+    )
+    parser.add_argument(
+        "--budget",
+        type=parse_percentage,
+        metavar="PERCENT",
+        help="the same by multiply-adds of the encoder, at most this of Mask2Former's, such as "
+        "55%%",
+    )
+    parser.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
@@ -82,6 +101,10 @@ def run(options: argparse.Namespace) -> None:
         dataset=cfg.DATASETS.TEST[0],
         title=f"Predictions of {Path(options.config_file).stem}",
     )
+    if options.latency or options.budget:
+        image = first_image(sources)
+        chosen = predictor.choose_budget(image, latency=options.latency, share=options.budget)
+        print("{} (the first image, {}x{} pixels)".format(chosen, *image.shape[:2]))
     files = FilePredictor(predictor, output, batch_size=options.batch_size, workers=options.workers)
     failures = files.predict(sources)
     print(f"{len(sources) - len(failures)} of {len(sources)} files: {output.page}")

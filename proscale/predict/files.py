@@ -115,6 +115,22 @@ def _files(text: str, leave_out: Path) -> list[Path]:
     return found
 
 
+def first_image(sources: Sequence[Source]) -> np.ndarray:
+    """RGB colours ``(H, W, 3)`` uint8 of the first image, or frame of a video, that can be read.
+
+    Raises:
+        DataError: there is none.
+    """
+    for source in sources:
+        try:
+            is_video = source.image_id is None
+            return next(read_frames(source.path)) if is_video else read_rgb(source.path)
+        except (OSError, DataError, StopIteration):
+            # Reported when all files are predicted.
+            continue
+    raise DataError(f"INPUT has {len(sources)} files: none of them can be read")
+
+
 class FilePredictor:
     """Predicts images and videos and writes everything that ``output`` has.
 

@@ -6,6 +6,7 @@ number formats and thresholds follow from the same keys.
 
 import os
 from collections import defaultdict
+from functools import partial
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -17,12 +18,14 @@ from PIL import Image
 
 from proscale.checkpoint import check_weights, load_weights
 from proscale.config import setup_cfg
+from proscale.cost.model_cost import resize_for_test
 from proscale.data.formats.image_file import read_image, to_array
 from proscale.data.mappers import EvaluationMapper
 from proscale.errors import ConfigError
 from proscale.modeling import with_sliding_window
 from proscale.modeling.test_time_augmentation import with_test_time_augmentation
 from proscale.ops.fused import fuse_for_inference
+from proscale.predict.budget import ChosenBudget, choose_budget
 from proscale.predict.result import (
     ClassMetadata,
     Prediction,
@@ -108,7 +111,8 @@ class Predictor:
         model = build_model(cfg).eval()
         load_weights(model, cfg)
         # Weights will not change any more: convolutions and norms become one, where they can.
-        self._model = with_sliding_window(cfg, fuse_for_inference(model))
+        self._network = fuse_for_inference(model)
+        self._model = with_sliding_window(cfg, self._network)
         if cfg.TEST.AUG.ENABLED:
             self._model = with_test_time_augmentation(cfg, self._model)
 
@@ -146,6 +150,26 @@ class Predictor:
             outputs = self._model([samples[index] for index in indices])
             predictions.update(zip(indices, map(self._prediction, outputs), strict=True))
         return [predictions[index] for index in range(len(samples))]
+
+    def choose_budget(
+        self, image: ImageInput, *, latency: float | None = None, share: float | None = None
+    ) -> ChosenBudget:
+        """Have the encoder of an elastic PRO-SCALE compute the most layers within both limits from
+        now on; see :mod:`proscale.predict.budget`.
+
+        Args:
+            image: such as those to be predicted, which is predicted some times with some budgets.
+            latency: seconds that this may take by the median, on this machine.
+            share: multiply-adds of the encoder, as a fraction of Mask2Former's.
+
+        Raises:
+            ConfigError: the model has no budgets, or none is within the limits.
+            FileNotFoundError, ValueError, TypeError: the image cannot be read, see ``read_rgb``.
+        """
+        rgb = read_rgb(image)
+        size = resize_for_test((rgb.shape[0], rgb.shape[1]), self.cfg)
+        call = partial(self, rgb)
+        return choose_budget(self.cfg, self._network, call, size, latency=latency, share=share)
 
     def _prediction(self, output: dict[str, Any]) -> Prediction:
         if self.task == "panoptic":

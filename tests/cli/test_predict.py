@@ -76,6 +76,23 @@ def test_semantic(command, images, tmp_path):
     assert not (tmp_path / "out" / "panoptic").exists()
 
 
+def test_budget_by_latency_and_by_cost(command, images, small_cfg, tmp_path, capsys):
+    small_cfg.MODEL.PROSCALE.PROSCALE_NUM_LAYERS = [2, 2, 1]
+    (tmp_path / "model.yaml").write_text(small_cfg.dump())
+    torch.save({"model": build_model(small_cfg).state_dict()}, tmp_path / "model.pth")
+    (images / "0.jpg").write_bytes(b"no image")  # so that the next file has the first image
+    with pytest.raises(SystemExit, match="1 of 4 files could not be read"):
+        command(images, "--latency", "100000ms")
+    printed = capsys.readouterr().out
+    assert "MODEL.PROSCALE.BUDGET [2,2,1]: " in printed
+    assert " ms an image, " in printed
+    assert "(the first image, 48x64 pixels)" in printed
+    command(images / "a.png", "--budget", "50%")
+    assert "MODEL.PROSCALE.BUDGET [" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"--budget is 1\.0%: expected at least"):
+        command(images / "a.png", "--budget", "1%")
+
+
 def test_unreadable_files_are_skipped_and_reported(command, images, tmp_path, capsys):
     (images / "broken.jpg").write_bytes((images / "a.jpg").read_bytes()[:200])
     (images / "clip.mp4").write_text("no video")
