@@ -166,6 +166,25 @@ def small_segformer_cfg(cfg) -> CfgNode:
     return cfg
 
 
+@pytest.fixture
+def small_pose_cfg(cfg) -> CfgNode:
+    """A pose estimator of COCO's 17 keypoints that is small enough for tests."""
+    cfg.MODEL.META_ARCHITECTURE = "PoseEstimator"
+    cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
+    cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+    cfg.MODEL.BACKBONE.NAME = "MixVisionTransformer"
+    cfg.MODEL.MIT.EMBED_DIM = 8
+    cfg.MODEL.MIT.DEPTHS = [1, 2, 1, 1]
+    cfg.MODEL.MIT.NUM_HEADS = [1, 2, 3, 4]
+    cfg.MODEL.POSE.INPUT_SIZE = [64, 96]
+    cfg.MODEL.POSE_HEAD.CONVS_DIM = 16
+    cfg.MODEL.POSE_HEAD.NORM = "BN"
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.DATASETS.TRAIN = ("keypoints_coco_2017_train",)
+    cfg.DATASETS.TEST = ("keypoints_coco_2017_val",)
+    return cfg
+
+
 @pytest.fixture(scope="session")
 def reference():
     """The reference implementation of results, an oracle."""

@@ -1,7 +1,8 @@
 """Checkpoints between naming schemes.
 
 Every scheme is a table of rules; :data:`SCHEMES` lists them. This project's own names are those of
-Mask2Former and PRO-SCALE, ``backbone.…`` and ``sem_seg_head.…``.
+Mask2Former and PRO-SCALE, ``backbone.…`` and ``sem_seg_head.…``; heads of other tasks begin with
+names of their own.
 """
 
 from collections.abc import Collection, Mapping
@@ -45,7 +46,7 @@ CONTAINERS = ("state_dict", "model")
 ARRAYS = (Tensor, np.ndarray, np.number, np.bool_)
 """Types of values in a checkpoint that are taken for tensors."""
 _DATA_PARALLEL = "module."
-_BACKBONE, _HEAD = "backbone.", "sem_seg_head."
+_BACKBONE, _HEADS = "backbone.", ("sem_seg_head.", "pose_head.")
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def convert(
         return Conversion(state, unknown, source, settings)
 
     # To the other scheme: that of the kind of model which leaves the least out.
-    is_whole = any(name.startswith(_HEAD) for name in state)
+    is_whole = any(name.startswith(_HEADS) for name in state)
     converted, left = min(
         (
             _translate(kind, state, file, to_ours=False, with_prefix=is_whole)
@@ -136,7 +137,7 @@ def convert(
         key=lambda result: len(result[1]),
     )
     # Strangers in the file, such as a classifier's head, may be left out; parts of a model not.
-    ours = [name for name in left if name.startswith((_BACKBONE, _HEAD)) and name not in unknown]
+    ours = [name for name in left if name.startswith((_BACKBONE, *_HEADS)) and name not in unknown]
     if ours:
         raise CheckpointError(
             f"{file}: scheme {to} has no names for {len(ours)} tensors of the model: "
@@ -165,7 +166,7 @@ def recognise(names: Collection[str]) -> tuple[str | None, NamingScheme | None]:
         for scheme in kinds:
             if any(mark.pattern.fullmatch(name) for mark in scheme.marks for name in names):
                 return key, scheme
-    return PROSCALE if any(name.startswith((_BACKBONE, _HEAD)) for name in names) else None, None
+    return PROSCALE if any(name.startswith((_BACKBONE, *_HEADS)) for name in names) else None, None
 
 
 def is_timm_model(names: Collection[str]) -> bool:

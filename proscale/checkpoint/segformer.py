@@ -15,7 +15,7 @@ from proscale.checkpoint.rules import NamingScheme, Rule, Template, rename_modul
 
 _STAGE = "backbone.stages.{stage}."
 _BLOCK = _STAGE + "blocks.{block}."
-_HEAD = "sem_seg_head."
+_HEAD, _POSE_HEAD = "sem_seg_head.", "pose_head."
 
 
 def _as_linear(tensor: Tensor) -> Tensor:
@@ -57,6 +57,8 @@ def _nvidia_head(projection: str, fuse: str, names: str) -> tuple[Rule, ...]:
 # OpenMMLab: a stage is a list of the patch embedding, the blocks and the norm.
 _MMLAB_STAGE = "[backbone.]layers.{stage}."
 _MMLAB_BLOCK = _MMLAB_STAGE + "1.{block}."
+_MMLAB_DECODER = """projections.{stage}=convs.{stage}.conv projections.{stage}.norm=convs.{stage}.bn
+fuse=fusion_conv.conv fuse.norm=fusion_conv.bn"""
 
 OPENMMLAB = NamingScheme(
     marks=(Template(_MMLAB_STAGE + "0.projection.{tensor}"),),
@@ -83,9 +85,10 @@ OPENMMLAB = NamingScheme(
         *rename_modules(
             _HEAD,
             "decode_head.",
-            """projections.{stage}=convs.{stage}.conv projections.{stage}.norm=convs.{stage}.bn
-            fuse=fusion_conv.conv fuse.norm=fusion_conv.bn predictor=conv_seg""",
+            f"{_MMLAB_DECODER} predictor=conv_seg",
         ),
+        # SegFormer++'s pose estimation has the same decoder for heatmaps.
+        *rename_modules(_POSE_HEAD, "head.", f"{_MMLAB_DECODER} predictor=final_layer"),
     ),
     container="state_dict",
 )

@@ -128,6 +128,27 @@ class _Input(Keys, node="INPUT"):
     """Large-scale jitter: side of the square crop (pixels), and the range of the random scale."""
 
 
+class _InputPose(Keys, node="INPUT.POSE"):
+    # Augmentation of SegFormer++'s pose estimation; t is normal, truncated to -1 … 1.
+    FLIP_PROB: Fraction = 0.5
+    """New, as all of INPUT.POSE. Probability of mirroring the image."""
+    HALF_BODY_PROB: Fraction = 0.3
+    HALF_BODY_MIN_KEYPOINTS: Count = 9
+    HALF_BODY_UPPER_PROB: Fraction = 0.7
+    HALF_BODY_PADDING: PositiveFloat = 1.5
+    """Probability of seeing half of a body that has as many labelled keypoints or more; of the
+    upper half where both have enough; size of the crop over the extent of the half's keypoints.
+    There is none without keypoint_upper_body in the data set's metadata."""
+    SCALE_FACTOR: Fraction = 0.5
+    """The crop's size is multiplied by 1 + SCALE_FACTOR x t."""
+    SHIFT_PROB: Fraction = 0.3
+    SHIFT_FACTOR: NonNegativeFloat = 0.16
+    """Probability of moving the crop, and by how much: SHIFT_FACTOR x t of its sides."""
+    ROTATION_PROB: Fraction = 0.6
+    ROTATION: NonNegativeFloat = 80.0
+    """Probability of rotating it, and by how much: ROTATION x t, degrees."""
+
+
 class _Crop(Keys, node="INPUT.CROP"):
     SINGLE_CATEGORY_MAX_AREA: Fraction = 1.0
     """Crops in which one category covers more than this fraction of the labels are drawn again."""
@@ -142,7 +163,10 @@ class _Solver(Keys, node="SOLVER"):
     HEAD_MULTIPLIER: NonNegativeFloat = 1.0
     """New. Learning rate of the segmentation head (``sem_seg_head``) relative to BASE_LR."""
     WEIGHT_DECAY_EMBED: NonNegativeFloat = 0.0
-    """Weight decay of embeddings (queries, levels, position tables)."""
+    """Weight decay of embeddings (queries, levels)."""
+    WEIGHT_DECAY_POSITION: NonNegativeFloat = 0.0
+    """New. Weight decay of Swin's position tables and MiT's position convolutions; published: 0,
+    in pose estimation WEIGHT_DECAY."""
     # Long trainings.
     ACCUMULATION_STEPS: Count = 1
     """New. Every batch of IMS_PER_BATCH images is processed in this many parts whose gradients are
@@ -428,3 +452,33 @@ class _Timm(Keys, node="MODEL.TIMM"):
     """New. Which network of timm TimmBackbone is, such as tf_efficientnet_lite0."""
     NORM: Literal["FrozenBN", "BN", "SyncBN"] = "FrozenBN"
     """New. Its norm: FrozenBN, for ImageNet weights | BN, for random weights | SyncBN."""
+
+
+class _Pose(Keys, node="MODEL.POSE"):
+    # PoseEstimator: top-down pose estimation of SegFormer++ (Kienzle et al., MIPR 2024).
+    INPUT_SIZE: list[Side] = [288, 384]
+    """New, as all of MODEL.POSE. Width and height of a person's crop, multiples of 32 pixels."""
+    BOX_PADDING: PositiveFloat = 1.25
+    """Size of the crop over the person's box."""
+    SIGMA: Annotated[float, Range("numbers from 0.5 to 100", 0.5, 100)] = 3.0
+    """Standard deviation of a keypoint's Gaussian, in cells of the heatmap."""
+    FLIP_TEST: bool = True
+    SHIFT_HEATMAP: bool = True
+    """Average with the heatmaps of the mirrored crop, these moved by one cell."""
+    KEYPOINT_SCORE_THRESH: NonNegativeFloat = 0.2
+    """Keypoints with higher scores count in the score of a pose."""
+    OKS_NMS_THRESH: Fraction = 0.9
+    """Evaluation drops a pose whose similarity (OKS) with a better one of its image is higher."""
+
+
+class _PoseHead(Keys, node="MODEL.POSE_HEAD"):
+    NAME: Literal["SegFormerPoseHead"] = "SegFormerPoseHead"
+    """New, as all of MODEL.POSE_HEAD. SegFormerPoseHead: the all-MLP decoder of SegFormer."""
+    IN_FEATURES: list[str] = ["res2", "res3", "res4", "res5"]
+    """Levels of the backbone."""
+    CONVS_DIM: Width = 256
+    NORM: Literal["BN", "SyncBN"] = "SyncBN"
+    """Width of the decoder, and its norm: SyncBN, over all processes | BN."""
+    NUM_KEYPOINTS: Annotated[int, Range("whole numbers from 1 to 1000", 1, 1000)] = 17
+    LOSS_WEIGHT: NonNegativeFloat = 1.0
+    """Keypoints of a person, and the weight of the loss."""

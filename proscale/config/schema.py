@@ -297,6 +297,15 @@ def _rules(cfg: CfgNode) -> Iterator[tuple[bool, str, str]]:
     fits = head.NAME != "SegFormerHead" or head.NORM in ("BN", "SyncBN")
     yield fits, "MODEL.SEM_SEG_HEAD.NORM", "BN or SyncBN with SegFormerHead"
 
+    if cfg.MODEL.META_ARCHITECTURE == "PoseEstimator":
+        # Every stage of the backbone halves the crop, five times from the first to the last.
+        size = cfg.MODEL.POSE.INPUT_SIZE
+        fits = len(size) == 2 and not any(side % 32 for side in size)
+        yield fits, "MODEL.POSE.INPUT_SIZE", "[width, height], multiples of 32"
+        # A person's crop is one view already.
+        for key, switch in (("TEST.SLIDING_WINDOW", window), ("TEST.AUG", views)):
+            yield not switch.ENABLED, f"{key}.ENABLED", "False with PoseEstimator"
+
     if cfg.MODEL.BACKBONE.NAME == "build_resnet_backbone":
         node, names = cfg.MODEL.RESNETS, ["stem", "res2", "res3", "res4", "res5"]
         fits = bool(node.OUT_FEATURES) and set(node.OUT_FEATURES) <= set(names)

@@ -10,11 +10,14 @@ from proscale.data.datasets.coco import register_coco
 from proscale.data.datasets.mapillary import register_mapillary
 from proscale.data.datasets.registration import register_coco_panoptic
 from proscale.data.datasets.shapes import register_shapes
-from proscale.data.mappers import MAPPERS, build_mapper
+from proscale.data.mappers import MAPPERS, PoseMapper, build_mapper
+from proscale.data.person_crop import PersonCrop
 from proscale.data.training_loader import TrainingLoader, build_training_loader
 
 __all__ = [
     "MAPPERS",
+    "PersonCrop",
+    "PoseMapper",
     "TrainingLoader",
     "build_mapper",
     "build_training_loader",

@@ -16,10 +16,10 @@ _NORMS = (
     *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     *(nn.GroupNorm, nn.LayerNorm),
 )
-# Swin's position tables are parameters of other modules; as published they never decay.
+# Swin's position tables are parameters of other modules.
 _POSITION_TABLES = ("relative_position_bias_table", "absolute_pos_embed")
-# MiT's depth-wise convolutions, by their name, take the place of position encodings; neither do
-# they decay (Xie et al., SegFormer, NeurIPS 2021).
+# MiT's depth-wise convolutions, by their name, take the place of position encodings (Xie et al.,
+# SegFormer, NeurIPS 2021).
 _POSITION_CONVOLUTION = "dwconv"
 
 
@@ -47,8 +47,9 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
     The learning rate is ``SOLVER.BASE_LR``, times ``BACKBONE_MULTIPLIER`` in modules called
     ``backbone`` and ``HEAD_MULTIPLIER`` in ``sem_seg_head``. The weight decay is
     ``SOLVER.WEIGHT_DECAY``; ``WEIGHT_DECAY_NORM`` in norms, ``WEIGHT_DECAY_EMBED`` in
-    ``nn.Embedding``, 0 in position tables of Swin and position convolutions of MiT. Detectron2's
-    ``BIAS_LR_FACTOR`` and ``WEIGHT_DECAY_BIAS`` apply to parameters called ``bias``.
+    ``nn.Embedding``, ``WEIGHT_DECAY_POSITION`` in position tables of Swin and position convolutions
+    of MiT. Detectron2's ``BIAS_LR_FACTOR`` and ``WEIGHT_DECAY_BIAS`` apply to parameters called
+    ``bias``.
 
     Returns:
         groups with ``params``, ``lr``, ``weight_decay`` and, for debugging, ``param_names`` in the
@@ -78,7 +79,7 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
             elif isinstance(module, nn.Embedding):
                 weight_decay = solver.WEIGHT_DECAY_EMBED
             elif name in _POSITION_TABLES or _POSITION_CONVOLUTION in module_names:
-                weight_decay = 0.0
+                weight_decay = solver.WEIGHT_DECAY_POSITION
             # Detectron2's settings of biases, which also hold in norms.
             if name == "bias":
                 lr *= solver.BIAS_LR_FACTOR

@@ -7,6 +7,7 @@ from proscale.modeling.head import (
     build_transformer_decoder,
 )
 from proscale.modeling.losses import HungarianMatcher, SetCriterion
+from proscale.modeling.pose import PoseEstimator
 from proscale.modeling.segformer_head import SegFormerHead
 from proscale.modeling.segmenter import MaskFormer
 from proscale.modeling.sliding_window import SlidingWindow, with_sliding_window
@@ -16,6 +17,7 @@ __all__ = [
     "HungarianMatcher",
     "MaskFormer",
     "MaskFormerHead",
+    "PoseEstimator",
     "SegFormerHead",
     "SetCriterion",
     "SlidingWindow",

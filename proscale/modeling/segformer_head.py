@@ -1,10 +1,12 @@
-"""SegFormer's head: project every stage, fuse, classify (Xie et al., NeurIPS 2021, §3.2).
+"""SegFormer's all-MLP decoder: project every stage, fuse, predict (Xie et al., NeurIPS 2021, §3.2).
 
-The published head up-samples all stages to the finest one, concatenates and fuses them. Here every
-stage is fused at its own resolution: the same numbers, with a fraction of the multiply-adds.
+The published decoder up-samples all stages to the finest one, concatenates and fuses them. Here
+every stage is fused at its own resolution: the same numbers, with a fraction of the multiply-adds.
+:class:`SegFormerHead` predicts classes with it, and
+:class:`~proscale.modeling.pose.SegFormerPoseHead` heatmaps of keypoints.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import fvcore.nn.weight_init as weight_init
 import torch
@@ -21,26 +23,116 @@ FORMS = ("openmmlab", "nvidia")
 NORMS = ("BN", "SyncBN")
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
-class SegFormerHead(nn.Module):
-    """Semantic segmentation head for Detectron2's ``SemanticSegmentor``.
+class AllMLPDecoder(nn.Module):
+    """The all-MLP decoder on the stages of a backbone.
 
     Form ``openmmlab`` (SegFormer++'s weights) projects a stage by 1×1 convolution, norm and ReLU,
     ``nvidia`` (NVIDIA's and Hugging Face's weights) linearly. Both fuse by 1×1 convolution, norm
-    and ReLU, then classify.
+    and ReLU, then predict by a 1×1 convolution with bias.
 
     Args:
         input_shape: channels and strides of the stages.
         form: one of :data:`FORMS`.
-        num_classes: K.
+        num_outputs: maps K that are predicted.
         conv_dims: channels C of the projections and of the fusion.
         norm: one of :data:`NORMS`.
-        dropout: probability of dropping a channel before the classifier.
-        loss_weight: factor of the loss.
-        ignore_value: label of the pixels that do not count.
+        dropout: probability of dropping a channel before the prediction.
     """
 
     fuse: Conv2d
+
+    def __init__(
+        self,
+        input_shape: Mapping[str, ShapeSpec],
+        *,
+        form: str,
+        num_outputs: int,
+        conv_dims: int,
+        norm: str,
+        dropout: float,
+    ):
+        super().__init__()
+        if form not in FORMS:
+            raise ValueError(f"form is {form!r}: expected {' or '.join(FORMS)}")
+        if norm not in NORMS:
+            raise ValueError(f"norm is {norm!r}: expected {' or '.join(NORMS)}")
+        # Stages from the finest to the coarsest.
+        stages = sorted(input_shape.items(), key=lambda item: item[1].stride)
+        self.in_features = [name for name, _ in stages]
+        self.common_stride = stages[0][1].stride
+        self.form = form
+
+        self.projections = nn.ModuleList(
+            _conv(shape.channels, conv_dims, norm)
+            if form == "openmmlab"
+            else Conv2d(shape.channels, conv_dims, kernel_size=1)
+            for _, shape in stages
+        )
+        # C·stages to C channels, then K maps.
+        self.fuse = _conv(len(stages) * conv_dims, conv_dims, norm)
+        self.dropout = nn.Dropout2d(dropout)
+        self.predictor = Conv2d(conv_dims, num_outputs, kernel_size=1)
+
+    def layers(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Maps ``(B, K, h, w)`` at the finest stage's resolution, from ``features`` by name."""
+        # 1x1 convolutions run fastest on channels-last maps.
+        maps = [
+            features[name].contiguous(memory_format=torch.channels_last)
+            for name in self.in_features
+        ]
+        # A 1x1 convolution of concatenated maps is the sum of a convolution of each: the fusion's
+        # part (C, C, 1, 1) of each stage.
+        weights = list(self.fuse.weight.chunk(len(maps), dim=1))
+        bias = None
+        if self.form == "openmmlab":
+            # Step 1 of the paper: all stages to C channels, by convolution, norm and ReLU.
+            maps = [convolve(project, x) for project, x in zip(self.projections, maps, strict=True)]
+        else:
+            # Linear projections are one with the fusion: W_fuse · (W_i · x + b_i).
+            parts = [weight.flatten(1) for weight in weights]
+            pairs: list[tuple[Tensor, Conv2d]] = list(zip(parts, self.projections, strict=True))
+            weights = [(part @ p.weight.flatten(1))[..., None, None] for part, p in pairs]
+            bias = torch.stack([part @ p.bias for part, p in pairs]).sum(0)
+        # Steps 2 to 4: resize to the finest stage, concatenate and fuse, classify.
+        return fuse_and_classify(maps, weights, bias, self.fuse.norm, self.dropout, self.predictor)
+
+    def published_layers(self, features: Mapping[str, Tensor]) -> Tensor:
+        """As :meth:`layers`, in the published order: resize, concatenate, fuse, predict."""
+        maps = [
+            project(features[name])
+            for project, name in zip(self.projections, self.in_features, strict=True)
+        ]
+        size = maps[0].shape[-2:]
+        maps = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in maps]
+        return self.predictor(self.dropout(self.fuse(torch.cat(maps, dim=1))))
+
+
+def stages_of(
+    cfg: CfgNode, key: str, names: Sequence[str], input_shape: Mapping[str, ShapeSpec]
+) -> dict[str, ShapeSpec]:
+    """The backbone's levels of these names, which ``key`` has.
+
+    Raises:
+        ConfigError: there are none, or the backbone lacks one.
+    """
+    if not names or any(name not in input_shape for name in names):
+        raise ConfigError(
+            f"{key} is {list(names)}: expected levels that the backbone "
+            f"{cfg.MODEL.BACKBONE.NAME} has, {sorted(input_shape)}"
+        )
+    return {name: input_shape[name] for name in names}
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class SegFormerHead(AllMLPDecoder):
+    """Semantic segmentation head for Detectron2's ``SemanticSegmentor``.
+
+    Args:
+        input_shape, form, conv_dims, norm, dropout: see :class:`AllMLPDecoder`.
+        num_classes: K.
+        loss_weight: factor of the loss.
+        ignore_value: label of the pixels that do not count.
+    """
 
     @configurable
     def __init__(
@@ -55,30 +147,17 @@ class SegFormerHead(nn.Module):
         loss_weight: float,
         ignore_value: int,
     ):
-        super().__init__()
-        if form not in FORMS:
-            raise ValueError(f"form is {form!r}: expected {' or '.join(FORMS)}")
-        if norm not in NORMS:
-            raise ValueError(f"norm is {norm!r}: expected {' or '.join(NORMS)}")
-        # Stages from the finest to the coarsest.
-        stages = sorted(input_shape.items(), key=lambda item: item[1].stride)
-        self.in_features = [name for name, _ in stages]
-        self.common_stride = stages[0][1].stride
-        self.form = form
+        super().__init__(
+            input_shape,
+            form=form,
+            num_outputs=num_classes,
+            conv_dims=conv_dims,
+            norm=norm,
+            dropout=dropout,
+        )
         self.num_classes = num_classes
         self.loss_weight = loss_weight
         self.ignore_value = ignore_value
-
-        self.projections = nn.ModuleList(
-            _conv(shape.channels, conv_dims, norm)
-            if form == "openmmlab"
-            else Conv2d(shape.channels, conv_dims, kernel_size=1)
-            for _, shape in stages
-        )
-        # C·stages to C channels, then K classes.
-        self.fuse = _conv(len(stages) * conv_dims, conv_dims, norm)
-        self.dropout = nn.Dropout2d(dropout)
-        self.predictor = Conv2d(conv_dims, num_classes, kernel_size=1)
         for conv in (*self.projections, self.fuse):
             weight_init.c2_msra_fill(conv)
         # Small weights: classes start out equally likely.
@@ -88,13 +167,10 @@ class SegFormerHead(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict:
         node = cfg.MODEL.SEM_SEG_HEAD
-        if not node.IN_FEATURES or any(name not in input_shape for name in node.IN_FEATURES):
-            raise ConfigError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(node.IN_FEATURES)}: expected levels that "
-                f"the backbone {cfg.MODEL.BACKBONE.NAME} has, {sorted(input_shape)}"
-            )
         return {
-            "input_shape": {name: input_shape[name] for name in node.IN_FEATURES},
+            "input_shape": stages_of(
+                cfg, "MODEL.SEM_SEG_HEAD.IN_FEATURES", node.IN_FEATURES, input_shape
+            ),
             "form": node.SEGFORMER_FORM,
             "num_classes": node.NUM_CLASSES,
             "conv_dims": node.CONVS_DIM,
@@ -119,29 +195,6 @@ class SegFormerHead(nn.Module):
             assert targets is not None
             return None, self.losses(logits, targets)
         return self._upsample(logits), {}
-
-    def layers(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Logits ``(B, K, h, w)`` at the finest stage's resolution, from ``features`` by name."""
-        # 1x1 convolutions run fastest on channels-last maps.
-        maps = [
-            features[name].contiguous(memory_format=torch.channels_last)
-            for name in self.in_features
-        ]
-        # A 1x1 convolution of concatenated maps is the sum of a convolution of each: the fusion's
-        # part (C, C, 1, 1) of each stage.
-        weights = list(self.fuse.weight.chunk(len(maps), dim=1))
-        bias = None
-        if self.form == "openmmlab":
-            # Step 1 of the paper: all stages to C channels, by convolution, norm and ReLU.
-            maps = [convolve(project, x) for project, x in zip(self.projections, maps, strict=True)]
-        else:
-            # Linear projections are one with the fusion: W_fuse · (W_i · x + b_i).
-            parts = [weight.flatten(1) for weight in weights]
-            pairs: list[tuple[Tensor, Conv2d]] = list(zip(parts, self.projections, strict=True))
-            weights = [(part @ p.weight.flatten(1))[..., None, None] for part, p in pairs]
-            bias = torch.stack([part @ p.bias for part, p in pairs]).sum(0)
-        # Steps 2 to 4: resize to the finest stage, concatenate and fuse, classify.
-        return fuse_and_classify(maps, weights, bias, self.fuse.norm, self.dropout, self.predictor)
 
     def losses(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Cross-entropy averaged over the labelled pixels; 0 where there are none. ``logits`` are

@@ -147,15 +147,6 @@ MAPPERS: dict[str, tuple[Callable[[CfgNode], AugmentationScheme], type[Annotatio
 """The scheme, and the reader of annotations, of each published name."""
 
 
-def build_mapper(cfg: CfgNode, is_train: bool) -> Callable[[dict], dict]:
-    """Build ``INPUT.DATASET_MAPPER_NAME`` for training, :class:`EvaluationMapper` otherwise.
-
-    Raises:
-        ConfigError: there is no such mapper, or a key that it reads has a value not accepted.
-    """
-    return TrainingMapper(cfg) if is_train else EvaluationMapper(cfg)
-
-
 class TrainingMapper:
     """Maps an entry of a data set to an augmented image and its targets.
 
@@ -202,7 +193,7 @@ class TrainingMapper:
                 f"chosen by INPUT.DATASET_MAPPER_NAME reads: there is {', '.join(sorted(entry))}"
             )
         # 1. Read the image and its annotation, and compare their sizes.
-        image = _read_image(entry, self.image_format)
+        image = read_entry_image(entry, self.image_format)
         sample = {key: entry[key] for key in _KEPT if key in entry}
         sample["height"], sample["width"] = image.shape[:2]
         annotation = self.reader.read(entry, image.shape[:2])
@@ -218,7 +209,7 @@ class TrainingMapper:
         # 3. Bring the targets to the sample's size, and pad the image with grey.
         height, width = (-(-n // self.size_divisor) * self.size_divisor for n in image.shape[:2])
         sample |= annotation.targets(transforms, image.shape[:2], (height, width))
-        sample["image"] = _to_tensor(pad(image, (height, width), _IMAGE_PADDING))
+        sample["image"] = to_tensor(pad(image, (height, width), _IMAGE_PADDING))
         return sample
 
 
@@ -248,7 +239,7 @@ class EvaluationMapper:
         Raises:
             DataError: the image is missing, cannot be read, or has another size than stated.
         """
-        image = _read_image(entry, self.image_format)
+        image = read_entry_image(entry, self.image_format)
         sample = {key: value for key, value in entry.items() if key not in _ANNOTATIONS}
         sample["height"], sample["width"] = image.shape[:2]
         return {**sample, "image": self.resized(image)}
@@ -257,10 +248,10 @@ class EvaluationMapper:
         """An image (H, W, 3) uint8 as the model sees it: (3, H, W) uint8."""
         aug_input = T.AugInput(image)
         self.augmentations(aug_input)
-        return _to_tensor(aug_input.image)
+        return to_tensor(aug_input.image)
 
 
-def _read_image(entry: Mapping[str, Any], image_format: str) -> np.ndarray:
+def read_entry_image(entry: Mapping[str, Any], image_format: str) -> np.ndarray:
     """The image (H, W, C) of ``entry["file_name"]``, of the size that the entry states."""
     image = read_image(entry["file_name"], image_format)
     height, width = image.shape[:2]
@@ -269,5 +260,6 @@ def _read_image(entry: Mapping[str, Any], image_format: str) -> np.ndarray:
     return image
 
 
-def _to_tensor(image: np.ndarray) -> torch.Tensor:
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """``(H, W, C)`` as a contiguous tensor ``(C, H, W)``."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -1,0 +1,56 @@
+"""SegFormer's all-MLP decoder as a head for heatmaps of keypoints."""
+
+from collections.abc import Mapping
+
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from fvcore.nn import weight_init
+from torch import nn
+
+from proscale.modeling.segformer_head import AllMLPDecoder, stages_of
+
+
+class SegFormerPoseHead(AllMLPDecoder):
+    """Heatmaps by the decoder that segments, in its OpenMMLab form, without dropout (SegFormer++,
+    Kienzle et al., MIPR 2024, §4).
+
+    Args:
+        input_shape, conv_dims, norm: see :class:`~proscale.modeling.segformer_head.AllMLPDecoder`.
+        num_keypoints: heatmaps K.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: Mapping[str, ShapeSpec],
+        *,
+        num_keypoints: int,
+        conv_dims: int,
+        norm: str,
+    ):
+        super().__init__(
+            input_shape,
+            form="openmmlab",
+            num_outputs=num_keypoints,
+            conv_dims=conv_dims,
+            norm=norm,
+            dropout=0.0,
+        )
+        self.num_keypoints = num_keypoints
+        # As published: small weights, but for the fusion.
+        for conv in (*self.projections, self.predictor):
+            nn.init.normal_(conv.weight, std=0.001)
+        nn.init.zeros_(self.predictor.bias)
+        weight_init.c2_msra_fill(self.fuse)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict:
+        node = cfg.MODEL.POSE_HEAD
+        return {
+            "input_shape": stages_of(
+                cfg, "MODEL.POSE_HEAD.IN_FEATURES", node.IN_FEATURES, input_shape
+            ),
+            "num_keypoints": node.NUM_KEYPOINTS,
+            "conv_dims": node.CONVS_DIM,
+            "norm": node.NORM,
+        }
