@@ -255,6 +255,14 @@ class _MaskFormer(Keys, node="MODEL.MASK_FORMER"):
     HIDDEN_DIM: Width = 256
     NUM_OBJECT_QUERIES: Count = 100
     """Width and number of the queries."""
+    SELECTED_QUERIES: Annotated[int, Range("whole numbers from 0 to 65536", 0, 2**16)] = 0
+    """New. More queries, chosen from the encoder's tokens (Deformable DETR, §A.4; Mask DINO, §3.2):
+    for many small objects. NUM_OBJECT_QUERIES are learned and stay, for stuff."""
+    PLACE_WEIGHT: NonNegativeFloat = 0.0
+    """New. Matching cost of a selected query whose token is outside of the target (DeFCN, §3.1)."""
+    RELATIVE_COORDINATES: bool = False
+    """New. Give masks of selected queries the pixels' distances from their tokens, which tell equal
+    objects apart (after CondInst, §3.1)."""
     ENFORCE_INPUT_PROJ: bool = False
     """Project the levels to HIDDEN_DIM even where they already have this width."""
     ENC_LAYERS: Literal[0] = 0
@@ -283,6 +291,9 @@ class _MaskFormerTest(Keys, node="MODEL.MASK_FORMER.TEST"):
     DEC_LAYERS: Layers = 0
     """New. Predict from the first layers of the transformer decoder alone, counted as
     MASK_FORMER.DEC_LAYERS counts them; 0 takes all."""
+    SELECTED_QUERIES: Annotated[int, Range("whole numbers from 0 to 65536", 0, 2**16)] = 0
+    """New. Queries chosen from the tokens in inference; 0 takes MASK_FORMER.SELECTED_QUERIES. An
+    image has more objects than a crop of it."""
     STRIP_MEMORY: Count = 8
     """New. Results are made from masks in strips of this size (MiB, float32 masks of all queries
     in use); the memory on the way from mask logits to results is a few times that. Small strips

@@ -173,7 +173,7 @@ def count_results(model: nn.Module, size: Size, result_size: Size) -> int:
     if not isinstance(model, MaskFormer):
         return 0
     head = model.sem_seg_head
-    queries, classes = head.predictor.query_feat.num_embeddings, head.num_classes
+    queries, classes = head.predictor.test_queries, head.num_classes
     pixels = prod(result_size)
     # All masks are resized to the padded image and, cropped, to the result, four multiply-adds a
     # pixel each; semantic results weight all classes by them. Panoptic and instance results only

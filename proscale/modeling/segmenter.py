@@ -137,6 +137,12 @@ class MaskFormer(nn.Module):
         # Frozen norms of ResNets cost no pass over the maps, in training either.
         fold_frozen_norms(backbone)
         node = cfg.MODEL.MASK_FORMER
+        if cfg.MODEL.PROSCALE.ELASTIC and node.SELECTED_QUERIES:
+            # Distillation compares the budgets' predictions query by query.
+            raise ConfigError(
+                "MODEL.PROSCALE.ELASTIC is True: expected False with "
+                "MODEL.MASK_FORMER.SELECTED_QUERIES, which differ from budget to budget"
+            )
         return {
             "backbone": backbone,
             "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
@@ -454,6 +460,7 @@ def build_criterion(cfg: CfgNode) -> SetCriterion:
         cost_mask=node.MASK_WEIGHT,
         cost_dice=node.DICE_WEIGHT,
         num_points=node.TRAIN_NUM_POINTS,
+        cost_place=node.PLACE_WEIGHT,
     )
     # Deep supervision: the auxiliary outputs' losses, loss_ce_0 …, weigh the same.
     auxiliary = range(node.DEC_LAYERS - 1)

@@ -262,3 +262,9 @@ def test_a_training_of_one_budget_alone_is_refused(elastic_cfg):
     elastic_cfg.MODEL.PROSCALE.merge_from_list(["ELASTIC", False, "BUDGET", [1, 1, 1]])
     with pytest.raises(ConfigError, match=r"BUDGET is \[1, 1, 1\]: expected \[\] in a training"):
         Trainer(elastic_cfg)
+
+
+def test_queries_from_tokens_are_refused(elastic_cfg):
+    elastic_cfg.MODEL.MASK_FORMER.SELECTED_QUERIES = 5
+    with pytest.raises(ConfigError, match=r"PROSCALE\.ELASTIC is True: expected False"):
+        build_model(elastic_cfg)

@@ -71,6 +71,7 @@ def convert_to_coco(
     target: Path,
     categories: Sequence[Mapping[str, Any]],
     png_suffix: str = "",
+    png_folder: Path | None = None,
     workers: int,
 ) -> Tally:
     """Make a COCO file, panoptic or of instances.
@@ -78,13 +79,14 @@ def convert_to_coco(
     Args:
         sources: of the images, by id.
         convert: makes an image's part of its id, source and PNG file, which it writes first.
-        target: the JSON file. PNG files are in the folder of the same name.
+        target: the JSON file.
         categories: its ``categories``.
         png_suffix: of the PNG files, after the id; empty: there are none. Missing ones are made
             again.
+        png_folder: where they are; None is the folder of the JSON file's name.
         workers: threads; reading, writing and most of NumPy release Python's lock.
     """
-    folder = target.with_suffix("")
+    folder = png_folder or target.with_suffix("")
     target.parent.mkdir(parents=True, exist_ok=True)
     if png_suffix:
         folder.mkdir(exist_ok=True)

@@ -16,10 +16,16 @@ class HungarianMatcher(nn.Module):
         cost_mask: weight of the mean binary cross-entropy over the points.
         cost_dice: weight of the dice loss over the points.
         num_points: points per image; all its queries and targets share them.
+        cost_place: added where a query with a place is matched to a target that is not there.
     """
 
     def __init__(
-        self, cost_class: float = 1, cost_mask: float = 1, cost_dice: float = 1, num_points: int = 0
+        self,
+        cost_class: float = 1,
+        cost_mask: float = 1,
+        cost_dice: float = 1,
+        num_points: int = 0,
+        cost_place: float = 0,
     ):
         super().__init__()
         if cost_class == cost_mask == cost_dice == 0:
@@ -30,6 +36,7 @@ class HungarianMatcher(nn.Module):
             raise ValueError(f"num_points is {num_points}: expected whole numbers from 1")
         self.cost_class, self.cost_mask, self.cost_dice = cost_class, cost_mask, cost_dice
         self.num_points = num_points
+        self.cost_place = cost_place
 
     @torch.no_grad()
     def forward(
@@ -38,7 +45,8 @@ class HungarianMatcher(nn.Module):
         """Match every image on its own.
 
         Args:
-            outputs: ``pred_logits`` ``(B, Q, K + 1)`` and ``pred_masks`` ``(B, Q, H, W)`` logits.
+            outputs: ``pred_logits`` ``(B, Q, K + 1)`` and ``pred_masks`` ``(B, Q, H, W)`` logits;
+                optionally ``places`` ``(B, P, 2)`` of the last P queries, as (x, y) in [0, 1].
             targets: of each image, ``labels`` ``(N,)`` and ``masks`` ``(N, H', W')``, 0 or 1.
 
         Returns:
@@ -49,18 +57,30 @@ class HungarianMatcher(nn.Module):
             FloatingPointError: a cost is not finite; tells which term, of which image.
         """
         matches = []
-        for image, (logits, masks, target) in enumerate(
-            zip(outputs["pred_logits"], outputs["pred_masks"], targets, strict=True)
+        places = outputs.get("places") if self.cost_place else None
+        for image, (logits, masks, target, place) in enumerate(
+            zip(
+                outputs["pred_logits"],
+                outputs["pred_masks"],
+                targets,
+                [None] * len(targets) if places is None else places,
+                strict=True,
+            )
         ):
             # Images have different numbers of targets: one assignment problem each.
             try:
-                matches.append(self._match(logits, masks, target["labels"], target["masks"]))
+                matches.append(self._match(logits, masks, target["labels"], target["masks"], place))
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error} of image {image} of the batch") from None
         return matches
 
     def _match(
-        self, logits: Tensor, masks: Tensor, labels: Tensor, true_masks: Tensor
+        self,
+        logits: Tensor,
+        masks: Tensor,
+        labels: Tensor,
+        true_masks: Tensor,
+        places: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         # Without targets every query is “no object”.
         if len(labels) == 0:
@@ -82,7 +102,12 @@ class HungarianMatcher(nn.Module):
                 "mask": self.cost_mask * pairwise_mask_cost(predicted, true),
                 "dice": self.cost_dice * pairwise_dice_cost(predicted, true),
             }
-            cost = (terms["class"] + terms["mask"] + terms["dice"]).cpu().numpy()
+            cost = terms["class"] + terms["mask"] + terms["dice"]
+            # A spatial prior: queries that have a place are for targets there (DeFCN, §3.1).
+            if places is not None:
+                there = point_sample(true_masks[None].float(), places[None], align_corners=False)
+                cost[-len(places) :] += self.cost_place * (1 - there[0].T)
+            cost = cost.cpu().numpy()
         # An assignment of costs that are not finite would be arbitrary: tell the term at fault.
         if not np.isfinite(cost).all():
             wrong = [f"{name} cost" for name, term in terms.items() if not term.isfinite().all()]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import fvcore.nn.weight_init as weight_init
+import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
@@ -15,6 +16,10 @@ from proscale.modeling.attention import Attention
 from proscale.modeling.head import TRANSFORMER_DECODER_REGISTRY
 from proscale.modeling.pixel_decoders.base import NUM_DECODER_LEVELS
 from proscale.modeling.pixel_decoders.deformable_encoder import sine_position_encoding
+from proscale.modeling.transformer_decoder.query_selection import (
+    QuerySelection,
+    RelativeCoordinates,
+)
 from proscale.ops.fused import to_tokens
 from proscale.ops.mask_resize import QueryMasks
 
@@ -114,6 +119,11 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         pre_norm: norms before the branches rather than after the sums.
         mask_dim: channels of the mask features.
         enforce_input_project: project the levels even where ``in_channels == hidden_dim``.
+        selected_queries: more queries, chosen from the levels' tokens, see
+            :class:`~proscale.modeling.transformer_decoder.query_selection.QuerySelection`.
+        test_selected_queries: how many in evaluation mode; None is as many.
+        relative_coordinates: of pixels to the selected queries, for the masks, see
+            :class:`~proscale.modeling.transformer_decoder.query_selection.RelativeCoordinates`.
     """
 
     @configurable
@@ -131,8 +141,13 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         mask_dim: int,
         enforce_input_project: bool,
         depth: int | None = None,
+        selected_queries: int = 0,
+        test_selected_queries: int | None = None,
+        relative_coordinates: bool = False,
     ):
         super().__init__()
+        if relative_coordinates and not selected_queries:
+            raise ValueError("relative_coordinates is True: expected selected_queries from 1")
         if num_layers < 0:
             raise ValueError(f"num_layers is {num_layers}: expected whole numbers from 0")
         if nheads < 1 or hidden_dim % nheads or hidden_dim % 4:
@@ -160,6 +175,15 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         self.query_feat = nn.Embedding(num_queries, hidden_dim)
         self.query_embed = nn.Embedding(num_queries, hidden_dim)
         self.level_embed = nn.Embedding(NUM_DECODER_LEVELS, hidden_dim)
+        # Further queries, from the levels' tokens.
+        self.query_selection = None
+        if selected_queries:
+            self.query_selection = QuerySelection(
+                hidden_dim, selected_queries, test_selected_queries or selected_queries
+            )
+        self.relative_coordinates = (
+            RelativeCoordinates(hidden_dim) if relative_coordinates else None
+        )
         # 1x1 convolutions only where widths differ, unless they are enforced.
         self.input_proj = nn.ModuleList(nn.Identity() for _ in range(NUM_DECODER_LEVELS))
         if in_channels != hidden_dim or enforce_input_project:
@@ -186,7 +210,16 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
             "enforce_input_project": node.ENFORCE_INPUT_PROJ,
             "depth": node.TEST.DEC_LAYERS - 1 if node.TEST.DEC_LAYERS else None,
+            "selected_queries": node.SELECTED_QUERIES,
+            "test_selected_queries": node.TEST.SELECTED_QUERIES or None,
+            "relative_coordinates": node.RELATIVE_COORDINATES,
         }
+
+    @property
+    def test_queries(self) -> int:
+        """Queries in evaluation mode, of an image with enough tokens."""
+        selected = 0 if self.query_selection is None else self.query_selection.test_count
+        return self.query_feat.num_embeddings + selected
 
     def set_depth(self, depth: int) -> None:
         """Compute the first ``depth`` layers alone in evaluation mode from now on.
@@ -217,7 +250,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             latter and ``mask_features``; ``aux_outputs``, the same three of every earlier
             prediction in order, empty without ``auxiliary``; and ``mask_features`` as given, or
             None where each prediction was made by itself
-            (:class:`~proscale.ops.mask_resize.QueryMasks`).
+            (:class:`~proscale.ops.mask_resize.QueryMasks`). With selected queries, which are the
+            last ones, every prediction has their ``places`` ``(B, K, 2)`` as (x, y) in (0, 1), too.
         """
         batch = mask_features.shape[0]
         sizes = [(level.shape[2], level.shape[3]) for level in levels]
@@ -237,6 +271,15 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         # The learned queries: content X_0 and position, (B, Q, C) each.
         queries = self.query_feat.weight.expand(batch, -1, -1)
         query_position = self.query_embed.weight.expand(batch, -1, -1)
+        # Further ones from the tokens that are most likely to be objects.
+        places = None
+        if self.query_selection is not None:
+            selected = self.query_selection(tokens, positions, sizes, self._classify)
+            queries = torch.cat((queries, selected.content), dim=1)
+            query_position = torch.cat((query_position, selected.position), dim=1)
+            places = selected.places
+        if self.relative_coordinates is not None:
+            mask_features = self.relative_coordinates.extend_features(mask_features)
         masks = QueryMasks(mask_features, sizes, every_layer=auxiliary)
 
         contents, embeddings = [], []
@@ -245,7 +288,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             level = index % NUM_DECODER_LEVELS
             # The mask M_(l-1) that the previous layer predicts, from X_0 before the first one.
             contents.append(self.decoder_norm(queries))
-            embeddings.append(self.mask_embed(contents[-1]))
+            embeddings.append(self._embed(contents[-1], places, mask_features))
             look = masks.attention_mask(embeddings[-1], level)
             # Masked cross-attention first, then self-attention and feed-forward (§3.2.1, §3.2.3).
             queries = self.transformer_cross_attention_layers[index](
@@ -254,7 +297,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             queries = self.transformer_self_attention_layers[index](queries, query_position)
             queries = self.transformer_ffn_layers[index](queries)
         contents.append(self.decoder_norm(queries))
-        embeddings.append(self.mask_embed(contents[-1]))
+        embeddings.append(self._embed(contents[-1], places, mask_features))
 
         # Classes, and masks in one product, of the predictions that are wanted.
         if not auxiliary:
@@ -265,8 +308,22 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
                 "mask_embed": embedding,
                 "pred_masks": mask_logits,
             }
+            | ({} if places is None else {"places": places})
             for content, embedding, mask_logits in zip(
                 contents, embeddings, masks.predictions(embeddings), strict=True
             )
         ]
         return {**last, "aux_outputs": earlier, "mask_features": masks.features_of_losses}
+
+    def _classify(self, queries: Tensor) -> Tensor:
+        return self.class_embed(self.decoder_norm(queries))
+
+    def _embed(self, content: Tensor, places: Tensor | None, features: Tensor) -> Tensor:
+        """Mask embeddings of normalised queries ``(B, Q, C)``, of as many channels as
+        ``features``."""
+        embedding = self.mask_embed(content)
+        if self.relative_coordinates is None:
+            return embedding
+        assert places is not None  # there are selected queries
+        size = (features.shape[2], features.shape[3])
+        return self.relative_coordinates.extend_embeddings(embedding, content, places, size)
