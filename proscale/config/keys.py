@@ -397,6 +397,43 @@ class _LiteDetr(Keys, node="MODEL.LITE_DETR"):
     the layer at stride 4."""
 
 
+class _Detector(Keys, node="MODEL.DETECTOR"):
+    # META_ARCHITECTURE Detector (Zhang et al., DINO, ICLR 2023; Zhu et al., Deformable DETR, ICLR
+    # 2021). MASK_FORMER.HIDDEN_DIM and NHEADS are its width and heads, the encoder's levels and
+    # points those of SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES and _N_POINTS.
+    ENCODER: Literal["full", "proscale", "lite"] = "full"
+    """New, as all of MODEL.DETECTOR. The encoder: full, every layer sees all levels | proscale,
+    PRO-SCALE's stages | lite, Lite DETR's blocks, by MODEL.LITE_DETR."""
+    NUM_LEVELS: LayersFromOne = 4
+    """Levels of the encoder. Those beyond the backbone's are made of its coarsest one."""
+    ENC_LAYERS: Layers = 6
+    """Layers of the full encoder."""
+    PROSCALE_NUM_LAYERS: list[Layers] = [0, 3, 3, 3]
+    """Layers of PRO-SCALE's encoder, one number for each level, coarse to fine: [0, 3, 3, 3] has
+    the extra level enter together with res5."""
+    DIM_FEEDFORWARD: Count = 2048
+    """Width of the feed-forward networks of encoder and decoder."""
+    DEC_LAYERS: LayersFromOne = 6
+    """Layers of the decoder."""
+    QUERIES: Literal["mixed", "deformable", "learned"] = "mixed"
+    """How queries start. mixed: DINO, boxes of the best tokens and learned content | deformable:
+    two-stage Deformable DETR, both of the best tokens' boxes | learned: Deformable DETR."""
+    NUM_QUERIES: Count = 900
+    """Queries; a small image has at most as many as tokens."""
+    BOX_REFINEMENT: bool = True
+    """Every layer starts from the boxes of the one before. False with learned queries only: from
+    the first points."""
+    DN_NUMBER: Annotated[int, Range("whole numbers from 0 to 1000", 0, 1000)] = 100
+    """Contrastive denoising of mixed queries in training: about how many targets of an image are
+    noised; 0 for none."""
+    DN_LABEL_NOISE: Fraction = 0.5
+    DN_BOX_NOISE: Annotated[float, Range("numbers from 0 to 10", 0, 10)] = 1.0
+    """Its noise: half of the first is the fraction of labels that are drawn anew; the corners of
+    boxes move by up to half of a box's size times the second."""
+    DETECTIONS: Count = 300
+    """Boxes per image, the best pairs of query and class; there is no non-maximum suppression."""
+
+
 class _Swin(Keys, node="MODEL.SWIN"):
     # Liu et al., Swin Transformer, ICCV 2021.
     PRETRAIN_IMG_SIZE: Side = 224

@@ -294,6 +294,8 @@ def _rules(cfg: CfgNode) -> Iterator[tuple[bool, str, str]]:
         expected = f"fewer than the encoder's {len(levels)} levels {levels}"
         fits = len(levels) > node.NUM_HIGH_LEVELS
         yield fits, "MODEL.LITE_DETR.NUM_HIGH_LEVELS", expected
+    if cfg.MODEL.META_ARCHITECTURE == "Detector":
+        yield from _detector_rules(cfg)
     fits = head.NAME != "SegFormerHead" or head.NORM in ("BN", "SyncBN")
     yield fits, "MODEL.SEM_SEG_HEAD.NORM", "BN or SyncBN with SegFormerHead"
 
@@ -347,6 +349,31 @@ def _rules(cfg: CfgNode) -> Iterator[tuple[bool, str, str]]:
         except ConfigError as error:
             message = str(error).replace("token_merging", "MODEL.MIT.TOKEN_MERGING", 1)
             raise ConfigError(message) from error
+
+
+def _detector_rules(cfg: CfgNode) -> Iterator[tuple[bool, str, str]]:
+    """The rules of ``META_ARCHITECTURE: Detector``."""
+    node, queries, lite = cfg.MODEL.DETECTOR, cfg.MODEL.MASK_FORMER, cfg.MODEL.LITE_DETR
+    key = "MODEL.DETECTOR"
+    # Group norm has 32 groups; heads divide the width.
+    fits = queries.HIDDEN_DIM % 32 == queries.HIDDEN_DIM % queries.NHEADS == 0
+    expected = f"multiples of 32 and of MODEL.MASK_FORMER.NHEADS, {queries.NHEADS}"
+    yield fits, "MODEL.MASK_FORMER.HIDDEN_DIM", expected
+    levels = cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES
+    expected = f"at least as many as the backbone's levels {levels}, and at most two more"
+    yield 0 <= node.NUM_LEVELS - len(levels) <= 2, f"{key}.NUM_LEVELS", expected
+    if node.ENCODER == "proscale":
+        fits = len(node.PROSCALE_NUM_LAYERS) == node.NUM_LEVELS
+        expected = f"one number for each of the encoder's {node.NUM_LEVELS} levels"
+        yield fits, f"{key}.PROSCALE_NUM_LAYERS", expected
+    if node.ENCODER == "lite":
+        expected = f"multiples of MODEL.LITE_DETR.NUM_BLOCKS, {lite.NUM_BLOCKS}"
+        yield lite.NUM_LAYERS % lite.NUM_BLOCKS == 0, "MODEL.LITE_DETR.NUM_LAYERS", expected
+        expected = f"fewer than the encoder's {node.NUM_LEVELS} levels"
+        fits = node.NUM_LEVELS > lite.NUM_HIGH_LEVELS
+        yield fits, "MODEL.LITE_DETR.NUM_HIGH_LEVELS", expected
+    fits = node.BOX_REFINEMENT or node.QUERIES == "learned"
+    yield fits, f"{key}.BOX_REFINEMENT", f"True with {key}.QUERIES {node.QUERIES}"
 
 
 def _is_budget(budget: Any, most: Sequence[int]) -> bool:

@@ -1,6 +1,7 @@
 """Models and their parts, registered with Detectron2 on import."""
 
 from proscale.modeling import backbones, pixel_decoders, transformer_decoder
+from proscale.modeling.detection import Detector
 from proscale.modeling.head import (
     TRANSFORMER_DECODER_REGISTRY,
     MaskFormerHead,
@@ -14,6 +15,7 @@ from proscale.modeling.sliding_window import SlidingWindow, with_sliding_window
 
 __all__ = [
     "TRANSFORMER_DECODER_REGISTRY",
+    "Detector",
     "HungarianMatcher",
     "MaskFormer",
     "MaskFormerHead",

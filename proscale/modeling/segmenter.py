@@ -1,14 +1,11 @@
 """The meta-architecture: images to features, predictions, and losses or results."""
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_sem_seg_head
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +14,7 @@ from proscale.errors import ConfigError
 from proscale.modeling.backbones.mit import MixVisionTransformer
 from proscale.modeling.backbones.token_merging_config import TokenMerging
 from proscale.modeling.elastic import budget_of, elastic_losses, gated_outputs
+from proscale.modeling.image_model import ImageModel, image_model_arguments
 from proscale.modeling.losses import HungarianMatcher, SetCriterion
 from proscale.modeling.pixel_decoders.proscale import ProgressiveEncoder
 from proscale.modeling.postprocessing import (
@@ -28,25 +26,20 @@ from proscale.modeling.postprocessing import (
     collect_results,
 )
 from proscale.modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder
-from proscale.ops.fused import fold_frozen_norms
 from proscale.ops.mask_resize import Sizes
 from proscale.utils.types import Size
 
-#: Number formats of inference by name; None leaves autocast as it is.
-INFERENCE_DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 @META_ARCH_REGISTRY.register()
-class MaskFormer(nn.Module):
+class MaskFormer(ImageModel):
     """Mask classification for semantic, instance and panoptic segmentation.
 
     Args:
-        backbone: Detectron2 backbone.
+        backbone, pixel_mean, pixel_std, size_divisibility, inference_dtype, channels_last: see
+            :class:`~proscale.modeling.image_model.ImageModel`.
         sem_seg_head: see :class:`~proscale.modeling.head.MaskFormerHead`.
         criterion: losses of the head's outputs; its ``weight_dict`` weights them.
         deep_supervision: penalise the auxiliary outputs as well.
-        pixel_mean, pixel_std: of each channel, in the range of the input.
-        size_divisibility: images are padded to a multiple of it; the backbone's own when negative.
         things: contiguous ids of the classes that are counted.
         semantic_on, instance_on, panoptic_on: which results inference returns.
         resize_before_semantic: resize masks to the requested size before the semantic scores are
@@ -57,15 +50,9 @@ class MaskFormer(nn.Module):
         max_instances: instances per image.
         strip_memory: MiB of masks looked at at a time, see
             :func:`~proscale.ops.mask_resize.mask_probabilities`.
-        inference_dtype: number format of autocast in inference, for backbone and head: one of
-            :data:`INFERENCE_DTYPES`.
         elastic: train all budgets of PRO-SCALE's encoder, see :mod:`proscale.modeling.elastic`.
         gated: let the gate of PRO-SCALE's pixel decoder choose a budget for each image.
-        channels_last: keep images and convolutions' weights with channels as the innermost axis.
     """
-
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     @configurable
     def __init__(
@@ -94,23 +81,19 @@ class MaskFormer(nn.Module):
         elastic: bool = False,
         gated: bool = False,
     ):
-        super().__init__()
-        if inference_dtype not in INFERENCE_DTYPES:
-            raise ValueError(
-                f"inference_dtype is {inference_dtype!r}: expected {', '.join(INFERENCE_DTYPES)}"
-            )
+        super().__init__(
+            backbone=backbone,
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+            size_divisibility=size_divisibility,
+            inference_dtype=inference_dtype,
+            channels_last=channels_last,
+        )
         if strip_memory < 1:
             raise ValueError(f"strip_memory is {strip_memory}: expected MiB from 1")
-        self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
         self.deep_supervision = deep_supervision
-        # Not persistent: checkpoints do not hold them.
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
-        self.size_divisibility: int = (
-            backbone.size_divisibility if size_divisibility < 0 else size_divisibility
-        )
         self.things = frozenset(things)
         self.semantic_on = semantic_on
         self.instance_on = instance_on
@@ -124,19 +107,12 @@ class MaskFormer(nn.Module):
         self.max_instances = max_instances
         # Masks of full size are looked at a strip at a time.
         self.strip_bytes = strip_memory * 2**20
-        self.inference_dtype = INFERENCE_DTYPES[inference_dtype]
         self.elastic, self.gated = elastic, gated
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        # A backbone may have chosen a layout of its own.
-        if channels_last:
-            self.to(memory_format=torch.channels_last)
+        self.use_layout()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        backbone = build_backbone(cfg)
-        # Frozen norms of ResNets cost no pass over the maps, in training either.
-        fold_frozen_norms(backbone)
-        node = cfg.MODEL.MASK_FORMER
+        arguments, node = image_model_arguments(cfg), cfg.MODEL.MASK_FORMER
         if cfg.MODEL.PROSCALE.ELASTIC and node.SELECTED_QUERIES:
             # Distillation compares the budgets' predictions query by query.
             raise ConfigError(
@@ -144,12 +120,10 @@ class MaskFormer(nn.Module):
                 "MODEL.MASK_FORMER.SELECTED_QUERIES, which differ from budget to budget"
             )
         return {
-            "backbone": backbone,
-            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
+            **arguments,
+            "sem_seg_head": build_sem_seg_head(cfg, arguments["backbone"].output_shape()),
             "criterion": build_criterion(cfg),
             "deep_supervision": node.DEEP_SUPERVISION,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
             "size_divisibility": node.SIZE_DIVISIBILITY,
             "things": thing_classes(cfg),
             "semantic_on": node.TEST.SEMANTIC_ON,
@@ -162,16 +136,9 @@ class MaskFormer(nn.Module):
             "panoptic_scores": node.TEST.PANOPTIC_SCORES,
             "max_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
             "strip_memory": node.TEST.STRIP_MEMORY,
-            "inference_dtype": node.TEST.DTYPE,
-            "channels_last": cfg.MODEL.CHANNELS_LAST,
             "elastic": cfg.MODEL.PROSCALE.ELASTIC,
             "gated": bool(cfg.MODEL.PROSCALE.GATE),
         }
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return self.pixel_mean.device
 
     def forward(
         self, batched_inputs: list[dict], target_counts: Sequence[int] | None = None
@@ -196,12 +163,7 @@ class MaskFormer(nn.Module):
         # Images of different size are not padded to a common one, so that an image's result does
         # not depend on its batch.
         results: list[dict] = [{}] * len(images)
-        step = max(self.size_divisibility, 1)
-        groups = defaultdict(list)
-        for index, image in enumerate(images):
-            groups[tuple(-(-length // step) for length in image.shape[-2:])].append(index)
-        # Those that are padded to the same size go through the network together.
-        for indices in groups.values():
+        for indices in self.groups_of_size(images):
             group = ImageList.from_tensors([images[i] for i in indices], self.size_divisibility)
             # Class logits (B, Q, K + 1) and mask logits (B, Q, H/4, W/4).
             outputs = self.infer(group.tensor)
@@ -217,10 +179,6 @@ class MaskFormer(nn.Module):
                     sample=batched_inputs[index],
                 )
         return results
-
-    def normalise(self, image: Tensor) -> Tensor:
-        """``(3, H, W)`` in the range of ``pixel_mean``, as the backbone takes it."""
-        return (image.to(self.device) - self.pixel_mean) / self.pixel_std
 
     def set_budget(
         self,
@@ -268,15 +226,12 @@ class MaskFormer(nn.Module):
             )
         return encoder
 
-    def _features(self, batch: Tensor) -> dict[str, Tensor]:
-        return self.backbone(batch.contiguous(memory_format=self.memory_format))
-
     def infer(self, batch: Tensor) -> dict:
         """The head's outputs for ``(B, 3, H, W)``, normalised and padded, in the number format of
         inference."""
         # Backbone, pixel decoder, transformer decoder.
-        with self._inference_precision():
-            features = self._features(batch)
+        with self.inference_precision():
+            features = self.features(batch)
             if self.gated:
                 return gated_outputs(self.sem_seg_head, features)
             return self.sem_seg_head(features)
@@ -295,12 +250,12 @@ class MaskFormer(nn.Module):
         """
         image = self.normalise(sample["image"])
         batch = ImageList.from_tensors([image], self.size_divisibility).tensor
-        with self._inference_precision():
-            features = self._features(batch)
+        with self.inference_precision():
+            features = self.features(batch)
 
         def results() -> Iterator[dict]:
             for budget in budgets:
-                with budget_of(self.progressive_encoder, budget), self._inference_precision():
+                with budget_of(self.progressive_encoder, budget), self.inference_precision():
                     outputs = self.sem_seg_head(features)
                 yield self.results(
                     outputs["pred_logits"][0],
@@ -312,12 +267,6 @@ class MaskFormer(nn.Module):
 
         return features, results()
 
-    def _inference_precision(self) -> AbstractContextManager:
-        # The number format of TEST.DTYPE; parameters keep theirs.
-        if self.inference_dtype is None:  # whatever autocast the caller may have chosen
-            return nullcontext()
-        return torch.autocast(self.device.type, self.inference_dtype)
-
     def _losses(
         self, images: list[Tensor], samples: list[dict], target_counts: Sequence[int] | None
     ) -> dict[str, Tensor]:
@@ -327,7 +276,7 @@ class MaskFormer(nn.Module):
             prepare_target(sample["instances"].to(self.device), _size(batch.tensor))
             for sample in samples
         ]
-        features = self._features(batch.tensor)
+        features = self.features(batch.tensor)
         # Matching and losses; all predictions, all images.
         if self.elastic:
             return elastic_losses(

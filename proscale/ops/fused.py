@@ -34,6 +34,11 @@ CHANNELS_BYTES = 8 * 2**20
 MIN_CHANNELS = 16
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half precision in float32, which places and boxes need; others as they are."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def should_tile(tensor: Tensor) -> bool:
     """Whether to cut work on ``tensor`` into blocks that stay in a CPU's cache."""
     # Under autograd every block would keep a part of the graph.

@@ -4,11 +4,15 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.projects.point_rend.point_features import point_sample
-from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Matches = list[tuple[Tensor, Tensor]]
+from proscale.modeling.losses.predictions import (
+    Matches,
+    list_predictions,
+    match_predictions,
+    means_over_step,
+)
 
 
 class SetCriterion(nn.Module):
@@ -100,8 +104,8 @@ class SetCriterion(nn.Module):
         if target_counts is None:
             target_counts = [len(target["labels"]) for target in targets]
         normaliser = self._normalise(outputs["pred_logits"], target_counts)
-        predictions, suffixes = _predictions(outputs)
-        teachers = [None] * len(predictions) if teacher is None else _predictions(teacher)[0]
+        predictions, suffixes = list_predictions(outputs)
+        teachers = [None] * len(predictions) if teacher is None else list_predictions(teacher)[0]
         # Step 1: bipartite matching of every prediction, the auxiliary ones too.
         if matches is None:
             matches = self.match(outputs, targets)
@@ -134,32 +138,14 @@ class SetCriterion(nn.Module):
     def match(self, outputs: dict, targets: list[dict[str, Tensor]]) -> list[Matches]:
         """Match every prediction, the last one first, then the auxiliary ones; see
         :meth:`forward`."""
-        matches: list[Matches] = []
-        for prediction, suffix in zip(*_predictions(outputs), strict=True):
-            try:
-                matches.append(self.matcher(prediction, targets))
-            except FloatingPointError as error:
-                output = f"auxiliary output {suffix[1:]}" if suffix else "the last output"
-                raise FloatingPointError(f"matching {output}: {error}") from None
-        return matches
+        return match_predictions(self.matcher, outputs, targets)
 
     def _normalise(self, logits: Tensor, target_counts: Sequence[int]) -> dict[str, Tensor]:
         """Divisors of the losses of a batch like ``logits``, ``(B, Q, K + 1)``."""
         batch, queries = logits.shape[:2]
-        # Targets, matched queries and images, of all parts of the optimiser's step.
-        totals = logits.new_tensor(
-            [
-                sum(target_counts),
-                sum(min(count, queries) for count in target_counts),
-                len(target_counts),
-            ],
-            dtype=torch.float32,
-        )
-        # All-reduce, so that the parts of a batch add up to the whole batch's losses.
-        if comm.get_world_size() > 1:
-            torch.distributed.all_reduce(totals)
-        # Their means for a batch of this size.
-        targets, matched = totals[:2] * batch / totals[2]
+        # Targets and matched queries, of all parts of the optimiser's step.
+        sums = [sum(target_counts), sum(min(count, queries) for count in target_counts)]
+        targets, matched = means_over_step(sums, len(target_counts), logits)
         # Mask losses are averaged over targets, at least one; the class loss over its weights.
         return {
             "masks": targets.clamp(min=1),
@@ -206,12 +192,6 @@ class SetCriterion(nn.Module):
             soft = point_sample(taught[:, None], points, align_corners=False).squeeze(1).sigmoid()
             losses["loss_mask_distill"] = mask_loss(logits, soft)
         return losses
-
-
-def _predictions(outputs: dict) -> tuple[list[dict], list[str]]:
-    """The last prediction, without a suffix to its losses' names, then the auxiliary ones."""
-    auxiliary = outputs.get("aux_outputs", ())
-    return [outputs, *auxiliary], ["", *(f"_{i}" for i in range(len(auxiliary)))]
 
 
 def matched_masks(predictions: Sequence[dict], matches: Sequence[Matches]) -> list[Tensor]:

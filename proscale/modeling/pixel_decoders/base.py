@@ -8,6 +8,7 @@ decoder of its own brings another encoder.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import fvcore.nn.weight_init as weight_init
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.errors import ConfigError
-from proscale.modeling.pixel_decoders.deformable_encoder import plan_tokens
+from proscale.modeling.pixel_decoders.deformable_encoder import TokenPlan, plan_tokens
 from proscale.ops.fused import max_pool_3x3, to_map, to_tokens
+from proscale.utils.types import Size
 
 GROUPS = 32  # of the group norm behind the encoder's input projections
 NUM_DECODER_LEVELS = 3  # levels that the transformer decoder attends in turn
@@ -71,23 +73,32 @@ class LevelTransformer(nn.Module):
 
     ``encoder`` takes the levels' tokens, coarse to fine, and their
     :class:`~proscale.modeling.pixel_decoders.deformable_encoder.TokenPlan`, and returns the
-    levels' tokens.
+    levels' tokens. ``encoding`` are arguments of the position encoding, see
+    :func:`~proscale.modeling.pixel_decoders.deformable_encoder.plan_tokens`.
     """
 
-    def __init__(self, encoder: nn.Module, n_levels: int, d_model: int):
+    def __init__(self, encoder: nn.Module, n_levels: int, d_model: int, **encoding: Any):
         super().__init__()
         # Added to the positions, one for each level.
         self.level_embed = nn.Parameter(torch.randn(n_levels, d_model))
         self.encoder = encoder
+        self.encoding = encoding
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """``maps``: ``(B, C, H, W)`` of each level, coarse to fine; returns the same shapes."""
+        levels, plan = self.encode(maps)
+        return [to_map(*level) for level in zip(levels, plan.spatial_shapes, strict=True)]
+
+    def encode(
+        self, maps: Sequence[Tensor], valid_shapes: Sequence[Sequence[Size]] = ()
+    ) -> tuple[list[Tensor], TokenPlan]:
+        """The encoded tokens ``(B, H·W, C)`` of each level of ``maps``, and their plan; for
+        ``valid_shapes`` see :func:`~.deformable_encoder.plan_tokens`."""
         shapes = [(feature.shape[2], feature.shape[3]) for feature in maps]
         # Positions and reference points depend on the sizes alone: one plan serves all layers.
-        plan = plan_tokens(shapes, self.level_embed)
-        # (B, C, H, W) to tokens (B, H·W, C) and back.
-        levels = self.encoder([to_tokens(feature) for feature in maps], plan)
-        return [to_map(tokens, shape) for tokens, shape in zip(levels, shapes, strict=True)]
+        plan = plan_tokens(shapes, self.level_embed, valid_shapes=valid_shapes, **self.encoding)
+        # (B, C, H, W) to tokens (B, H·W, C).
+        return self.encoder([to_tokens(feature) for feature in maps], plan), plan
 
 
 class PixelDecoder(nn.Module):
@@ -142,7 +153,7 @@ class PixelDecoder(nn.Module):
             raise ValueError(f"conv_dim is {conv_dim}: expected multiples of {GROUPS}")
 
         # The encoder's levels at C channels.
-        project = projection or _project
+        project = projection or project_level
         self.input_proj = nn.ModuleList(
             project(input_shape[name].channels, conv_dim) for name in self.transformer_in_features
         )
@@ -245,8 +256,11 @@ class _GroupNorm(nn.GroupNorm):
         return torch.group_norm(maps, self.num_groups, self.weight, self.bias, self.eps)
 
 
-def _project(channels: int, conv_dim: int) -> nn.Module:
-    convolution = nn.Conv2d(channels, conv_dim, kernel_size=1)
+def project_level(channels: int, conv_dim: int, stride: int = 1) -> nn.Module:
+    """A level at ``conv_dim`` channels: 1x1 convolution with bias, then group norm. With a stride
+    of two, which makes a coarser level, the convolution is 3x3."""
+    size = 1 if stride == 1 else 3
+    convolution = nn.Conv2d(channels, conv_dim, size, stride, padding=size // 2)
     nn.init.xavier_uniform_(convolution.weight)
     assert convolution.bias is not None
     nn.init.zeros_(convolution.bias)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.ops import deformable_attention
-from proscale.ops.fused import feed_forward, softmax_small_dim
+from proscale.ops.fused import at_least_float32, feed_forward, softmax_small_dim
 from proscale.ops.tracing import cached_table
 
 
@@ -51,7 +51,8 @@ class EncoderLayerArguments:
 
 
 class DeformableAttention(nn.Module):
-    """Attention of every query to ``n_points`` places per head and level around its own place."""
+    """Attention of every query to ``n_points`` places per head and level around its own place, or
+    around the reference that it is given."""
 
     def __init__(self, d_model: int, n_levels: int, n_heads: int, n_points: int):
         super().__init__()
@@ -83,14 +84,32 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
-    def forward(self, query: Tensor, tokens: Tensor, plan: "TokenPlan") -> Tensor:
-        """``query`` ``(B, N, C)``, of the first N of ``tokens``, attends them all, ``(B, S, C)``;
-        they are those of ``plan``. Returns ``(B, N, C)``."""
+    def forward(
+        self, query: Tensor, tokens: Tensor, plan: "TokenPlan", references: Tensor | None = None
+    ) -> Tensor:
+        """Queries attend tokens.
+
+        Args:
+            query: ``(B, N, C)``.
+            tokens: ``(B, S, C)``, those of ``plan``.
+            references: places of the queries as fractions of the image: points (x, y)
+                ``(B, N, 2)`` or boxes (cx, cy, w, h) ``(B, N, 4)``, float32. None: the queries are
+                those of the first N tokens, whose cells' centres are their places.
+
+        Returns:
+            ``(B, N, C)``.
+        """
+        if references is None:
+            references = plan.reference_points[:, : query.shape[1]]
+        locations = self._sampling_locations(query, plan.on_levels(references), plan)
         # Equation 3 of Deformable DETR: for each head m, output projection W_m of the sum over
         # levels l and points k of A_mlqk · W'_m x_l(φ_l(p_q) + Δp_mlqk).
+        value = self.value_proj(tokens)
+        # Padding is like what lies outside of the map.
+        if plan.padding is not None:
+            value = value.masked_fill(plan.padding[..., None], 0.0)
         # W'_m x: (B, S, C) to (B, S, M, C / M).
-        value = self.value_proj(tokens).unflatten(2, (self.n_heads, -1))
-        attended = self.attend(query, value, self._sampling_locations(query, plan), plan)
+        attended = self.attend(query, value.unflatten(2, (self.n_heads, -1)), locations, plan)
         # Σ over heads of W_m: one linear layer on the heads side by side, (B, N, C).
         return self.output_proj(attended)
 
@@ -101,23 +120,28 @@ class DeformableAttention(nn.Module):
         weights = softmax_small_dim(logits).view(locations.shape[:-1])
         return deformable_attention(value, plan.spatial_shapes, locations, weights)
 
-    def _sampling_locations(self, query: Tensor, plan: "TokenPlan") -> Tensor:
-        """φ_l(p_q) + Δp_mlqk, ``(B, N, M, L, P, 2)`` as fractions of the map."""
-        # Offsets Δp are linear in the query; cells of level l are 1 / (W_l, H_l) of the map.
-        # Scaling the layer rather than its output saves a pass over the offsets.
+    def _sampling_locations(self, query: Tensor, places: Tensor, plan: "TokenPlan") -> Tensor:
+        """φ_l(p_q) + Δp_mlqk, ``(B, N, M, L, P, 2)`` as fractions of the map, around points or
+        boxes ``places``, ``(B, N, L or 1, 2 or 4)``."""
         per_level = (self.n_heads, self.n_levels, self.n_points, 2)
-        cell_size = plan.cell_sizes[:, None].expand(per_level).reshape(-1)
+        weight, bias = self.sampling_offsets.weight, self.sampling_offsets.bias
+        is_box = places.shape[-1] == 4
+        if not is_box:
+            # Offsets Δp are linear in the query; cells of level l are 1 / (W_l, H_l) of the map.
+            # Scaling the layer rather than its output saves a pass over the offsets.
+            cell_size = plan.cell_sizes[:, None].expand(per_level).reshape(-1)
+            weight, bias = weight * cell_size[:, None], bias * cell_size
         # Float32 under autocast, too: in half precision a place in the map would be rounded by up
         # to a tenth of a cell.
         with torch.autocast(query.device.type, enabled=False):
-            offsets = F.linear(
-                query.float(),
-                self.sampling_offsets.weight * cell_size[:, None],
-                self.sampling_offsets.bias * cell_size,
-            )
-        # φ_l(p_q) is the same place on every level: coordinates are fractions of the map.
-        centres = plan.reference_points[: query.shape[1], None]
-        return (offsets.unflatten(2, (-1, 2)) + centres).unflatten(2, per_level[:-1])
+            offsets = F.linear(at_least_float32(query), weight, bias).unflatten(2, per_level)
+        # (B, N, 1, L or 1, 1, 2 or 4), the same for all heads and points.
+        places = places[:, :, None, :, None]
+        if is_box:
+            # Offsets of a box are in halves of its size, the farthest point at its border
+            # (Deformable DETR, §4.2).
+            offsets = offsets * (places[..., 2:] / (2 * self.n_points))
+        return offsets + places[..., :2]
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -144,7 +168,7 @@ class DeformableEncoderLayer(nn.Module):
         after they attended to all."""
         # Positions are added to queries, not to values.
         asking = tokens[:, :queries]
-        attended = self.self_attn(asking + plan.position[:queries], tokens, plan)
+        attended = self.self_attn(asking + plan.position[:, :queries], tokens, plan)
         # Post-norm: norms after the residual sums.
         return self.feed_forward(self.norm1(asking + self.dropout(attended)), plan)
 
@@ -157,12 +181,18 @@ class DeformableEncoderLayer(nn.Module):
 
 
 class TokenPlan(NamedTuple):
-    """What the tokens of several levels carry besides their content."""
+    """What the tokens of several levels carry besides their content, for each image or, with a
+    first length of 1, for all images of a batch alike."""
 
     spatial_shapes: list[tuple[int, int]]
-    position: Tensor  #: ``(S, C)`` sine encoding plus the level's embedding
-    reference_points: Tensor  #: ``(S, 2)`` the cells' centres as (x, y) in (0, 1)
+    position: Tensor  #: ``(B or 1, S, C)`` sine encoding plus the level's embedding
+    #: ``(B or 1, S, 2)`` the cells' centres as (x, y), fractions of the image: in (0, 1), beyond it
+    #: in the padding
+    reference_points: Tensor
     cell_sizes: Tensor  #: ``(L, 2)`` of each level, as (x, y) fractions of the map
+    #: ``(B, L, 2)`` the part of each map that is the image, (x, y); None where all of it is
+    valid_ratios: Tensor | None = None
+    padding: Tensor | None = None  #: ``(B, S)`` bool, the tokens beyond the image; None for none
 
     @property
     def lengths(self) -> list[int]:
@@ -175,26 +205,71 @@ class TokenPlan(NamedTuple):
         tokens = sum(self.lengths[:levels])
         return TokenPlan(
             self.spatial_shapes[:levels],
-            self.position[:tokens],
-            self.reference_points[:tokens],
+            self.position[:, :tokens],
+            self.reference_points[:, :tokens],
             self.cell_sizes[:levels],
+            None if self.valid_ratios is None else self.valid_ratios[:, :levels],
+            None if self.padding is None else self.padding[:, :tokens],
         )
 
+    def on_levels(self, references: Tensor) -> Tensor:
+        """Points or boxes ``(B or 1, N, 2 or 4)``, fractions of the image, as fractions of each
+        level's map: ``(B or 1, N, L, 2 or 4)``, or L = 1 where all levels have the same."""
+        if self.valid_ratios is None:
+            return references[:, :, None]
+        # Points scale by the ratios of x and y, and so do sizes.
+        ratios = self.valid_ratios.repeat(1, 1, references.shape[-1] // 2)
+        return references[:, :, None] * ratios[:, None]
 
-def plan_tokens(spatial_shapes: Sequence[tuple[int, int]], level_embed: Tensor) -> TokenPlan:
-    """The plan of all levels of ``spatial_shapes``; ``level_embed`` is ``(L, C)``."""
+
+def plan_tokens(
+    spatial_shapes: Sequence[tuple[int, int]],
+    level_embed: Tensor,
+    *,
+    temperature: float = 10000.0,
+    centred: bool = False,
+    valid_shapes: Sequence[Sequence[tuple[int, int]]] = (),
+) -> TokenPlan:
+    """The plan of all levels of ``spatial_shapes``.
+
+    Args:
+        spatial_shapes: (H, W) of each level.
+        level_embed: ``(L, C)``.
+        temperature, centred: see :func:`sine_position_encoding`.
+        valid_shapes: of each image, (h, w) of each level, the cells that are not padding; empty
+            where no image is padded.
+    """
     channels, device = level_embed.shape[1], level_embed.device
-    # The level's embedding tells levels apart, which places alone cannot (§4.1).
-    position = [
-        sine_position_encoding(height, width, channels, device=device) + embedding
-        for (height, width), embedding in zip(spatial_shapes, level_embed, strict=True)
-    ]
     shapes = tuple(spatial_shapes)
+    cell_sizes = _cell_sizes(shapes, device)
+    # The level's embedding tells levels apart, which places alone cannot (§4.1).
+    if not valid_shapes:
+        position = [
+            sine_position_encoding(
+                *shape, channels, device=device, temperature=temperature, centred=centred
+            )
+            + embedding
+            for shape, embedding in zip(shapes, level_embed, strict=True)
+        ]
+        centres = _cell_centres(shapes, device)
+        return TokenPlan(list(shapes), torch.cat(position)[None], centres[None], cell_sizes)
+    # Padded images: places are fractions of the image's own part of the map, (B, L, 2) cells.
+    valid = torch.tensor([list(map(list, sizes)) for sizes in valid_shapes]).to(device)
+    position, centres, padding = [], [], []
+    for shape, embedding, own in zip(shapes, level_embed, valid.unbind(1), strict=True):
+        rows, columns = _places(shape, own, centred=centred)
+        position.append(_encode_map(rows, columns, channels, temperature) + embedding)
+        centres.append(_centres(shape, own))
+        padding.append((centres[-1] >= 1).any(-1))
+    # (x, y) is the order of places, (H, W) that of shapes.
+    ratios = valid.flip(-1) * cell_sizes
     return TokenPlan(
-        list(spatial_shapes),
-        torch.cat(position),
-        _cell_centres(shapes, device),
-        _cell_sizes(shapes, device),
+        list(shapes),
+        torch.cat(position, dim=1),
+        torch.cat(centres, dim=1),
+        cell_sizes,
+        ratios,
+        torch.cat(padding, dim=1),
     )
 
 
@@ -206,44 +281,70 @@ def sine_position_encoding(
     *,
     device: torch.device | str = "cpu",
     temperature: float = 10000.0,
+    centred: bool = False,
 ) -> Tensor:
     """Sine encoding of every cell of a map, row by row (DETR, §A.4).
 
-    Coordinates are cell numbers from 1, normalised to (0, 2π]. One half of the channels, whose
-    number is a multiple of 4, encodes y, the other x, each as sines and cosines in alternation,
-    their frequency falling geometrically from 1 to almost ``1 / temperature``.
+    Coordinates are cell numbers from 1, or with ``centred`` the cells' centres from ½, normalised
+    to (0, 2π]. One half of the channels, whose number is a multiple of 4, encodes y, the other x,
+    each as sines and cosines in alternation, their frequency falling geometrically from 1 to almost
+    ``1 / temperature``.
 
     Returns:
         ``(height * width, channels)`` float32, values in [-1, 1].
     """
+    size = torch.tensor([[height, width]], device=device)
+    rows, columns = _places((height, width), size, centred)
+    return _encode_map(rows, columns, channels, temperature)[0]
+
+
+def _places(shape: tuple[int, int], own: Tensor, centred: bool) -> tuple[Tensor, Tensor]:
+    """Coordinates of the rows ``(B, H)`` and columns ``(B, W)`` of maps that ``own`` ``(B, 2)``
+    rows and columns are the image of, in (0, 1] there."""
+    rows, columns = (
+        # The small constant is part of the published definition.
+        (torch.arange(1, length + 1, device=own.device) - 0.5 * centred) / (count[:, None] + 1e-6)
+        for length, count in zip(shape, own.unbind(1), strict=True)
+    )
+    return rows, columns
+
+
+def _encode_map(rows: Tensor, columns: Tensor, channels: int, temperature: float) -> Tensor:
+    """Sine encodings ``(B, H·W, channels)`` of coordinates ``(B, H)`` and ``(B, W)``."""
     # PE(x, 2i) = sin(x / T^(2i / d)), PE(x, 2i + 1) = cos(x / T^(2i / d)), d = C / 2 for an axis.
     per_axis = channels // 2
-    exponent = torch.arange(per_axis, device=device) // 2 * 2 / per_axis
+    exponent = torch.arange(per_axis, device=rows.device) // 2 * 2 / per_axis
     frequency = temperature**-exponent
 
-    def encode(length: int) -> Tensor:
-        cells = torch.arange(1, length + 1, device=device, dtype=torch.float32)
-        # The small constant is part of the published definition.
-        angles = (cells / (length + 1e-6) * 2 * math.pi)[:, None] * frequency
-        return torch.stack((angles[:, 0::2].sin(), angles[:, 1::2].cos()), dim=2).flatten(1)
+    def encode(places: Tensor) -> Tensor:
+        angles = (places * 2 * math.pi)[..., None] * frequency
+        return torch.stack((angles[..., 0::2].sin(), angles[..., 1::2].cos()), dim=-1).flatten(-2)
 
-    # y in the first half of the channels, x in the second.
-    # (H, W, C / 2) each.
-    rows = encode(height)[:, None].expand(height, width, per_axis)
-    columns = encode(width)[None].expand(height, width, per_axis)
-    return torch.cat((rows, columns), dim=2).reshape(height * width, channels)
+    # y in the first half of the channels, x in the second: (B, H, W, C / 2) each.
+    size = (rows.shape[1], columns.shape[1], per_axis)
+    y = encode(rows)[:, :, None].expand(-1, *size)
+    x = encode(columns)[:, None].expand(-1, *size)
+    return torch.cat((y, x), dim=3).flatten(1, 2)
 
 
 @cached_table
 def _cell_centres(spatial_shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
-    # Centres at half-integers, as fractions of the map: ((x + ½) / W, (y + ½) / H).
-    centres = []
-    for height, width in spatial_shapes:
-        y = (torch.arange(height, device=device) + 0.5) / height
-        x = (torch.arange(width, device=device) + 0.5) / width
-        centre = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), -1)
-        centres.append(centre.view(-1, 2))
-    return torch.cat(centres)
+    sizes = torch.tensor(spatial_shapes, device=device)[:, None]
+    pairs = zip(spatial_shapes, sizes, strict=True)
+    return torch.cat([_centres(shape, size)[0] for shape, size in pairs])
+
+
+def _centres(shape: tuple[int, int], own: Tensor) -> Tensor:
+    """Cells' centres ``(B, H·W, 2)`` as (x, y) in maps that ``own`` ``(B, 2)`` rows and columns are
+    the image of, as fractions of the image."""
+    # Centres at half-integers: ((x + ½) / W, (y + ½) / H).
+    y, x = (
+        (torch.arange(length, device=own.device) + 0.5) / count[:, None]
+        for length, count in zip(shape, own.unbind(1), strict=True)
+    )
+    size = (-1, *shape)
+    points = (x[:, None].expand(size), y[:, :, None].expand(size))
+    return torch.stack(points, dim=-1).flatten(1, 2)
 
 
 @cached_table

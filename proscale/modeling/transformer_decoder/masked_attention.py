@@ -5,7 +5,6 @@ branch (``pre_norm``).
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import fvcore.nn.weight_init as weight_init
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from proscale.modeling.attention import Attention
 from proscale.modeling.head import TRANSFORMER_DECODER_REGISTRY
+from proscale.modeling.mlp import MLP
 from proscale.modeling.pixel_decoders.base import NUM_DECODER_LEVELS
 from proscale.modeling.pixel_decoders.deformable_encoder import sine_position_encoding
 from proscale.modeling.transformer_decoder.query_selection import (
@@ -87,21 +87,6 @@ class FeedForwardLayer(nn.Module):
         # FFN(x) = W_2 relu(W_1 x), on a residual branch.
         queries = queries + self.linear2(self.linear1(content).relu())
         return queries if self.pre_norm else self.norm(queries)
-
-
-class MLP(nn.Module):
-    """Linear layers with ReLUs between them; ``widths`` from the input's to the output's."""
-
-    def __init__(self, *widths: int):
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(…, widths[0])`` to ``(…, widths[-1])``."""
-        # No activation after the last layer.
-        for layer in self.layers[:-1]:
-            x = layer(x).relu()
-        return self.layers[-1](x)
 
 
 @TRANSFORMER_DECODER_REGISTRY.register()
