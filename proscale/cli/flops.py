@@ -76,7 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fused",
         action="store_true",
-        help="count RT-M2F as it infers: norms and parallel branches in one convolution",
+        help="count RT-M2F as it infers, norms and parallel branches in one convolution, and pose "
+        "heads fused at each stage's resolution",
     )
     arguments.add_json(parser)
     arguments.add_report_arguments(parser, plot="cost by part", against="GFLOPs")
@@ -123,6 +124,11 @@ def run(options: argparse.Namespace) -> None:
         return
     # With --dataset, --size is not used.
     images = "Image: {}x{} pixels, padded as the model asks for.".format(*options.size)
+    if any(cfg.MODEL.META_ARCHITECTURE == "PoseEstimator" for cfg in cfgs.values()):
+        images += (
+            " Pose estimators see the crop of one person, of MODEL.POSE.INPUT_SIZE, once: the flip "
+            "test doubles it."
+        )
     sizes = dataset_sizes(options.dataset, options.images) if options.dataset else []
     if options.dataset:
         images = (

@@ -2,8 +2,8 @@
 in which nothing is computed.
 
 The network is everything from the normalised image to classes and masks (or the logits of a
-semantic head). Results computed from these are counted apart, as their definitions read: masks
-resized to the image, and classes weighted by them.
+semantic head, or the heatmaps of a pose estimator). Results computed from these are counted apart,
+as their definitions read: masks resized to the image, and classes weighted by them.
 
 fvcore counts multiply-adds: products of matrices and convolutions as they are, norms by five (four
 without weights) and bilinear resizing by four for each number. In the same spirit a number that is
@@ -23,7 +23,8 @@ from fvcore.nn.jit_handles import elementwise_flop_counter
 from torch import Tensor, nn
 
 from proscale.cost.shape_tracing import TracedShapes, without_memory
-from proscale.modeling import MaskFormer, MaskFormerHead
+from proscale.modeling import MaskFormer, MaskFormerHead, PoseEstimator
+from proscale.modeling.pose import SegFormerPoseHead
 from proscale.ops.deformable_attention import key_aware_multiply_adds, multiply_adds
 from proscale.ops.fused import fuse_for_inference
 from proscale.utils.types import Size
@@ -88,7 +89,7 @@ _FREE = """
     add sub rsub mul div neg reciprocal pow sqrt rsqrt exp log sin cos sum mean ceil
     gelu sigmoid softmax silu hardsigmoid hardswish hardtanh
     clamp_min clamp_max maximum minimum lt le ne any all __or__ logical_not where isinf
-    max_pool2d topk sort argsort argmax amax
+    max_pool2d topk sort argsort argmax amax feature_dropout
     index_select scatter masked_fill fill pad repeat clone unflatten
     expand_as mT mH movedim swapaxes unfold
 """
@@ -126,18 +127,31 @@ class FlopCount:
         return self.by_module[""]
 
     @property
+    def products(self) -> int:
+        """Multiply-adds of matrix products, attention and convolutions alone."""
+        names = {name.partition("::")[2].lstrip("_") for name in ACTIVATION_SOURCES}
+        return sum(number for name, number in self.by_operator.items() if name in names)
+
+    @property
     def encoder(self) -> int:
         """Multiply-adds of the pixel decoder; :class:`KeyError` where the model has none."""
         return self.by_module[ENCODER]
 
 
 def count_flops(model: nn.Module, size: Size, *, fused: bool = False) -> FlopCount:
-    """Count a :class:`~proscale.modeling.MaskFormer` or a Detectron2 ``SemanticSegmentor``, which
-    is left as it is, for an image of ``size`` (height, width) pixels before padding. Neither data
-    nor weights are needed: see :func:`~proscale.cost.shape_tracing.build_without_weights`.
-    ``fused`` counts convolutions as :func:`~proscale.ops.fused.fuse_for_inference` makes them."""
+    """Count a model, which is left as it is, for an image of ``size`` (height, width) pixels before
+    padding. Neither data nor weights are needed: see
+    :func:`~proscale.cost.shape_tracing.build_without_weights`.
+
+    Args:
+        model: a :class:`~proscale.modeling.MaskFormer`, a Detectron2 ``SemanticSegmentor``, or a
+            :class:`~proscale.modeling.PoseEstimator`, one pass without the flip test.
+        size: a pose estimator sees crops of its own input size instead.
+        fused: count convolutions as :func:`~proscale.ops.fused.fuse_for_inference` makes them, and
+            the pose head as it infers, fused at each stage's resolution.
+    """
     # The image must be made as the parameters are: without memory.
-    network, mode = without_memory(_Network(model))
+    network, mode = without_memory(_Network(model, fused=fused))
     with mode:
         image = torch.empty(1, 3, *padded_size(model, size))
         network = fuse_for_inference(network) if fused else network
@@ -183,7 +197,10 @@ def count_results(model: nn.Module, size: Size, result_size: Size) -> int:
 
 
 def padded_size(model: nn.Module, size: Size) -> Size:
-    """The size that an image is padded to."""
+    """The size that an image is padded to; of a pose estimator that of a person's crop."""
+    if isinstance(model, PoseEstimator):
+        width, height = model.codec.input_size
+        return height, width
     # SemanticSegmentor takes the backbone's.
     owner: Any = model if hasattr(model, "size_divisibility") else model.backbone
     step = max(owner.size_divisibility, 1)
@@ -191,21 +208,31 @@ def padded_size(model: nn.Module, size: Size) -> Size:
     return height, width
 
 
+def head_name(model: nn.Module) -> str:
+    """The name of the head among the model's modules."""
+    return "pose_head" if hasattr(model, "pose_head") else "sem_seg_head"
+
+
 class _Network(nn.Module):
     """The part of the model that is counted, its modules under their own names."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, *, fused: bool):
         super().__init__()
         self.backbone = model.get_submodule("backbone")
-        self.sem_seg_head = model.get_submodule("sem_seg_head")
+        self.head_name = head_name(model)
+        self.add_module(self.head_name, model.get_submodule(self.head_name))
+        self.fused = fused
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        features = self.backbone(image)
-        if isinstance(self.sem_seg_head, MaskFormerHead):
+        features, head = self.backbone(image), self.get_submodule(self.head_name)
+        if isinstance(head, SegFormerPoseHead):
+            # As published counts have it: stages resized, then fused.
+            return (head(features, published_order=not self.fused),)
+        if isinstance(head, MaskFormerHead):
             # As published counts have it: every layer predicts, which inference here leaves out.
-            outputs = self.sem_seg_head(features, auxiliary=True)
+            outputs = head(features, auxiliary=True)
             return outputs["pred_logits"], outputs["pred_masks"]
-        logits, _losses = self.sem_seg_head(features)
+        logits, _losses = head(features)
         return (logits,)
 
 

@@ -12,10 +12,18 @@ from detectron2.data import DatasetCatalog
 from detectron2.data.transforms import ResizeShortestEdge
 from torch import nn
 
-from proscale.cost.flops import ENCODER, FlopCount, count_flops, count_results, padded_size
+from proscale.cost.flops import (
+    ENCODER,
+    FlopCount,
+    count_flops,
+    count_results,
+    head_name,
+    padded_size,
+)
 from proscale.cost.shape_tracing import build_without_weights
 from proscale.data.formats.image_file import stored_size
 from proscale.errors import ConfigError
+from proscale.modeling import PoseEstimator
 from proscale.modeling.pixel_decoders.base import LightPixelEmbedding, PixelDecoder
 from proscale.modeling.pixel_decoders.deformable_encoder import DeformableEncoderLayer
 from proscale.modeling.pixel_decoders.lite_detr import InterleavedEncoder
@@ -25,6 +33,7 @@ from proscale.utils.types import Size
 
 BACKBONE, ENCODER_PART, TRANSFORMER_DECODER = "backbone", "encoder", "transformer decoder"
 HEAD, REST = "head", "rest of the head"
+PRODUCTS = "matrix products and convolutions"
 NETWORK, RESULTS, EVERYTHING = "network", "results", "network and results"
 
 
@@ -182,8 +191,8 @@ def list_parts(model: nn.Module, count: FlopCount) -> list[PartCost[int]]:
         else:
             stages[name] = [name]
     parts = [sum_up(BACKBONE, "backbone"), *list_pieces(BACKBONE, "backbone", stages)]
-    head = sum_up(HEAD, "sem_seg_head")
-    decoder = getattr(model.sem_seg_head, "pixel_decoder", None)
+    head = sum_up(HEAD, head_name(model))
+    decoder = getattr(model.get_submodule(head_name(model)), "pixel_decoder", None)
     if isinstance(decoder, PixelDecoder):
         # Mask2Former's head: pixel decoder (the papers' encoder) and transformer decoder.
         encoder = sum_up(ENCODER_PART, ENCODER)
@@ -208,10 +217,14 @@ def list_parts(model: nn.Module, count: FlopCount) -> list[PartCost[int]]:
         parts.append(head)
     # fvcore calls the whole network by an empty name.
     whole = sum_up(NETWORK, "")
+    network = [whole]
+    if isinstance(model, PoseEstimator):
+        # Published counts of pose estimation have neither norms nor resizing.
+        network.append(replace(whole, name=PRODUCTS, within=NETWORK, multiply_adds=count.products))
     results = PartCost(RESULTS, "", count.results, 0, 0)
     both = count.total + count.results
     everything = PartCost(EVERYTHING, "", both, whole.activations, whole.parameters)
-    return [*parts, whole, results, everything]
+    return [*parts, *network, results, everything]
 
 
 _HYBRID_PIECES = {

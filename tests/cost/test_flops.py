@@ -12,7 +12,14 @@ from torch import nn
 from proscale.config import setup_cfg
 from proscale.cost.encoder_cost import EncoderDesign, lite_cost
 from proscale.cost.flops import FREE, HANDLES, count_flops
-from proscale.cost.model_cost import ENCODER_PART, EVERYTHING, NETWORK, RESULTS, list_parts
+from proscale.cost.model_cost import (
+    ENCODER_PART,
+    EVERYTHING,
+    NETWORK,
+    PRODUCTS,
+    RESULTS,
+    list_parts,
+)
 from proscale.cost.shape_tracing import build_without_weights
 from proscale.modeling.pixel_decoders.lite_detr import InterleavingArguments
 from proscale.ops.fused import fuse_for_inference
@@ -276,3 +283,52 @@ def test_token_merging_is_counted(cfg, merging, operator):
         # Similarities of all tokens to the destinations.
         assert merged.by_operator["matmul"] > 0
         assert merged.by_operator["linalg_vector_norm"] > 0
+
+
+POSE_REFERENCE = json.loads((ROOT / "tests" / "golden" / "pose_gflops_reference.json").read_text())
+
+
+def count_pose(case, *overrides):
+    """The pose estimator of a case of the reference, and its count."""
+    _, variant, _, data = case["model"].split("-")
+    # JBD's models are COCO's, but for the size of the crop and the keypoints.
+    keypoints = {"coco": 17, "jbd": 20}[data]
+    settings = {
+        "MODEL.DEVICE": "cpu",
+        "MODEL.MIT.TOKEN_MERGING": case["preset"],
+        "MODEL.POSE.INPUT_SIZE": [case["width"], case["height"]],
+        "MODEL.POSE.FLIP_TEST": False,
+        "MODEL.POSE_HEAD.NUM_KEYPOINTS": keypoints,
+    }
+    file = str(ROOT / "configs" / "coco" / "keypoints" / f"segformer_{variant}.yaml")
+    model = build_without_weights(setup_cfg(file, [x for pair in settings.items() for x in pair]))
+    return model, count_flops(model, (800, 1280), **dict(overrides))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case,
+            id=f"{case['model']}-{case['preset']}",
+            marks=[] if "b0" in case["model"] else pytest.mark.slow,
+        )
+        for case in POSE_REFERENCE
+    ],
+)
+def test_pose_estimator_equals_published(case):
+    model, count = count_pose(case)
+    assert count.uncounted == {}
+    assert count.parameters[""] / 1e6 == pytest.approx(case["params"], abs=0.0015)
+    # Published are matrix products and convolutions, without norms and resizing.
+    assert count.products / 1e9 == pytest.approx(case["total"], rel=0.005)
+    parts = {part.name: part for part in list_parts(model, count)}
+    assert parts[PRODUCTS].multiply_adds == count.products
+    assert parts["backbone"].multiply_adds + parts["head"].multiply_adds == count.total
+
+
+def test_fused_pose_head_costs_less():
+    case = POSE_REFERENCE[0]
+    (_, published), (_, fused) = count_pose(case), count_pose(case, ("fused", True))
+    assert fused.by_module["pose_head"] < 0.5 * published.by_module["pose_head"]
+    assert fused.by_module["backbone"] == published.by_module["backbone"]

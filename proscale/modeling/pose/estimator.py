@@ -115,7 +115,7 @@ class PoseEstimator(nn.Module):
 
     def heatmaps(self, batch: Tensor) -> Tensor:
         """``(B, K, h, w)`` for normalised crops ``(B, 3, H, W)``."""
-        return self.pose_head.layers(self.backbone(batch)).float()
+        return self.pose_head(self.backbone(batch)).float()
 
     def infer(self, batch: Tensor) -> Tensor:
         """As :meth:`heatmaps`, with the flip test if it is on."""

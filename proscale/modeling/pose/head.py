@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from fvcore.nn import weight_init
-from torch import nn
+from torch import Tensor, nn
 
 from proscale.modeling.segformer_head import AllMLPDecoder, stages_of
 
@@ -54,3 +54,11 @@ class SegFormerPoseHead(AllMLPDecoder):
             "conv_dims": node.CONVS_DIM,
             "norm": node.NORM,
         }
+
+    def forward(self, features: Mapping[str, Tensor], *, published_order: bool = False) -> Tensor:
+        """Heatmaps ``(B, K, h, w)`` at the finest stage's resolution, from ``features`` by name.
+
+        ``published_order`` resizes the stages before they are fused: the same numbers at the
+        published cost.
+        """
+        return self.published_layers(features) if published_order else self.layers(features)

@@ -66,6 +66,8 @@ def test_equals_published(golden, fill):
     assert model.flip_indices == meta["flip_indices"]
     with torch.no_grad():
         plain, averaged = model.heatmaps(batch), model.infer(batch)
+        published = model.pose_head(model.backbone(batch), published_order=True)
+    torch.testing.assert_close(plain, published, **CLOSE)
     torch.testing.assert_close(plain[..., ::step, ::step], expected.heatmaps, **CLOSE)
     torch.testing.assert_close(averaged[..., ::step, ::step], expected.averaged, **CLOSE)
     keypoints, scores = model.codec.decode(averaged)
@@ -74,14 +76,12 @@ def test_equals_published(golden, fill):
 
 
 @pytest.mark.parametrize(
-    ("config", "published", "millions"),
-    [
-        ("coco/keypoints/segformer_b0.yaml", "b0_coco", 3.720),
-        ("jbd/keypoints/segformer_b5.yaml", "b5_jbd", 81.975),
-    ],
+    ("variant", "keypoints", "published", "millions"),
+    [("b0", 17, "b0_coco", 3.720), ("b5", 20, "b5_jbd", 81.975)],
 )
-def test_names_of_released_checkpoints(config, published, millions):
-    model = build_without_weights(read(config, "MODEL.POSE.FLIP_TEST", "False"))
+def test_names_of_released_checkpoints(variant, keypoints, published, millions):
+    overrides = ["MODEL.POSE.FLIP_TEST", "False", "MODEL.POSE_HEAD.NUM_KEYPOINTS", keypoints]
+    model = build_without_weights(read(f"coco/keypoints/segformer_{variant}.yaml", *overrides))
     theirs = {
         name: list(tensor.shape)
         for name, tensor in convert_state_dict(model.state_dict(), to="openmmlab").items()
