@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 SUPPORTED := (3, 11) <= sys.version_info[:2] <= (3, 13)
 WRONG_PYTHON := The pinned packages need Python 3.11, 3.12 or 3.13; name one: make env PYTHON=python3.11
 
-.PHONY: help env demo test test-all lint docs clean
+.PHONY: help env demo test test-all lint docs gpu-check clean
 
 help:
 	@echo "make demo      train and evaluate a small PRO-SCALE model on generated images"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-all  run the tests, the slow ones too"
 	@echo "make lint      check format, style and types"
 	@echo "make docs      build the documentation in build/docs"
+	@echo "make gpu-check try and time all that needs a GPU, in nine minutes; writes docs/gpu.md"
 	@echo "make env       only set up $(VENV) (the targets above do it, too)"
 	@echo "make clean     remove caches and build products, but neither $(VENV) nor output"
 
@@ -43,6 +44,9 @@ lint: env
 docs: env
 	@$(BIN)/sphinx-build -q --keep-going --fail-on-warning docs build/docs
 	@echo "build/docs/index.html"
+
+gpu-check: env
+	@$(BIN)/python -W ignore benchmarks/gpu_check.py --json build/gpu.json
 
 clean:
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache

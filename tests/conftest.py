@@ -18,6 +18,8 @@ from proscale import add_proscale_config
 from tests.hostile import material
 
 GOLDEN = Path(__file__).parent / "golden"
+#: Where golden numbers are compared: benchmarks/gpu_check.py sets cuda.
+GOLDEN_DEVICE = os.environ.get("PROSCALE_GOLDEN_DEVICE", "cpu")
 
 
 @pytest.fixture(scope="session")
@@ -66,19 +68,33 @@ def load_script(path: Path) -> ModuleType:
 @pytest.fixture(scope="session")
 def fill():
     """The module `golden/fill.py`: weights and inputs that the golden numbers were made with."""
-    return load_script(GOLDEN / "fill.py")
+    module = load_script(GOLDEN / "fill.py")
+    for name in ("random_input", "random_image"):
+        make = getattr(module, name)
+        setattr(module, name, lambda *args, make=make: make(*args).to(GOLDEN_DEVICE))
+    return module
 
 
-@pytest.fixture(scope="session")
-def golden():
-    """`golden(name)`: the arrays of a golden file, as tensors, and its `meta`."""
+@pytest.fixture
+def golden(monkeypatch):
+    """`golden(name)`: the arrays of a golden file, as tensors, and its `meta`.
+
+    They, and all that the test makes, are on ``GOLDEN_DEVICE``, with products in full precision.
+    """
 
     def load(name: str) -> SimpleNamespace:
         with np.load(GOLDEN / f"{name}.npz") as file:
-            arrays = {key: torch.from_numpy(file[key]) for key in file.files if key != "meta"}
+            arrays = {
+                key: torch.from_numpy(file[key]).to(GOLDEN_DEVICE)
+                for key in file.files
+                if key != "meta"
+            }
             return SimpleNamespace(meta=json.loads(str(file["meta"])), **arrays)
 
-    return load
+    # TF32 has three digits; golden numbers are compared to three.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    with torch.device(GOLDEN_DEVICE):
+        yield load
 
 
 @pytest.fixture
@@ -106,7 +122,7 @@ def cfg() -> CfgNode:
     """Detectron2's and our keys at their defaults, on the CPU."""
     cfg = get_cfg()
     add_proscale_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = GOLDEN_DEVICE
     return cfg
 
 
