@@ -105,6 +105,10 @@ class _Datasets(Keys, node="DATASETS"):
     OWN: list[dict] = []
     """New. The user's own data sets, a list of blocks; see proscale.config.own_data. Where it is
     not empty, DATASETS.TRAIN and TEST, the mapper, the results and NUM_CLASSES follow from it."""
+    PERSON_BOXES_TEST: str = ""
+    """New. Pose estimation: a JSON file with the boxes of persons that a detector found in the
+    images of DATASETS.TEST, a list of {image_id, category_id, bbox, score} as COCO's files of
+    results; empty evaluates in the annotated boxes."""
 
 
 class _DataLoader(Keys, node="DATALOADER"):

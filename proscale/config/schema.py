@@ -198,6 +198,14 @@ def _rules(cfg: CfgNode) -> Iterator[tuple[bool, str, str]]:
     )
     yield jitter, "INPUT.MAX_SCALE", expected
 
+    # A file of boxes is of the persons in one data set.
+    boxes = cfg.DATASETS.PERSON_BOXES_TEST
+    fits = not boxes or cfg.MODEL.META_ARCHITECTURE == "PoseEstimator"
+    expected = "'' unless MODEL.META_ARCHITECTURE is PoseEstimator"
+    yield fits, "DATASETS.PERSON_BOXES_TEST", expected
+    fits = not boxes or len(cfg.DATASETS.TEST) <= 1
+    yield fits, "DATASETS.TEST", "one data set with DATASETS.PERSON_BOXES_TEST"
+
     # Mixed precision: CUDA trains in float16 as published; CPUs compute in bfloat16.
     amp = cfg.SOLVER.AMP
     is_slow = amp.DTYPE == "float16" and torch.device(cfg.MODEL.DEVICE).type == "cpu"

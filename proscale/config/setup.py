@@ -114,7 +114,7 @@ def setup_cfg(
         if isinstance(default, CfgNode):
             raise ConfigError(f"{key} is a block: expected its keys, {', '.join(default)}")
         set_value(cfg, key, convert(key, value, default))
-    for key in ("OUTPUT_DIR", "MODEL.WEIGHTS"):
+    for key in ("OUTPUT_DIR", "MODEL.WEIGHTS", "DATASETS.PERSON_BOXES_TEST"):
         set_value(cfg, key, _expand_home(key, value_of(cfg, key)))
     # 3. Keys that follow from the user's data, and the device of this machine.
     if cfg.DATASETS.OWN:

@@ -1,13 +1,14 @@
 """Data sets: registration, loading, mappers, checks, preparation, and the demo's generator.
 
-Importing this package registers the names of COCO, ADE20K, Cityscapes and Mapillary Vistas that
-Detectron2 lacks or reads otherwise, of the nuclei, and the demo's. Their files are read when they
-are used.
+Importing this package registers the names of COCO, ADE20K, Cityscapes, Mapillary Vistas and JBD
+that Detectron2 lacks or reads otherwise, of the nuclei, and the demo's. Their files are read when
+they are used.
 """
 
 from proscale.data.datasets.ade20k import register_ade20k
 from proscale.data.datasets.cityscapes import register_cityscapes
 from proscale.data.datasets.coco import register_coco
+from proscale.data.datasets.jbd import register_jbd
 from proscale.data.datasets.mapillary import register_mapillary
 from proscale.data.datasets.nuclei import register_nuclei
 from proscale.data.datasets.registration import register_coco_panoptic
@@ -31,4 +32,5 @@ register_ade20k()
 register_cityscapes()
 register_mapillary()
 register_nuclei()
+register_jbd()
 register_shapes()

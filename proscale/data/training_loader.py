@@ -27,6 +27,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from proscale.data.formats.image_file import stored_size
+from proscale.data.persons import person_records
 from proscale.errors import ConfigError, DataError
 from proscale.utils.random_state import Purpose, seed_generators
 
@@ -155,6 +156,14 @@ def build_training_loader(cfg: CfgNode, mapper: Mapper) -> TrainingLoader:
             f"DATASETS.TRAIN is {', '.join(cfg.DATASETS.TRAIN)}: {error}: expected images with "
             "annotations that are no crowds"
         ) from error
+    # Top-down pose estimation: a sample is one person.
+    if cfg.MODEL.META_ARCHITECTURE == "PoseEstimator":
+        entries = person_records(entries)
+        if not entries:
+            raise DataError(
+                f"DATASETS.TRAIN is {', '.join(cfg.DATASETS.TRAIN)}: expected persons with a box "
+                "and labelled keypoints"
+            )
     return TrainingLoader(
         # Packed, so that workers share its memory.
         DatasetFromList(entries, copy=False) if isinstance(entries, list) else entries,

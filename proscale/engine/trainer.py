@@ -33,6 +33,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from proscale.checkpoint import Checkpointer
 from proscale.config.schema import check_values
 from proscale.data import build_mapper
+from proscale.data.persons import evaluated_persons
 from proscale.data.training_loader import (
     TrainingLoader,
     build_training_loader,
@@ -47,7 +48,7 @@ from proscale.engine.sharding import divide_loaded_state, gathered, shard
 from proscale.engine.train_loop import TrainLoop, resolve_amp_dtype
 from proscale.errors import CheckpointError, ConfigError, ProcessFailed, UserError, one_sentence
 from proscale.evaluation import build_evaluator
-from proscale.evaluation.results import write_results
+from proscale.evaluation.results import numbers_only, write_results
 from proscale.modeling import with_sliding_window
 from proscale.modeling.test_time_augmentation import with_test_time_augmentation
 
@@ -202,6 +203,9 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
         mapper = build_mapper(cfg, is_train=False)
+        if cfg.MODEL.META_ARCHITECTURE == "PoseEstimator":
+            persons, workers = evaluated_persons(cfg, dataset_name), cfg.DATALOADER.NUM_WORKERS
+            return build_detection_test_loader(persons, mapper=mapper, num_workers=workers)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
@@ -228,7 +232,8 @@ class Trainer(DefaultTrainer):
             names = cfg.DATASETS.TEST
             by_dataset = {names[0]: results} if len(names) == 1 else results
             write_results(cfg.OUTPUT_DIR, RESULTS_FILE, by_dataset)
-        return results
+        # Detectron2's hooks take numbers alone.
+        return numbers_only(results)
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict:

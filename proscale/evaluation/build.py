@@ -9,9 +9,11 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils.file_io import PathManager
 
 from proscale.errors import ConfigError
+from proscale.evaluation.box_evaluator import BoxEvaluator
 from proscale.evaluation.cityscapes import CityscapesInstanceEvaluator, CityscapesSemanticEvaluator
 from proscale.evaluation.instance_evaluator import InstanceEvaluator
 from proscale.evaluation.panoptic_evaluator import CocoPanopticEvaluator
+from proscale.evaluation.pose_evaluator import PoseEvaluator
 from proscale.evaluation.semantic_evaluator import SemanticEvaluator
 
 logger = logging.getLogger(__name__)
@@ -49,7 +51,8 @@ def build_evaluator(
 ) -> DatasetEvaluators:
     """Build the evaluators that ``cfg`` switches on and that the data set has annotations for.
 
-    ``MODEL.MASK_FORMER.TEST.PANOPTIC_ON`` gives PQ, ``INSTANCE_ON`` AP, ``SEMANTIC_ON`` mIoU. One
+    A ``Detector`` gets box AP, a ``PoseEstimator`` keypoint AP and PCK. For others
+    ``MODEL.MASK_FORMER.TEST.PANOPTIC_ON`` gives PQ, ``INSTANCE_ON`` AP, ``SEMANTIC_ON`` mIoU; one
     without annotations is left out with a warning.
 
     Args:
@@ -58,8 +61,8 @@ def build_evaluator(
         output_dir: where the evaluators write their files; None writes nothing.
 
     Raises:
-        ConfigError: the data set's ``evaluator_type`` is not one of ``EVALUATORS``, or nothing is
-            left to evaluate.
+        ConfigError: the data set's ``evaluator_type`` is not one of ``EVALUATORS``, or it has no
+            annotations for the model.
     """
     metadata = MetadataCatalog.get(dataset_name)
     evaluator_type, json_file = metadata.get("evaluator_type"), metadata.get("json_file")
@@ -67,6 +70,15 @@ def build_evaluator(
         raise ConfigError(
             f"data set {dataset_name!r} has evaluator_type {evaluator_type!r}: expected "
             f"{', '.join(EVALUATORS)}"
+        )
+    if cfg.MODEL.META_ARCHITECTURE in _OBJECTS:
+        if not json_file:
+            raise ConfigError(
+                f"data set {dataset_name!r} has no JSON of instances or keypoints (json_file): "
+                f"expected one with MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}"
+            )
+        return DatasetEvaluators(
+            [_OBJECTS[cfg.MODEL.META_ARCHITECTURE](cfg, dataset_name, output_dir)]
         )
     kinds = {kind.switch: kind for kind in EVALUATORS[evaluator_type]}
     evaluators: list[DatasetEvaluator] = []
@@ -94,3 +106,23 @@ def build_evaluator(
             f"MODEL.MASK_FORMER.TEST that evaluator_type {evaluator_type!r} has annotations for"
         )
     return DatasetEvaluators(evaluators)
+
+
+def _box_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> DatasetEvaluator:
+    return BoxEvaluator(dataset_name, output_dir, save_predictions=cfg.TEST.SAVE_PREDICTIONS)
+
+
+def _pose_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> DatasetEvaluator:
+    node = cfg.MODEL.POSE
+    return PoseEvaluator(
+        dataset_name,
+        node.INPUT_SIZE,
+        output_dir,
+        padding=node.BOX_PADDING,
+        oks_threshold=node.OKS_NMS_THRESH,
+        save_predictions=cfg.TEST.SAVE_PREDICTIONS,
+    )
+
+
+# By meta-architecture, of models whose results are objects of one kind.
+_OBJECTS = {"Detector": _box_evaluator, "PoseEstimator": _pose_evaluator}

@@ -1,73 +1,40 @@
-"""Instance AP of masks, their boxes and their boundaries over a COCO data set.
+"""Instance AP of masks, their boxes and their boundaries over a COCO data set."""
 
-Detectron2's ``COCOEvaluator`` keeps every prediction until the end, on rank 0 those of all ranks.
-This one matches an image's predictions when they come, and keeps scores and matches.
-"""
-
-import json
-import logging
-import os
-from collections import OrderedDict, defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
+from detectron2.structures import Instances
 from pycocotools import mask as rle
 
-from proscale.data.formats.coco_format import (
-    INSTANCE_ANNOTATIONS,
-    INSTANCE_CATEGORIES,
-    check_categories,
-    check_instances,
-    in_order,
-)
-from proscale.data.formats.json_file import ID, INTEGER, NUMBER, Keys, Kind, check_lists, read_json
-from proscale.data.formats.problems import first_few
+from proscale.data.formats.json_file import NUMBER, Keys, Kind
 from proscale.data.formats.run_lengths import run_lengths
 from proscale.errors import DataError
-from proscale.evaluation.average_precision import AveragePrecision, Objects
+from proscale.evaluation.average_precision import Objects
 from proscale.evaluation.boundary import inner_boundary
-from proscale.evaluation.results import metrics_table, prediction_dir
+from proscale.evaluation.box_evaluator import BoxEvaluator, box_overlaps, overlap
 
-PREDICTIONS_FILE = "coco_instances_results.json"
-
-logger = logging.getLogger(__name__)
-
-_IMAGES: Keys = {"id": ID, "height": INTEGER, "width": INTEGER}
-_BOX = Kind(
-    "[x, y, width, height]",
-    lambda v: isinstance(v, list) and len(v) == 4 and all(map(NUMBER.accepts, v)),
-)
 _SEGMENTATION = Kind("a list or an object", lambda v: isinstance(v, (list, dict)))
-# Evaluation needs more than training does.
-_ANNOTATIONS: Keys = {
-    **INSTANCE_ANNOTATIONS,
-    **{"area": NUMBER, "bbox": _BOX, "segmentation": _SEGMENTATION},
-}
 
 
-class InstanceEvaluator(DatasetEvaluator):
+class InstanceEvaluator(BoxEvaluator):
     """AP as ``pycocotools`` computes it, of masks (``segm``) and the boxes around them (``bbox``).
 
+    ``process`` takes Detectron2's ``Instances`` with ``pred_masks`` (N, H, W) bool in the size of
+    the image, ``scores`` (N,) and contiguous ``pred_classes`` (N,).
+
     Args:
-        dataset_name: a registered data set whose metadata has ``json_file``, a COCO instances file,
-            and ``thing_dataset_id_to_contiguous_id`` with its categories; ``image_ids``, if there
-            are any, are the images that count.
-        output_dir: where to write files; None writes nothing.
+        dataset_name, output_dir, save_predictions: see ``BoxEvaluator``; annotations need
+            ``segmentation`` and ``area``.
         boundary_iou: also compute Boundary AP (``boundary``): the overlap is the lesser of mask IoU
             and Boundary IoU, as in Cheng et al. 2021.
-        save_predictions: write ``coco_instances_results.json`` to ``output_dir``, as COCO's test
-            server takes it; all predictions are held as text until then. A data set without
-            annotations, a test split, can only be saved.
-
-    Raises:
-        DataError: the JSON is not of the format, or has a category that is no thing.
-        ConfigError, DataError: see ``prediction_dir``.
     """
+
+    title = "Instance AP"
+    annotation_keys: ClassVar[Keys] = {
+        **BoxEvaluator.annotation_keys,
+        **{"area": NUMBER, "segmentation": _SEGMENTATION},
+    }
 
     def __init__(
         self,
@@ -77,191 +44,50 @@ class InstanceEvaluator(DatasetEvaluator):
         boundary_iou: bool = False,
         save_predictions: bool = False,
     ) -> None:
-        metadata = MetadataCatalog.get(dataset_name)
-        if metadata.get("thing_dataset_id_to_contiguous_id") is None:
-            DatasetCatalog.get(dataset_name)  # Detectron2 finds out when it loads the data set
-        ids = metadata.thing_dataset_id_to_contiguous_id
-        self._dataset_name = dataset_name
-        self._json = metadata.json_file
-        content = read_json(self._json)
-        categories = check_categories(content, self._json, INSTANCE_CATEGORIES)
-        self._is_annotated = "annotations" in content
-        if self._is_annotated:
-            check_instances(content, self._json, images=_IMAGES, annotations=_ANNOTATIONS)
-        else:
-            check_lists(content, {"images": _IMAGES}, self._json)
-        names = {category["id"]: category["name"] for category in categories}
-        if not names.keys() <= ids.keys():
-            raise DataError(
-                f"{self._json}: its categories {sorted(names.keys() - ids.keys())} are not among "
-                f"the things of data set {dataset_name!r}: expected {sorted(ids)}"
-            )
-        # By image and category, in which detections are matched.
-        self._annotations: dict[tuple[Any, int], list[dict[str, Any]]] = defaultdict(list)
-        for annotation in content.get("annotations", ()):
-            category_id = annotation["category_id"]
-            if category_id not in names:
-                expected = first_few(sorted(names))
+        self.kinds = ("bbox", "segm", "boundary") if boundary_iou else ("bbox", "segm")
+        super().__init__(dataset_name, output_dir, save_predictions=save_predictions)
+
+    def _size(self, instances: Instances) -> tuple[str, tuple[int, ...]]:
+        return "pred_masks", tuple(instances.pred_masks.shape[1:])
+
+    def _regions(self, instances: Instances, order: np.ndarray) -> list[dict]:
+        return [_encode(instances.pred_masks[i].cpu().numpy()) for i in order.tolist()]
+
+    def _as_json(self, region: dict) -> dict[str, Any]:
+        segmentation = {**region, "counts": region["counts"].decode("ascii")}
+        return {"bbox": rle.toBbox(region).tolist(), "segmentation": segmentation}
+
+    def _compare(
+        self,
+        image_id: Any,
+        predicted: Sequence[dict],
+        annotations: Sequence[Mapping[str, Any]],
+        objects: Objects,
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        true = []
+        for annotation in annotations:
+            try:
+                true.append(run_lengths(annotation["segmentation"], *self._sizes[image_id]))
+            except ValueError as error:
                 raise DataError(
-                    f"{self._json}: annotation {annotation['id']} has category_id {category_id}: "
-                    f"expected {expected}"
-                )
-            self._annotations[annotation["image_id"], category_id].append(annotation)
-        self._prediction_dir = prediction_dir(content, self._json, output_dir, save_predictions)
-        # Categories and images are numbered in the order of their ids.
-        self._category_names = [names[id_] for id_ in sorted(names)]
-        self._categories = {id_: number for number, id_ in enumerate(sorted(names))}
-        # Models predict contiguous ids, files have the data set's.
-        self._dataset_ids = {contiguous_id: id_ for id_, contiguous_id in ids.items()}
-        self._sizes = {i["id"]: (i["height"], i["width"]) for i in content["images"]}
-        image_ids = metadata.get("image_ids", self._sizes)
-        self._images = {image_id: number for number, image_id in enumerate(in_order(image_ids))}
-        self._kinds = ("bbox", "segm", "boundary") if boundary_iou else ("bbox", "segm")
-        self.reset()
-
-    def reset(self) -> None:
-        self._precision = {kind: AveragePrecision(len(self._categories)) for kind in self._kinds}
-        self._seen: set[Any] = set()
-        self._saved: list[str] = []
-
-    def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
-        """Match a batch.
-
-        Args:
-            inputs: dicts with ``image_id``.
-            outputs: dicts with ``instances``: Detectron2's ``Instances`` with ``pred_masks``
-                (N, H, W) bool in the size of the image, ``scores`` (N,) and contiguous
-                ``pred_classes`` (N,).
-
-        Raises:
-            DataError: an annotation's mask is not of the format.
-            ValueError: an image is unknown or repeated, a class is no thing, or masks have another
-                size than the image.
-        """
-        for input_, output in zip(inputs, outputs, strict=True):
-            image_id, instances = input_["image_id"], output["instances"]
-            if image_id not in self._images or image_id in self._seen:
-                problem = "was predicted before" if image_id in self._seen else "is not one of them"
-                raise ValueError(
-                    f"image_id {image_id}: data set {self._dataset_name!r} has {len(self._images)} "
-                    f"images, this one {problem}"
-                )
-            size, expected = tuple(instances.pred_masks.shape[1:]), self._sizes[image_id]
-            if size != expected:
-                raise ValueError(
-                    f"image_id {image_id}: pred_masks are of size {size}, the image is {expected}"
-                )
-            self._seen.add(image_id)
-            # COCO's first step: detections in descending order of score, equal ones as they came.
-            scores = instances.scores.double().cpu().numpy()
-            order = np.argsort(-scores, kind="stable")
-            masks = [_encode(instances.pred_masks[i].cpu().numpy()) for i in order.tolist()]
-            scores = scores[order]
-            category_ids = []
-            for class_ in instances.pred_classes[order].tolist():
-                if class_ not in self._dataset_ids:
-                    raise ValueError(
-                        f"image_id {image_id}: {class_} is not the contiguous id of a thing of "
-                        f"data set {self._dataset_name!r}: expected {sorted(self._dataset_ids)}"
-                    )
-                category_ids.append(self._dataset_ids[class_])
-            if self._prediction_dir is not None:
-                # As text, which takes less memory than dicts.
-                for id_, score, mask in zip(category_ids, scores.tolist(), masks, strict=True):
-                    prediction = {
-                        "image_id": image_id,
-                        "category_id": id_,
-                        "bbox": rle.toBbox(mask).tolist(),
-                        "score": score,
-                        "segmentation": {**mask, "counts": mask["counts"].decode("ascii")},
-                    }
-                    self._saved.append(json.dumps(prediction))
-            if self._is_annotated:
-                self._match(image_id, np.array(category_ids), scores, masks)
-
-    def _match(
-        self, image_id: Any, category_ids: np.ndarray, scores: np.ndarray, masks: list[dict]
-    ) -> None:
-        """Match the detections of an image with its objects, category by category."""
-        for category_id in sorted(set(category_ids.tolist()) & set(self._categories)):
-            chosen = np.flatnonzero(category_ids == category_id)
-            predicted, true = [masks[i] for i in chosen], []
-            annotations = self._annotations.get((image_id, category_id), [])
-            for annotation in annotations:
-                try:
-                    true.append(run_lengths(annotation["segmentation"], *self._sizes[image_id]))
-                except ValueError as error:
-                    raise DataError(
-                        f"{self._json}: annotation {annotation['id']} of image {image_id}: {error}"
-                    ) from error
-            objects = Objects(annotations)
-            true_boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64)
-            boxes, areas = rle.toBbox(predicted), rle.area(predicted).astype(np.float64)
-            overlaps = _iou(predicted, true, objects)
-            # pycocotools takes the area of a detection from its box or from its mask, by kind.
-            compared = {
-                "bbox": (_iou(boxes, true_boxes, objects), boxes[:, 2] * boxes[:, 3]),
-                "segm": (overlaps, areas),
-            }
-            if "boundary" in self._kinds:
-                boundaries = [
-                    [_encode(inner_boundary(rle.decode(mask).astype(bool))) for mask in of_both]
-                    for of_both in (predicted, true)
-                ]
-                # The lesser of the two, since boundaries alone would match a ring with a disc.
-                lesser = np.minimum(overlaps, _iou(boundaries[0], boundaries[1], objects))
-                compared["boundary"] = lesser, areas
-            place = self._categories[category_id], self._images[image_id]
-            for kind, (overlaps, areas) in compared.items():
-                precision = self._precision[kind]
-                precision.add_detections(*place, scores[chosen], areas, overlaps, objects)
-
-    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """Merge the ranks' matches; log tables and write the file on rank 0.
-
-        Returns:
-            dicts ``bbox``, ``segm`` and, if asked for, ``boundary``, each with
-            ``AveragePrecision.summary``, empty without annotations; None on other ranks than 0.
-        """
-        # One array travels faster than one for every image and category.
-        for precision in self._precision.values():
-            precision.compact()
-        gathered = comm.gather((self._precision, self._saved))
-        if not comm.is_main_process():
-            return None
-        if self._prediction_dir is not None:
-            PathManager.mkdirs(self._prediction_dir)
-            path = os.path.join(self._prediction_dir, PREDICTIONS_FILE)
-            texts = [text for _, saved in gathered for text in saved]
-            with PathManager.open(path, "w") as file:
-                file.write("[" + ",\n".join(texts) + "]\n")
-            logger.info("Instance predictions: %s", path)
-        if not self._is_annotated:
-            return OrderedDict((kind, {}) for kind in self._kinds)
-        results = OrderedDict()
-        for kind in self._kinds:
-            total = AveragePrecision(len(self._categories))
-            for precision, _ in gathered:
-                total.merge(precision[kind])
-            # Objects of images that were never processed are missed, as in Detectron2.
-            for (image_id, category_id), annotations in self._annotations.items():
-                if image_id in self._images:
-                    total.add_objects(self._categories[category_id], Objects(annotations))
-            results[kind] = total.summary(self._category_names)
-            summary = {k: value for k, value in results[kind].items() if not k.startswith("AP-")}
-            categories = [(name, results[kind][f"AP-{name}"]) for name in self._category_names]
-            table = metrics_table(categories, ["category", "AP"])
-            name = f"Instance AP ({kind})"
-            logger.info("%s on %s:\n%s", name, self._dataset_name, metrics_table([summary]))
-            logger.info("%s per category:\n%s", name, table)
-        return results
-
-
-def _iou(predicted: Any, true: Any, objects: Objects) -> np.ndarray:
-    """(D, N); with a crowd the fraction of the prediction that lies on the crowd."""
-    if not len(true):
-        return np.zeros((len(predicted), 0))
-    return np.asarray(rle.iou(predicted, true, objects.is_crowd.astype(int).tolist()))
+                    f"{self._json}: annotation {annotation['id']} of image {image_id}: {error}"
+                ) from error
+        boxes, areas = rle.toBbox(predicted), rle.area(predicted).astype(np.float64)
+        overlaps = overlap(predicted, true, objects)
+        # pycocotools takes the area of a detection from its box or from its mask, by kind.
+        compared = {
+            "bbox": (box_overlaps(boxes, annotations, objects), boxes[:, 2] * boxes[:, 3]),
+            "segm": (overlaps, areas),
+        }
+        if "boundary" in self.kinds:
+            boundaries = [
+                [_encode(inner_boundary(rle.decode(mask).astype(bool))) for mask in of_both]
+                for of_both in (predicted, true)
+            ]
+            # The lesser of the two, since boundaries alone would match a ring with a disc.
+            lesser = np.minimum(overlaps, overlap(boundaries[0], boundaries[1], objects))
+            compared["boundary"] = lesser, areas
+        return compared
 
 
 def _encode(mask: np.ndarray) -> dict:

@@ -1,6 +1,7 @@
 """Shared by the evaluators: means over classes, tables, files of results, completeness."""
 
 import json
+import logging
 import math
 import os
 from collections import Counter
@@ -12,6 +13,8 @@ from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 
 from proscale.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
 
 
 def nan_mean(values: np.ndarray) -> float:
@@ -48,6 +51,15 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def numbers_only(results: dict[str, Any]) -> dict[str, Any]:
+    """Nested results without the texts among them, such as whose boxes persons were in."""
+    return {
+        key: numbers_only(value) if isinstance(value, dict) else value
+        for key, value in results.items()
+        if not isinstance(value, str)
+    }
+
+
 def prediction_dir(content: dict, file: str, output_dir: str | None, save: bool) -> str | None:
     """The folder for predictions; None if they are not saved. ``content`` is that of ``file``.
 
@@ -63,6 +75,15 @@ def prediction_dir(content: dict, file: str, output_dir: str | None, save: bool)
             "to write predictions for a test server"
         )
     return output_dir if save else None
+
+
+def write_predictions(folder: str, file_name: str, texts: Iterable[str]) -> None:
+    """Write predictions, each as JSON text, as one list to ``folder/file_name``."""
+    PathManager.mkdirs(folder)
+    path = os.path.join(folder, file_name)
+    with PathManager.open(path, "w") as file:
+        file.write("[" + ",\n".join(texts) + "]\n")
+    logger.info("Predictions: %s", path)
 
 
 def check_every_image_once(expected: Collection[Any], scored: Iterable[Any], name: str) -> None:

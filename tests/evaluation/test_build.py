@@ -8,7 +8,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
 from proscale import add_proscale_config
+from proscale.errors import ConfigError
 from proscale.evaluation import (
+    BoxEvaluator,
     CityscapesInstanceEvaluator,
     CityscapesSemanticEvaluator,
     CocoPanopticEvaluator,
@@ -52,6 +54,15 @@ def with_instances(toy_dataset, tmp_path):
 )
 def test_each_switch_builds_its_evaluator(with_instances, switches, expected):
     assert kinds(build_evaluator(config(*switches), with_instances.name)) == expected
+
+
+def test_a_detector_is_evaluated_by_boxes(with_instances):
+    cfg = config("PANOPTIC_ON")
+    cfg.MODEL.META_ARCHITECTURE = "Detector"
+    assert kinds(build_evaluator(cfg, with_instances.name)) == [BoxEvaluator]
+    del MetadataCatalog.get(with_instances.name).json_file
+    with pytest.raises(ConfigError, match=r"no JSON of instances .*META_ARCHITECTURE Detector"):
+        build_evaluator(cfg, with_instances.name)
 
 
 @pytest.mark.parametrize("json_file", [None, "absent.json"])

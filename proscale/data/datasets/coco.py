@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.builtin_meta import (
+    COCO_PERSON_KEYPOINT_FLIP_MAP,
+    COCO_PERSON_KEYPOINT_NAMES,
+)
 
 from proscale.data.datasets.registration import (
     data_root,
     detectron2_metadata,
+    keypoint_metadata,
     register_builtin,
     semantic_metadata,
 )
-from proscale.data.formats.coco_format import load_coco_panoptic
+from proscale.data.formats.coco_format import load_coco_keypoints, load_coco_panoptic
 from proscale.data.formats.semantic_folders import load_semantic_folders
 from proscale.errors import DataError, MissingFileError
 from proscale.utils.untrusted import inside
@@ -25,6 +30,17 @@ from proscale.utils.untrusted import inside
 # Photographs of 640×480 pixels with few and large segments, things and stuff, and without crowds:
 # a small enough task for a model to overfit on a CPU.
 _EIGHT_TRAIN_IMAGES = (9, 144, 194, 387, 443, 450, 508, 510)
+
+# Links of the annotation files' skeleton, keypoints counted from 1.
+_SKELETON = (
+    *((16, 14), (14, 12), (17, 15), (15, 13), (12, 13), (6, 12), (7, 13), (6, 7), (6, 8), (7, 9)),
+    *((8, 10), (9, 11), (2, 3), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7)),
+)
+SIGMAS = (
+    *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062),
+    *(0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
+)
+"""COCO's tolerances of the 17 keypoints, relative to the root of a person's area."""
 
 
 def register_coco(root: Path | None = None) -> None:
@@ -35,6 +51,8 @@ def register_coco(root: Path | None = None) -> None:
       they follow from the panoptic PNG files.
     - ``coco_2017_train_panoptic_8``: eight images of the training split.
     - ``coco_2017_{train,val}_sem_seg``: label images of the 133 panoptic classes, things included.
+    - ``keypoints_coco_2017_{train,val}``: Detectron2's, persons with 17 keypoints; annotations keep
+      their ids, which PCK needs, and links and tolerances are those of COCO.
     - ``coco_2017_{train,val}_panoptic_stuffonly``: Detectron2's, label images of the 53 stuff
       classes and “things”; from here on their entries are found as those of the others are.
     """
@@ -42,6 +60,17 @@ def register_coco(root: Path | None = None) -> None:
     for name in (f"coco_2017_{s}{kind}" for s in ("train", "val") for kind in ("", "_panoptic")):
         guard(name)
     for split in ("train", "val"):
+        poses = keypoint_metadata(
+            {"id": 1, "name": "person"},
+            COCO_PERSON_KEYPOINT_NAMES,
+            flip_pairs=COCO_PERSON_KEYPOINT_FLIP_MAP,
+            links=[(a - 1, b - 1) for a, b in _SKELETON],
+            sigmas=SIGMAS,
+            upper_body=COCO_PERSON_KEYPOINT_NAMES[:11],
+            image_root=root / f"{split}2017",
+            json_file=root / "annotations" / f"person_keypoints_{split}2017.json",
+        )
+        register_builtin(f"keypoints_coco_2017_{split}", load_coco_keypoints, poses)
         panoptic = detectron2_metadata(f"coco_2017_{split}_panoptic")
         register_builtin(f"coco_2017_{split}_panoptic_with_sem_seg", load_coco_panoptic, panoptic)
         stuff = detectron2_metadata(f"coco_2017_{split}_panoptic_stuffonly")

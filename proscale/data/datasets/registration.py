@@ -22,6 +22,9 @@ from proscale.data.formats.coco_format import (
 from proscale.data.formats.semantic_folders import IGNORE_LABEL, MASK_SUFFIX
 from proscale.errors import DataError, MissingFileError
 
+# Colours of a skeleton's links, RGB.
+_LEFT, _RIGHT, _MIDDLE = (0, 170, 255), (255, 128, 0), (0, 200, 80)
+
 # From a data set's metadata to its entries, in Detectron2's format.
 Load = Callable[[Mapping[str, Any]], list[dict[str, Any]]]
 
@@ -171,6 +174,47 @@ def instance_metadata(
     if colors := _colors(ordered):
         metadata["thing_colors"] = colors
     return metadata
+
+
+def keypoint_metadata(
+    category: Mapping[str, Any],
+    names: Sequence[str],
+    *,
+    flip_pairs: Sequence[tuple[str, str]],
+    links: Sequence[tuple[int, int]],
+    sigmas: Sequence[float],
+    upper_body: Sequence[str] = (),
+    image_root: str | Path,
+    json_file: str | Path,
+) -> dict[str, Any]:
+    """Detectron2's metadata of a data set of poses, all of one category.
+
+    Args:
+        category: COCO's, with ``id`` and ``name``.
+        names: of the K keypoints.
+        flip_pairs: (left, right), by name, which a mirrored image exchanges.
+        links: of the skeleton, places 0 to K - 1.
+        sigmas: (K,) of object keypoint similarity.
+        upper_body: keypoints of the upper half of the body; the half-body augmentation needs them.
+    """
+    left, right = ({pair[side] for pair in flip_pairs} for side in (0, 1))
+
+    def color(link: tuple[int, int]) -> tuple[int, int, int]:
+        # A link is of the side that one of its ends is on; across the body it is of none.
+        ends = {names[place] for place in link}
+        sides = bool(ends & left), bool(ends & right)
+        return {(True, False): _LEFT, (False, True): _RIGHT}.get(sides, _MIDDLE)
+
+    return {
+        **instance_metadata([category], image_root=image_root, json_file=json_file),
+        "keypoint_names": list(names),
+        "keypoint_flip_map": [tuple(pair) for pair in flip_pairs],
+        "keypoint_connection_rules": [
+            (names[link[0]], names[link[1]], color(link)) for link in links
+        ],
+        "keypoint_oks_sigmas": list(sigmas),
+        "keypoint_upper_body": list(upper_body),
+    }
 
 
 def _colors(categories: Sequence[Mapping[str, Any]]) -> list[list[int]]:

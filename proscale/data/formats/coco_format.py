@@ -15,9 +15,12 @@ from detectron2.structures import BoxMode
 
 from proscale.data.formats.image_file import MAX_ID, check_size
 from proscale.data.formats.json_file import (
+    BOX,
     ID,
     INTEGER,
     LIST,
+    NUMBER,
+    NUMBERS,
     TEXT,
     Keys,
     Kind,
@@ -26,7 +29,7 @@ from proscale.data.formats.json_file import (
     read_json,
 )
 from proscale.data.formats.problems import Problem, Reporter, first_few, raise_first
-from proscale.errors import DataError
+from proscale.errors import DataError, shown
 from proscale.utils.untrusted import AnyPath, inside, is_name
 
 _NAME = Kind("a text without control characters", is_name)
@@ -42,6 +45,14 @@ SEGMENTS: Keys = {"id": _SEGMENT_ID, "category_id": INTEGER, **_CROWD}
 INSTANCE_ANNOTATIONS: Keys = {"id": ID, "image_id": ID, "category_id": INTEGER, **_CROWD}
 INSTANCE_CATEGORIES: Keys = {"id": INTEGER, "name": _NAME}
 PANOPTIC_CATEGORIES: Keys = {**INSTANCE_CATEGORIES, "isthing": _FLAG}
+KEYPOINT_ANNOTATIONS: Keys = {
+    **INSTANCE_ANNOTATIONS,
+    "bbox": replace(BOX, is_needed=False),
+    "keypoints": replace(NUMBERS, is_needed=False),
+    "num_keypoints": replace(INTEGER, is_needed=False),
+    "area": replace(NUMBER, is_needed=False),
+}
+_LINK = Kind("[i, j]", lambda v: isinstance(v, list) and list(map(type, v)) == [int, int])
 
 Entries = list[dict[str, Any]]
 
@@ -62,6 +73,35 @@ def check_categories(content: Mapping[str, Any], path: AnyPath, keys: Keys) -> l
         values = (category[key] for category in content["categories"])
         _check_unique(values, path, "categories", key, raise_first)
     return content["categories"]
+
+
+def check_skeleton(
+    content: Mapping[str, Any], path: AnyPath
+) -> tuple[dict[str, Any], list[str], list[tuple[int, int]]]:
+    """The category of a keypoint file, the names of its K keypoints, and links between them.
+
+    Links are pairs of places 0 to K - 1; the file, as COCO's, counts from 1.
+
+    Raises:
+        DataError: there is not exactly one category with ``keypoints``, or its names or its
+            ``skeleton`` are not usable.
+    """
+    categories = check_categories(content, path, INSTANCE_CATEGORIES)
+    categories = [category for category in categories if "keypoints" in category]
+    if len(categories) != 1:
+        raise DataError(f"{path}: {len(categories)} of its categories have keypoints: expected one")
+    (category,) = categories
+    where = f"{path}: category {category['id']}"
+    names, skeleton = category["keypoints"], category.get("skeleton", [])
+    if not isinstance(names, list) or not names or not all(map(is_name, names)):
+        raise DataError(f"{where}.keypoints is {shown(names)}: expected a list of names")
+    _check_unique(names, path, f"category {category['id']}.keypoints", "name", raise_first)
+    places = range(1, len(names) + 1)
+    are_links = isinstance(skeleton, list) and all(map(_LINK.accepts, skeleton))
+    if not are_links or not all(place in places for link in skeleton for place in link):
+        expected = f"expected a list of [i, j], numbers of keypoints from 1 to {len(names)}"
+        raise DataError(f"{where}.skeleton is {shown(skeleton)}: {expected}")
+    return category, names, [(a - 1, b - 1) for a, b in skeleton]
 
 
 def check_panoptic_annotations(
@@ -149,9 +189,41 @@ def load_coco_instances(metadata: Mapping[str, Any], report: Reporter = raise_fi
         ``iscrowd``, ``segmentation`` as in the file and, where the file has it, ``area``, and
         ``bbox`` with ``bbox_mode``.
     """
-    path, known = metadata["json_file"], metadata["thing_dataset_id_to_contiguous_id"]
+    content = read_json(metadata["json_file"])
+    check_instances(content, metadata["json_file"], report)
+    return _load_objects(content, metadata, report)
+
+
+def load_coco_keypoints(metadata: Mapping[str, Any], report: Reporter = raise_first) -> Entries:
+    """The entries of a data set, in Detectron2's format for keypoints.
+
+    Returns:
+        what :func:`load_coco_instances` does, without ``segmentation``. Where the file has them,
+        annotations have ``keypoints``, 3 K numbers (x, y, visibility), and ``num_keypoints``. As in
+        all of Detectron2 x and y are 0.5 more than in the file, which has pixel indices.
+    """
+    path, num_keypoints = metadata["json_file"], len(metadata["keypoint_names"])
     content = read_json(path)
-    check_instances(content, path, report)
+    check_instances(content, path, report, annotations=KEYPOINT_ANNOTATIONS)
+    for annotation in content["annotations"]:
+        keypoints = annotation.get("keypoints", [])
+        # Some files give persons without labels an empty list.
+        if not keypoints:
+            continue
+        id_ = annotation["id"]
+        if len(keypoints) != 3 * num_keypoints or not set(keypoints[2::3]) <= {0, 1, 2}:
+            detail = f"annotation {id_} has {len(keypoints)} numbers as keypoints: expected "
+            detail += f"(x, y, visibility 0, 1 or 2) of {num_keypoints} keypoints"
+            report(Problem("keypoints-unreadable", path, detail, id_))
+            annotation["keypoints"] = []
+    return _load_objects(content, metadata, report)
+
+
+def _load_objects(
+    content: Mapping[str, Any], metadata: Mapping[str, Any], report: Reporter
+) -> Entries:
+    """Join the images and annotations of a checked file."""
+    path, known = metadata["json_file"], metadata["thing_dataset_id_to_contiguous_id"]
     # Instances are listed one by one; an image without any is an entry, too.
     by_image = defaultdict(list)
     for annotation in content["annotations"]:
@@ -160,13 +232,16 @@ def load_coco_instances(metadata: Mapping[str, Any], report: Reporter = raise_fi
             "id": annotation["id"],
             "category_id": _contiguous_id(annotation, known, path, where, report),
             "iscrowd": annotation.get("iscrowd", 0),
-            # Read by the mapper, which reports segmentations that cannot be drawn.
-            "segmentation": annotation.get("segmentation"),
         }
         if "bbox" in annotation:
             entry |= {"bbox": annotation["bbox"], "bbox_mode": BoxMode.XYWH_ABS}
-        if "area" in annotation:
-            entry["area"] = annotation["area"]
+        entry |= {key: annotation[key] for key in ("area", "num_keypoints") if key in annotation}
+        if "keypoint_names" not in metadata:
+            # Read by the mapper, which reports segmentations that cannot be drawn.
+            entry["segmentation"] = annotation.get("segmentation")
+        elif keypoints := annotation.get("keypoints"):
+            # From pixel indices to Detectron2's coordinates, of which pixel 0 has 0 to 1.
+            entry["keypoints"] = [v if i % 3 == 2 else v + 0.5 for i, v in enumerate(keypoints)]
         by_image[annotation["image_id"]].append(entry)
     images = _images_by_id(content, path, report)
     entries = []

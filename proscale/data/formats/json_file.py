@@ -37,6 +37,8 @@ _INTEGERS = range(-(2**63), 2**63)
 INTEGER = Kind("an integer of 64 bits", lambda v: type(v) is int and v in _INTEGERS)
 NUMBER = Kind("a number up to 1e300", lambda v: type(v) in (int, float) and -1e300 < v < 1e300)
 TEXT = Kind("a text", lambda v: isinstance(v, str) and not re.search("[\ud800-\udfff]", v))
+NUMBERS = Kind("a list of numbers", lambda v: isinstance(v, list) and all(map(NUMBER.accepts, v)))
+BOX = Kind("[x, y, width, height]", lambda v: NUMBERS.accepts(v) and len(v) == 4)
 ID = Kind("an integer or a text", lambda v: INTEGER.accepts(v) or TEXT.accepts(v))
 LIST = Kind("a list", lambda v: isinstance(v, list))
 
@@ -49,22 +51,39 @@ def read_json(path: AnyPath) -> dict[str, Any]:
         DataError: it is larger than ``MAX_BYTES``, no JSON (NaN and Infinity are none), nested too
             deeply to be read, or no object; or see :func:`read_bounded`.
     """
+    value = _read_value(path)
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: it holds {shown(value)}: expected an object {{…}}")
+    return value
+
+
+def read_json_records(path: AnyPath, keys: Keys) -> list[dict[str, Any]]:
+    """The list of objects with these keys that a JSON file holds, as COCO's files of results.
+
+    Raises:
+        DataError: it is no such list; and see :func:`read_json`.
+    """
+    value = _read_value(path)
+    if not isinstance(value, list):
+        raise DataError(f"{path}: it holds {shown(value)}: expected a list […]")
+    check_records(value, keys, str(path))
+    return value
+
+
+def _read_value(path: AnyPath) -> Any:
 
     def refuse_constant(name: str) -> NoReturn:
         raise ValueError(f"{name} is no JSON number")
 
     content = read_bounded(fetched(str(path), raises=DataError), limit=MAX_BYTES)
     try:
-        value = json.loads(content, parse_constant=refuse_constant)
+        return json.loads(content, parse_constant=refuse_constant)
     # json recurses into each [ and {.
     except RecursionError as error:
         raise DataError(f"{path}: not a JSON file (its values are nested too deeply)") from error
     # JSONDecodeError, UnicodeDecodeError, and numbers of thousands of digits.
     except ValueError as error:
         raise DataError(f"{path}: not a JSON file ({error})") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: it holds {shown(value)}: expected an object {{…}}")
-    return value
 
 
 def check_lists(content: Mapping[str, Any], needed: Mapping[str, Keys], path: AnyPath) -> None:
