@@ -156,6 +156,8 @@ class _InputPose(Keys, node="INPUT.POSE"):
 class _Crop(Keys, node="INPUT.CROP"):
     SINGLE_CATEGORY_MAX_AREA: Fraction = 1.0
     """Crops in which one category covers more than this fraction of the labels are drawn again."""
+    MIN_SIZE: list[Side] = [400, 500, 600]
+    """New. detr_detection: lengths of the short edge before the crop."""
 
 
 class _Solver(Keys, node="SOLVER"):

@@ -26,6 +26,7 @@ ERRORS = {
     "segment-without-pixels": "a segment is listed, but has no pixels",
     "pixels-without-segment": "pixels have the id of no listed segment",
     "segment-unreadable": "an instance's polygons or run lengths are unusable",
+    "box-unreadable": "an object has no box of four numbers",
     "keypoints-unreadable": "a person has not three numbers for each keypoint",
     "unknown-category": "a segment has a category that is not known",
     "area-not-positive": "a segment's stated area is not above 0",

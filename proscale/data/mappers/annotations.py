@@ -15,7 +15,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks, Instances, polygons_to_bitmask
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, polygons_to_bitmask
 
 from proscale.data.formats.image_file import (
     VOID,
@@ -25,9 +25,10 @@ from proscale.data.formats.image_file import (
     relabel,
     rgb_to_id,
 )
+from proscale.data.formats.json_file import BOX
 from proscale.data.formats.problems import Problem, Reporter, first_few, raise_first
 from proscale.data.formats.run_lengths import run_lengths
-from proscale.errors import ConfigError, DataError, MissingFileError
+from proscale.errors import ConfigError, DataError, MissingFileError, shown
 from proscale.utils.types import Size
 
 # An entry of a data set, in Detectron2's format.
@@ -121,6 +122,31 @@ class InstanceList:
         return {"instances": _instances(padded, classes)}
 
 
+@dataclass(frozen=True)
+class BoxList:
+    """Objects as boxes.
+
+    Attributes:
+        boxes: (N, 4), XYXY in the image before augmentation.
+        classes: (N,) contiguous class ids.
+    """
+
+    boxes: np.ndarray
+    classes: Sequence[int]
+
+    def targets(self, transforms: T.TransformList, size: Size, padded_size: Size) -> Targets:
+        """See ``SegmentMap.targets``; ``gt_boxes``, Boxes (N, 4) within the image of ``size``, are
+        in place of masks."""
+        moved = torch.from_numpy(transforms.apply_box(self.boxes))
+        # Clipped in double precision: float32 has no room for absurd numbers.
+        moved = moved.clamp(min=0).minimum(torch.tensor([*size[::-1], *size[::-1]]).double())
+        boxes = Boxes(moved.float())
+        # A box that the crop has cut off is no target.
+        keep = boxes.nonempty()
+        labels = torch.tensor(self.classes, dtype=torch.int64)
+        return {"instances": Instances(padded_size, gt_boxes=boxes[keep], gt_classes=labels[keep])}
+
+
 class AnnotationReader:
     """Reads the annotations of one task, of entries that have its ``key``."""
 
@@ -131,7 +157,7 @@ class AnnotationReader:
         """The reader that a configuration describes; a ConfigError if it does not fit the task."""
         return cls()
 
-    def read(self, entry: Entry, size: Size) -> SegmentMap | InstanceList:
+    def read(self, entry: Entry, size: Size) -> SegmentMap | InstanceList | BoxList:
         """The annotation of an entry's image, which is of this size before augmentation.
 
         Raises:
@@ -265,6 +291,36 @@ class InstanceReader(AnnotationReader):
             except ValueError as error:
                 detail = f"annotation {id_}: {error}"
                 report(Problem("segment-unreadable", entry["file_name"], detail, id_))
+
+
+class BoxReader(AnnotationReader):
+    """The box of every one of the entry's ``annotations`` that is no crowd is a target."""
+
+    key = "annotations"
+
+    def read(self, entry: Entry, size: Size) -> BoxList:
+        boxes, classes = [], []
+        for _, annotation, box in self.read_boxes(entry, raise_first):
+            # A box without size is no target, and one of negative size would be turned round.
+            if not annotation.get("iscrowd", 0) and box[2] > box[0] and box[3] > box[1]:
+                boxes.append(box)
+                classes.append(annotation["category_id"])
+        return BoxList(np.reshape(boxes, (-1, 4)).astype(np.float64), classes)
+
+    def read_boxes(
+        self, entry: Entry, report: Reporter
+    ) -> Iterator[tuple[int | str, Entry, list[float]]]:
+        """Id or place, annotation and box (XYXY) of those that have one; others are reported."""
+        for index, annotation in enumerate(entry["annotations"]):
+            id_, box = annotation.get("id", index), annotation.get("bbox")
+            numbers = box.tolist() if isinstance(box, np.ndarray) else box
+            if not isinstance(numbers, (list, tuple)) or not BOX.accepts(list(numbers)):
+                found = "no box" if box is None else f"the box {shown(numbers)}"
+                detail = f"annotation {id_} has {found}: expected {BOX.text}"
+                report(Problem("box-unreadable", entry["file_name"], detail, id_))
+                continue
+            mode = annotation["bbox_mode"]
+            yield id_, annotation, BoxMode.convert(list(numbers), mode, BoxMode.XYXY_ABS)
 
 
 def pad(array: np.ndarray, size: Size, value: int) -> np.ndarray:

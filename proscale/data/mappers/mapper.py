@@ -4,7 +4,7 @@ The published training mappers are pairs of a way to augment, read from the keys
 kind of annotation. Large-scale jitter (Ghiasi et al., Simple Copy-Paste, CVPR 2021) is
 Mask2Former's for COCO: flip, random scale, crop to a fixed size. Short-edge scaling is its way for
 everything else: a random length of the shorter edge, a crop in which no category may take up too
-much, SSD's distortion of colours, flip.
+much, SSD's distortion of colours, flip. Crop-and-resize is DETR's, for boxes.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +19,7 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 from proscale.data.formats.image_file import VOID, check_stated_size, read_image, rgb_to_id
 from proscale.data.mappers.annotations import (
     AnnotationReader,
+    BoxReader,
     InstanceReader,
     PanopticReader,
     SegmentMap,
@@ -90,6 +91,24 @@ def short_edge_scaling(cfg: CfgNode) -> AugmentationScheme:
     return AugmentationScheme(augmentations, max(node.SIZE_DIVISIBILITY, 1), limits_category)
 
 
+def crop_and_resize(cfg: CfgNode) -> AugmentationScheme:
+    """Flip; crop every second image; resize the short edge to ``MIN_SIZE_TRAIN``.
+
+    Before the crop the short edge gets a length of ``CROP.MIN_SIZE`` (Carion et al., DETR, ECCV
+    2020, §A.4). Samples are padded to a multiple of ``SIZE_DIVISIBILITY``.
+    """
+    node = cfg.INPUT
+    resize = ResizeShortestEdge(
+        node.MIN_SIZE_TRAIN, node.MAX_SIZE_TRAIN, node.MIN_SIZE_TRAIN_SAMPLING
+    )
+    augmentations = _random_flip(node.RANDOM_FLIP)
+    if node.CROP.ENABLED:
+        before = ResizeShortestEdge(node.CROP.MIN_SIZE, sample_style="choice")
+        crop = T.AugmentationList([before, T.RandomCrop(node.CROP.TYPE, node.CROP.SIZE)])
+        augmentations.append(T.RandomApply(crop, prob=0.5))
+    return AugmentationScheme([*augmentations, resize], max(node.SIZE_DIVISIBILITY, 1))
+
+
 def _random_flip(flip: str) -> list[T.Augmentation]:
     _accept("INPUT.RANDOM_FLIP", flip, ("none", "horizontal", "vertical"))
     if flip == "none":
@@ -139,6 +158,7 @@ class CategoryLimitedCrop(T.RandomCrop_CategoryAreaConstraint):
 
 MAPPERS: dict[str, tuple[Callable[[CfgNode], AugmentationScheme], type[AnnotationReader]]] = {
     "coco_instance_lsj": (large_scale_jitter, InstanceReader),
+    "detr_detection": (crop_and_resize, BoxReader),
     "coco_panoptic_lsj": (large_scale_jitter, PanopticReader),
     "mask_former_instance": (short_edge_scaling, InstanceReader),
     "mask_former_panoptic": (short_edge_scaling, PanopticReader),
@@ -178,9 +198,10 @@ class TrainingMapper:
         Returns:
             ``file_name``, ``image_id`` if the entry has one, ``height`` and ``width`` of the file;
             ``image`` (3, H, W) uint8, padded at the right and the bottom; and the targets:
-            ``instances`` with ``gt_classes`` (N,) int64 and ``gt_masks``, BitMasks of (N, H, W).
-            Void, crowd and padding belong to no mask; N may be 0. Semantic samples also have
-            ``sem_seg`` (H, W) int64, the label to ignore where there is no class.
+            ``instances`` with ``gt_classes`` (N,) int64 and ``gt_masks``, BitMasks of (N, H, W), or
+            for detection ``gt_boxes``, Boxes (N, 4). Void, crowd and padding belong to no mask; N
+            may be 0. Semantic samples also have ``sem_seg`` (H, W) int64, the label to ignore where
+            there is no class.
 
         Raises:
             DataError: the image or a file of its annotation is missing or cannot be read, the entry
