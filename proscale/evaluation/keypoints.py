@@ -96,11 +96,12 @@ def oks_nms(
         threshold: a pose goes whose OKS with a better one is above it.
 
     Returns:
-        indices of those that are kept, in descending order of score.
+        indices of those that are kept, in descending order of score and, if equal, of place.
     """
     points = np.asarray(keypoints, np.float64)[..., :2]
     areas = np.asarray(areas, np.float64)
-    left = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    # As released: of equal scores the last one comes first.
+    left = np.argsort(np.asarray(scores, np.float64), kind="stable")[::-1]
     kept = []
     while left.size:
         # The best one that is left stays, and suppresses those that are like it.

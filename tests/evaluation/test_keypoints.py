@@ -89,3 +89,5 @@ def test_scores_count_keypoints_above_the_threshold_alone():
 def test_the_better_of_two_equal_poses_stays():
     poses = np.stack([np.zeros((4, 3)), np.zeros((4, 3)), np.full((4, 3), 50.0)])
     assert oks_nms(poses, [0.3, 0.7, 0.1], [100.0] * 3, [0.1] * 4, 0.9).tolist() == [1, 2]
+    # As released, the last of equal scores comes first.
+    assert oks_nms(poses, [0.5, 0.5, 0.5], [100.0] * 3, [0.1] * 4, 0.9).tolist() == [2, 1]
