@@ -311,7 +311,7 @@ def count_pose(case, *overrides):
         pytest.param(
             case,
             id=f"{case['model']}-{case['preset']}",
-            marks=[] if "b0" in case["model"] else pytest.mark.slow,
+            marks=[] if case["model"] == "segformer-b0-pose-coco" else pytest.mark.slow,
         )
         for case in POSE_REFERENCE
     ],
