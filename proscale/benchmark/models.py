@@ -103,7 +103,7 @@ class ModelRun:
             head.forward = torch.compile(head.forward)
         else:
             decoder = head.pixel_decoder
-            decoder.forward_features = torch.compile(decoder.forward_features)
+            decoder.decode = torch.compile(decoder.decode)
             head.predictor.forward = torch.compile(head.predictor.forward)
 
     def __reduce__(self):

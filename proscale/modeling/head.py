@@ -9,7 +9,7 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from proscale.errors import ConfigError
-from proscale.modeling.pixel_decoders.base import PixelDecoder
+from proscale.modeling.pixel_decoders.base import NUM_DECODER_LEVELS, PixelDecoder
 
 # Transformer decoders by name, as Detectron2 has its heads.
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
@@ -52,12 +52,18 @@ class MaskFormerHead(nn.Module):
 
         ``auxiliary``: whether its earlier predictions are wanted; None wants them when training.
         """
-        # Pixel decoder: mask features (B, mask_dim, H/4, W/4) and three levels for the queries.
-        mask_features, _, levels = self.pixel_decoder.forward_features(features)
+        # Pixel decoder: levels (B, C, …), coarse to fine. The coarsest three are attended; of the
+        # finest, at stride 4, a 1x1 convolution makes the mask features.
+        levels = self.pixel_decoder.decode(features)
         # Losses penalise earlier predictions as well; inference needs the last one alone.
         if auxiliary is None:
             auxiliary = self.training
-        return self.predictor(levels, mask_features, auxiliary=auxiliary)
+        return self.predictor(
+            levels[:NUM_DECODER_LEVELS],
+            levels[-1],
+            projection=self.pixel_decoder.mask_features,
+            auxiliary=auxiliary,
+        )
 
 
 def build_transformer_decoder(cfg: CfgNode, in_channels: int) -> nn.Module:

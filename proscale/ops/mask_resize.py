@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.ops.tracing import use_reference
@@ -27,13 +27,25 @@ class QueryMasks:
     factors of the masks; None where every prediction is made by itself, or only the last one.
 
     Args:
-        features: ``(B, C, H, W)`` mask features.
+        features: ``(B, C, H, W)`` mask features, or the map that ``projection`` makes them of.
+        projection: a 1x1 convolution to C channels; None for none.
         sizes: (h, w) of the levels that are attended.
         every_layer: whether all layers' predictions are wanted, or the last one's alone.
     """
 
-    def __init__(self, features: Tensor, sizes: Sequence[Size], *, every_layer: bool):
-        self.features, self.sizes = features, sizes
+    def __init__(
+        self,
+        features: Tensor,
+        projection: nn.Conv2d | None,
+        sizes: Sequence[Size],
+        *,
+        every_layer: bool,
+    ):
+        # One prediction of few queries: the projection, E (W f + b) = (E W) f + E b, is folded into
+        # their embeddings E, which are fewer than the cells of the features f.
+        if projection is not None and (every_layer or use_reference()):
+            features, projection = projection(features), None
+        self.features, self.projection, self.sizes = features, projection, sizes
         self.one_by_one = every_layer and use_reference()
         self.features_of_losses = features if every_layer and not self.one_by_one else None
         self._predicted: list[Tensor] = []
@@ -49,17 +61,27 @@ class QueryMasks:
         """Where the queries with ``embedding`` ``(B, Q, C)`` may look on a level: ``(B, Q, h·w)``
         bool, see :func:`attention_mask`."""
         if self.one_by_one:
-            self._predicted.append(_product(embedding, self.features))
+            self._predicted.append(self._masks(embedding, self.features))
             return attention_mask(self._predicted[-1], self.sizes[level])
         with torch.no_grad():
-            masks = _product(embedding, self._resized[level])
+            masks = self._masks(embedding, self._resized[level])
         return attention_mask(masks, self.sizes[level])
 
     def predictions(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
         """Logits ``(B, Q, H, W)`` of each of the last ``embeddings``, in order."""
         remaining = embeddings[len(self._predicted) :]
-        masks = _product(torch.cat(list(remaining), dim=1), self.features)
+        masks = self._masks(torch.cat(list(remaining), dim=1), self.features)
         return [*self._predicted, *masks.chunk(len(remaining), dim=1)]
+
+    def _masks(self, embedding: Tensor, features: Tensor) -> Tensor:
+        """Products of ``(B, Q, C)`` with features of any size."""
+        if self.projection is None:
+            return _product(embedding, features)
+        # (E W) f: Q products of C x C in place of one for every cell.
+        masks = _product(embedding @ self.projection.weight[:, :, 0, 0], features)
+        # E b is the same in all cells, and resizing leaves it as it is.
+        bias = self.projection.bias
+        return masks if bias is None else masks.add_((embedding @ bias)[..., None, None])
 
 
 @torch.no_grad()

@@ -107,7 +107,7 @@ def test_the_model_is_left_as_it_was(small_cfg):
 def test_dtype_is_what_the_network_computes_in(small_cfg, dtype):
     run = ModelRun(small_cfg, dataclasses.replace(INFERENCE, dtype=dtype))
     dtypes = []
-    run.model.sem_seg_head.pixel_decoder.mask_features.register_forward_hook(
+    run.model.sem_seg_head.predictor.class_embed.register_forward_hook(
         lambda module, inputs, output: dtypes.append(output.dtype)
     )
     parts_of(run)

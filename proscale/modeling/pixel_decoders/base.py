@@ -191,6 +191,13 @@ class PixelDecoder(nn.Module):
             mask features ``(B, mask_dim, H/common_stride, W/common_stride)``; the encoded coarsest
             level; and the three coarsest levels, coarse to fine, ``(B, conv_dim, …)`` each.
         """
+        levels = self.decode(features)
+        # The finest map makes the masks, the three coarsest are attended in turn.
+        return self.mask_features(levels[-1]), levels[0], levels[:NUM_DECODER_LEVELS]
+
+    def decode(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """All levels of :meth:`forward_features`, coarse to fine, ``(B, conv_dim, …)`` each; the
+        last one has the size of the mask features."""
         # 1x1 convolution and norm bring every level to C channels; then the encoder.
         levels = self.encode(
             [
@@ -211,8 +218,7 @@ class PixelDecoder(nn.Module):
                 align_corners=False,
             )
             levels.append(self.get_submodule(f"layer_{number}")(above.add_(lateral)))
-        # The finest map makes the masks, the three coarsest are attended in turn.
-        return self.mask_features(levels[-1]), levels[0], levels[:NUM_DECODER_LEVELS]
+        return levels
 
 
 def coarse_to_fine(input_shape: Mapping[str, ShapeSpec], names: Sequence[str]) -> list[str]:

@@ -220,23 +220,29 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         self.depth = depth
 
     def forward(
-        self, levels: Sequence[Tensor], mask_features: Tensor, *, auxiliary: bool = True
+        self,
+        levels: Sequence[Tensor],
+        mask_features: Tensor,
+        *,
+        projection: nn.Conv2d | None = None,
+        auxiliary: bool = True,
     ) -> dict:
         """Predict classes and masks.
 
         Args:
             levels: three maps ``(B, in_channels, H, W)``, coarse to fine.
-            mask_features: ``(B, mask_dim, H, W)``.
+            mask_features: ``(B, mask_dim, H, W)``; or, with ``projection``, the map that it takes.
+            projection: the 1x1 convolution that makes the mask features.
             auxiliary: return the earlier predictions as well.
 
         Returns:
             ``pred_logits`` ``(B, Q, K + 1)``, “no object” last; ``mask_embed``
             ``(B, Q, mask_dim)``; ``pred_masks`` ``(B, Q, H, W)`` logits, the product of the
             latter and ``mask_features``; ``aux_outputs``, the same three of every earlier
-            prediction in order, empty without ``auxiliary``; and ``mask_features`` as given, or
-            None where each prediction was made by itself
-            (:class:`~proscale.ops.mask_resize.QueryMasks`). With selected queries, which are the
-            last ones, every prediction has their ``places`` ``(B, K, 2)`` as (x, y) in (0, 1), too.
+            prediction in order, empty without ``auxiliary``; and ``mask_features``, or None where
+            losses do not need them (:class:`~proscale.ops.mask_resize.QueryMasks`). With selected
+            queries, which are the last ones, every prediction has their ``places`` ``(B, K, 2)`` as
+            (x, y) in (0, 1), too.
         """
         batch = mask_features.shape[0]
         sizes = [(level.shape[2], level.shape[3]) for level in levels]
@@ -264,8 +270,11 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             query_position = torch.cat((query_position, selected.position), dim=1)
             places = selected.places
         if self.relative_coordinates is not None:
+            # The polynomial stands beside the mask features, not beside what they are made of.
+            if projection is not None:
+                mask_features, projection = projection(mask_features), None
             mask_features = self.relative_coordinates.extend_features(mask_features)
-        masks = QueryMasks(mask_features, sizes, every_layer=auxiliary)
+        masks = QueryMasks(mask_features, projection, sizes, every_layer=auxiliary)
 
         contents, embeddings = [], []
         for index in range(self.num_layers if self.training else self.depth):

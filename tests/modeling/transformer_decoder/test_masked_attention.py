@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from proscale.modeling import build_transformer_decoder
 from proscale.modeling.attention import Attention
@@ -104,6 +105,30 @@ def test_last_prediction_is_the_same_without_the_auxiliary_ones(small_cfg, sizes
     assert last.pop("mask_features") is None
     assert last.pop("aux_outputs") == []
     torch.testing.assert_close(last, full, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_projection_of_the_mask_features_is_folded_into_the_queries(small_cfg, bias):
+    torch.manual_seed(0)
+    decoder = build_transformer_decoder(small_cfg, 64).eval()
+    levels = [torch.randn(2, 64, *size) for size in ((2, 3), (4, 6), (8, 12))]
+    finest, projection = torch.randn(2, 64, 16, 24), nn.Conv2d(64, 48, 1, bias=bias)
+    calls = []
+    projection.register_forward_hook(lambda *_: calls.append(True))
+    with torch.no_grad():
+        expected = decoder(levels, projection(finest), auxiliary=False)
+        calls.clear()
+        found = decoder(levels, finest, projection=projection, auxiliary=False)
+        assert not calls, "the features were projected cell by cell"
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        # The reference implementation, and losses, have the features themselves.
+        with reference_operators():
+            assert decoder(levels, finest, projection=projection)["mask_features"] is None
+        outputs = decoder(levels, finest, projection=projection)
+        torch.testing.assert_close(outputs["mask_features"], projection(finest))
+        torch.testing.assert_close(
+            outputs["pred_masks"], expected["pred_masks"], rtol=1e-4, atol=1e-4
+        )
 
 
 def test_predictions_made_together_are_those_made_one_by_one(build, features):
