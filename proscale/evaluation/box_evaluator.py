@@ -9,6 +9,7 @@ import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,12 +39,17 @@ from proscale.data.formats.problems import first_few
 from proscale.errors import DataError
 from proscale.evaluation.average_precision import AveragePrecision, Objects
 from proscale.evaluation.results import metrics_table, prediction_dir, write_predictions
+from proscale.utils.background import BackgroundWorkers
 
 PREDICTIONS_FILE = "coco_instances_results.json"
 
 logger = logging.getLogger(__name__)
 
 _IMAGES: Keys = {"id": ID, "height": INTEGER, "width": INTEGER}
+
+
+# A kind of AP, and the arguments of ``AveragePrecision.add_detections``.
+_Matched = tuple[str, tuple[int, int, np.ndarray, np.ndarray, np.ndarray, Objects]]
 
 
 class BoxEvaluator(DatasetEvaluator):
@@ -116,15 +122,18 @@ class BoxEvaluator(DatasetEvaluator):
         self._sizes = {i["id"]: (i["height"], i["width"]) for i in content["images"]}
         image_ids = metadata.get("image_ids", self._sizes)
         self._images = {image_id: number for number, image_id in enumerate(in_order(image_ids))}
+        # One thread: masks wait for it, a gigabyte for some images.
+        self._background = BackgroundWorkers(self._add, num_workers=1)
         self.reset()
 
     def reset(self) -> None:
+        self._background.cancel()
         self._precision = {kind: AveragePrecision(len(self._categories)) for kind in self.kinds}
         self._seen: set[Any] = set()
         self._saved: list[str] = []
 
     def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
-        """Match a batch.
+        """Start matching a batch; its instances must not be changed afterwards.
 
         Args:
             inputs: dicts with ``image_id``.
@@ -135,6 +144,7 @@ class BoxEvaluator(DatasetEvaluator):
         Raises:
             ValueError: an image is unknown or repeated, a class is no thing, or the instances are
                 of another size than the image.
+            DataError: at the latest in ``evaluate``, an annotation is not of the format.
         """
         for input_, output in zip(inputs, outputs, strict=True):
             image_id, instances = input_["image_id"], output["instances"]
@@ -151,25 +161,14 @@ class BoxEvaluator(DatasetEvaluator):
                     f"image_id {image_id}: {name} are of size {size}, the image is {expected}"
                 )
             self._seen.add(image_id)
-            # COCO's first step: detections in descending order of score, equal ones as they came.
-            scores = instances.scores.double().cpu().numpy()
-            order = np.argsort(-scores, kind="stable")
-            regions, scores = self._regions(instances, order), scores[order]
-            category_ids = []
-            for class_ in instances.pred_classes[order].tolist():
+            for class_ in instances.pred_classes.tolist():
                 if class_ not in self._dataset_ids:
                     raise ValueError(
                         f"image_id {image_id}: {class_} is not the contiguous id of a thing of "
                         f"data set {self._dataset_name!r}: expected {sorted(self._dataset_ids)}"
                     )
-                category_ids.append(self._dataset_ids[class_])
-            if self._prediction_dir is not None:
-                # As text, which takes less memory than dicts.
-                for id_, score, region in zip(category_ids, scores.tolist(), regions, strict=True):
-                    prediction = {"image_id": image_id, "category_id": id_, "score": score}
-                    self._saved.append(json.dumps(prediction | self._as_json(region)))
-            if self._is_annotated:
-                self._match(image_id, np.array(category_ids), scores, regions)
+            # Coding and comparing masks goes on while the model computes the next image.
+            self._background.submit(partial(self._match, image_id, instances.to("cpu")))
 
     def _size(self, instances: Instances) -> tuple[str, tuple[int, ...]]:
         """What is compared with the image's size, and its (height, width)."""
@@ -178,7 +177,7 @@ class BoxEvaluator(DatasetEvaluator):
     def _regions(self, instances: Instances, order: np.ndarray) -> Sequence[Any]:
         """(N, 4), [x, y, width, height] of the boxes in this order."""
         # In float32 as Detectron2 does, which decides between overlaps near a threshold.
-        boxes = instances.pred_boxes.tensor.float().cpu().numpy()[order]
+        boxes = instances.pred_boxes.tensor.float().numpy()[order]
         return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).astype(float)
 
     def _as_json(self, region: Any) -> dict[str, Any]:
@@ -196,11 +195,25 @@ class BoxEvaluator(DatasetEvaluator):
         boxes = np.asarray(predicted)
         return {"bbox": (box_overlaps(boxes, annotations, objects), boxes[:, 2] * boxes[:, 3])}
 
-    def _match(
-        self, image_id: Any, category_ids: np.ndarray, scores: np.ndarray, regions: Sequence[Any]
-    ) -> None:
-        """Match the detections of an image with its objects, category by category."""
-        for category_id in sorted(set(category_ids.tolist()) & set(self._categories)):
+    def _match(self, image_id: Any, instances: Instances) -> tuple[list[_Matched], list[str]]:
+        """Match the detections of an image with its objects, category by category, and make the
+        texts to save; runs on a thread of its own."""
+        # COCO's first step: detections in descending order of score, equal ones as they came.
+        scores = instances.scores.double().numpy()
+        order = np.argsort(-scores, kind="stable")
+        regions, scores = self._regions(instances, order), scores[order]
+        classes = instances.pred_classes[order].tolist()
+        category_ids = np.array([self._dataset_ids[class_] for class_ in classes])
+        saved, matched = [], []
+        if self._prediction_dir is not None:
+            # As text, which takes less memory than dicts.
+            for id_, score, region in zip(
+                category_ids.tolist(), scores.tolist(), regions, strict=True
+            ):
+                prediction = {"image_id": image_id, "category_id": id_, "score": score}
+                saved.append(json.dumps(prediction | self._as_json(region)))
+        found = set(category_ids.tolist()) if self._is_annotated else set()
+        for category_id in sorted(found & set(self._categories)):
             chosen = np.flatnonzero(category_ids == category_id)
             annotations = self._annotations.get((image_id, category_id), [])
             objects = Objects(annotations)
@@ -208,8 +221,14 @@ class BoxEvaluator(DatasetEvaluator):
             place = self._categories[category_id], self._images[image_id]
             compared = self._compare(image_id, predicted, annotations, objects)
             for kind, (overlaps, areas) in compared.items():
-                precision = self._precision[kind]
-                precision.add_detections(*place, scores[chosen], areas, overlaps, objects)
+                matched.append((kind, (*place, scores[chosen], areas, overlaps, objects)))
+        return matched, saved
+
+    def _add(self, result: tuple[list[_Matched], list[str]]) -> None:
+        matched, saved = result
+        for kind, detections in matched:
+            self._precision[kind].add_detections(*detections)
+        self._saved += saved
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Merge the ranks' matches; log tables and write the file on rank 0.
@@ -218,6 +237,7 @@ class BoxEvaluator(DatasetEvaluator):
             for each of ``kinds`` a dict with ``AveragePrecision.summary``, empty without
             annotations; None on other ranks than 0.
         """
+        self._background.finish()
         # One array travels faster than one for every image and category.
         for precision in self._precision.values():
             precision.compact()

@@ -8,7 +8,7 @@ from detectron2.structures import Instances
 from pycocotools import mask as rle
 
 from proscale.data.formats.json_file import NUMBER, Keys, Kind
-from proscale.data.formats.run_lengths import run_lengths
+from proscale.data.formats.run_lengths import encode_mask, run_lengths
 from proscale.errors import DataError
 from proscale.evaluation.average_precision import Objects
 from proscale.evaluation.boundary import inner_boundary
@@ -51,7 +51,8 @@ class InstanceEvaluator(BoxEvaluator):
         return "pred_masks", tuple(instances.pred_masks.shape[1:])
 
     def _regions(self, instances: Instances, order: np.ndarray) -> list[dict]:
-        return [_encode(instances.pred_masks[i].cpu().numpy()) for i in order.tolist()]
+        masks = instances.pred_masks.numpy()
+        return [encode_mask(masks[i]) for i in order.tolist()]
 
     def _as_json(self, region: dict) -> dict[str, Any]:
         segmentation = {**region, "counts": region["counts"].decode("ascii")}
@@ -81,14 +82,10 @@ class InstanceEvaluator(BoxEvaluator):
         }
         if "boundary" in self.kinds:
             boundaries = [
-                [_encode(inner_boundary(rle.decode(mask).astype(bool))) for mask in of_both]
+                [encode_mask(inner_boundary(rle.decode(mask).astype(bool))) for mask in of_both]
                 for of_both in (predicted, true)
             ]
             # The lesser of the two, since boundaries alone would match a ring with a disc.
             lesser = np.minimum(overlaps, overlap(boundaries[0], boundaries[1], objects))
             compared["boundary"] = lesser, areas
         return compared
-
-
-def _encode(mask: np.ndarray) -> dict:
-    return rle.encode(np.asfortranarray(mask, dtype=np.uint8))

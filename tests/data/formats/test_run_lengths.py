@@ -4,7 +4,7 @@ import numpy as np
 import pycocotools.mask
 import pytest
 
-from proscale.data.formats.run_lengths import encode_segments, run_lengths
+from proscale.data.formats.run_lengths import encode_mask, encode_segments, run_lengths
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 1), (1, 9), (40, 53)])
@@ -16,6 +16,13 @@ def test_codes_are_those_of_every_mask(shape):
     assert list(codes) == np.unique(ids).tolist()
     for id_, code in codes.items():
         assert code == pycocotools.mask.encode(np.asfortranarray(ids == id_, np.uint8))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 1), (1, 9), (40, 53)])
+def test_code_of_a_mask(shape, order):
+    mask = np.asarray(np.random.default_rng(0).random(shape) < 0.5, order=order)
+    assert encode_mask(mask) == pycocotools.mask.encode(np.asfortranarray(mask, np.uint8))
 
 
 def test_polygons_and_run_lengths_become_one_code():
