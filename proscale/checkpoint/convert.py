@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proscale.checkpoint import imagenet, mask2former, rt_detr, segformer, timm
+from proscale.checkpoint import detr, imagenet, mask2former, rt_detr, segformer, timm
 from proscale.checkpoint.rules import NamingScheme
 from proscale.errors import CheckpointError, printable
 
@@ -22,13 +22,22 @@ PROSCALE = "proscale"
 SCHEMES: dict[str, tuple[NamingScheme, ...]] = {
     "openmmlab": (segformer.OPENMMLAB,),
     "nvidia": (segformer.NVIDIA,),
-    "huggingface": (segformer.HUGGINGFACE, mask2former.HUGGINGFACE, rt_detr.HUGGINGFACE),
+    "huggingface": (
+        segformer.HUGGINGFACE,
+        mask2former.HUGGINGFACE,
+        rt_detr.HUGGINGFACE,
+        detr.HUGGINGFACE,
+        detr.HUGGINGFACE_TIMM,
+    ),
     "transformers": (
         segformer.HUGGINGFACE_IN_MEMORY,
         mask2former.HUGGINGFACE_IN_MEMORY,
         rt_detr.HUGGINGFACE_IN_MEMORY,
+        detr.HUGGINGFACE_IN_MEMORY,
     ),
     "rt_detr": (rt_detr.RT_DETR,),
+    "dino": (detr.DINO,),
+    "deformable_detr": (detr.DEFORMABLE_DETR,),
     "detectron2": (imagenet.DETECTRON2,),
     "torchvision": (imagenet.TORCHVISION,),
     "microsoft": (imagenet.MICROSOFT,),
@@ -46,7 +55,7 @@ CONTAINERS = ("state_dict", "model")
 ARRAYS = (Tensor, np.ndarray, np.number, np.bool_)
 """Types of values in a checkpoint that are taken for tensors."""
 _DATA_PARALLEL = "module."
-_BACKBONE, _HEADS = "backbone.", ("sem_seg_head.", "pose_head.")
+_BACKBONE, _HEADS = "backbone.", ("sem_seg_head.", "pose_head.", "detection_head.")
 
 
 @dataclass(frozen=True)

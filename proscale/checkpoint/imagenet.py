@@ -26,17 +26,23 @@ RGB = MappingProxyType(
 _RESNET_BLOCK = "res{stage+2}.{block}."
 RESNET_BLOCK = "backbone." + _RESNET_BLOCK
 
-TORCHVISION = NamingScheme(
-    marks=(Template("layer{stage+1}.{block}.bn{conv+1}.{tensor}"),),
-    rules=(
-        *rename_modules("backbone.", "", "stem.conv1=conv1 stem.conv1.norm=bn1"),
+
+def resnet_rules(prefix: str) -> tuple[Rule, ...]:
+    """Rules of a ResNet with torchvision's names behind ``prefix``."""
+    return (
+        *rename_modules("backbone.", prefix, "stem.conv1=conv1 stem.conv1.norm=bn1"),
         *rename_modules(
             RESNET_BLOCK,
-            "layer{stage+1}.{block}.",
+            prefix + "layer{stage+1}.{block}.",
             """conv{conv+1} conv{conv+1}.norm=bn{conv+1}
             shortcut=downsample.0 shortcut.norm=downsample.1""",
         ),
-    ),
+    )
+
+
+TORCHVISION = NamingScheme(
+    marks=(Template("layer{stage+1}.{block}.bn{conv+1}.{tensor}"),),
+    rules=resnet_rules(""),
     settings={**RGB, "MODEL.RESNETS.STRIDE_IN_1X1": False},
 )
 DETECTRON2 = NamingScheme(
@@ -52,7 +58,7 @@ DETECTRON2 = NamingScheme(
 
 _SWIN_BLOCK = "layers.{stage}.blocks.{block}."
 SWIN_BLOCK = "backbone." + _SWIN_BLOCK
-_TABLE, _INDEX = "attn.relative_position_bias_table", "attn.relative_position_index"
+_TABLE, SWIN_INDEX = "attn.relative_position_bias_table", "attn.relative_position_index"
 
 
 # Few networks have more than one size of window; the longest published one is 24.
@@ -67,14 +73,14 @@ def _indices(rows: int) -> Tensor:
 
 
 SWIN_INDICES = Implied(
-    Template(SWIN_BLOCK + _INDEX),
+    Template(SWIN_BLOCK + SWIN_INDEX),
     Template(SWIN_BLOCK + _TABLE),
     lambda table: _indices(len(table)).to(table.device),
 )
 """The rows of a bias table that pairs of tokens look up, for schemes whose files lack them."""
 
 
-def _swin_rules(prefix: str, *, downsample: str = "{stage}") -> tuple[Rule, ...]:
+def swin_rules(prefix: str, *, downsample: str = "{stage}") -> tuple[Rule, ...]:
     """Rules of a Swin Transformer with Microsoft's names behind ``prefix``; ``downsample`` numbers
     the stage that has the merging behind our ``{stage}``."""
     ours, theirs = "backbone.layers.{stage}.downsample.", f"{prefix}layers.{downsample}.downsample."
@@ -95,8 +101,8 @@ MICROSOFT, MOBY = (
         # In timm's models the first stage has none.
         marks=(Template(prefix + "layers.0.downsample.reduction.{tensor}"),),
         rules=(
-            *_swin_rules(prefix),
-            rename(SWIN_BLOCK + _INDEX, prefix + _SWIN_BLOCK + _INDEX),
+            *swin_rules(prefix),
+            rename(SWIN_BLOCK + SWIN_INDEX, prefix + _SWIN_BLOCK + SWIN_INDEX),
         ),
         container="model",
         settings=RGB,
@@ -106,7 +112,7 @@ MICROSOFT, MOBY = (
 TIMM_SWIN = NamingScheme(
     # The merging stands before a stage, where Microsoft's names have it behind the one before.
     marks=(Template("layers.3.downsample.reduction.{tensor}"),),
-    rules=_swin_rules("", downsample="{stage+1}"),
+    rules=swin_rules("", downsample="{stage+1}"),
     settings=RGB,
     implied_ours=(SWIN_INDICES,),
 )

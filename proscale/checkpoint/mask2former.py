@@ -7,25 +7,29 @@ Queries, keys and values are three tensors, but in the decoder's cross-attention
 import torch
 
 from proscale.checkpoint.imagenet import RESNET_BLOCK, RGB, SWIN_BLOCK, SWIN_INDICES
-from proscale.checkpoint.rules import Implied, NamingScheme, Template, rename, rename_modules
+from proscale.checkpoint.rules import Implied, NamingScheme, Rule, Template, rename, rename_modules
 
 _BACKBONE = "model.pixel_level_module.encoder."
 _PIXELS, _OUR_PIXELS = "model.pixel_level_module.decoder.", "sem_seg_head.pixel_decoder."
 _QUERIES, _PREDICTOR = "model.transformer_module.", "sem_seg_head.predictor."
 
-_RESNET_RULES = (
-    *rename_modules(
-        "backbone.stem.",
-        _BACKBONE + "embedder.embedder.",
-        "conv1=convolution conv1.norm=normalization",
-    ),
-    *rename_modules(
-        RESNET_BLOCK,
-        _BACKBONE + "encoder.stages.{stage}.layers.{block}.",
-        """conv{conv+1}=layer.{conv}.convolution conv{conv+1}.norm=layer.{conv}.normalization
-        shortcut=shortcut.convolution shortcut.norm=shortcut.normalization""",
-    ),
-)
+
+def huggingface_resnet_rules(prefix: str) -> tuple[Rule, ...]:
+    """Rules of a ResNet with Hugging Face's names behind ``prefix``."""
+    return (
+        *rename_modules(
+            "backbone.stem.",
+            prefix + "embedder.embedder.",
+            "conv1=convolution conv1.norm=normalization",
+        ),
+        *rename_modules(
+            RESNET_BLOCK,
+            prefix + "encoder.stages.{stage}.layers.{block}.",
+            """conv{conv+1}=layer.{conv}.convolution conv{conv+1}.norm=layer.{conv}.normalization
+            shortcut=shortcut.convolution shortcut.norm=shortcut.normalization""",
+        ),
+    )
+
 
 _PIXEL_DECODER_RULES = (
     # Projections of the levels, and the feature pyramid on top of the encoder.
@@ -112,7 +116,7 @@ def _scheme(prefix: str, table: str, names: str) -> NamingScheme:
             *rename_modules(
                 "backbone.", _BACKBONE, "norm{stage}=hidden_states_norms.stage{stage+1}"
             ),
-            *_RESNET_RULES,
+            *huggingface_resnet_rules(_BACKBONE),
             *_PIXEL_DECODER_RULES,
             *_DECODER_RULES,
         ),
