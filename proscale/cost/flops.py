@@ -1,9 +1,9 @@
 """Multiply-adds, activations and parameters of a network by module, counted with fvcore on a trace
 in which nothing is computed.
 
-The network is everything from the normalised image to classes and masks (or the logits of a
-semantic head, or the heatmaps of a pose estimator). Results computed from these are counted apart,
-as their definitions read: masks resized to the image, and classes weighted by them.
+The network is everything from the normalised image to classes and masks (or boxes, or the logits of
+a semantic head, or the heatmaps of a pose estimator). Results computed from these are counted
+apart, as their definitions read: masks resized to the image, and classes weighted by them.
 
 fvcore counts multiply-adds: products of matrices and convolutions as they are, norms by five (four
 without weights) and bilinear resizing by four for each number. In the same spirit a number that is
@@ -24,13 +24,15 @@ from torch import Tensor, nn
 
 from proscale.cost.shape_tracing import TracedShapes, without_memory
 from proscale.modeling import MaskFormer, MaskFormerHead, PoseEstimator
+from proscale.modeling.detection.head import DetectionHead
 from proscale.modeling.pose import SegFormerPoseHead
 from proscale.ops.deformable_attention import key_aware_multiply_adds, multiply_adds
 from proscale.ops.fused import fuse_for_inference
 from proscale.utils.types import Size
 
-# The papers' encoder: input projections, deformable layers, mask features.
-ENCODER = "sem_seg_head.pixel_decoder"
+# The papers' encoder. Of segmentation: input projections, deformable layers, mask features; of
+# detection: the layers alone.
+ENCODER, DETECTION_ENCODER = "sem_seg_head.pixel_decoder", "detection_head.transformer.encoder"
 
 Handle = Callable[[list[Any], list[Any]], int | Counter]
 
@@ -107,8 +109,8 @@ class FlopCount:
         activations: numbers that products put out, by module name.
         parameters: by module name.
         queries: tokens that ask in each attention, by the name of its module, in order; deformable
-            attention only, or where there is none, any: in the pixel decoder, or in a model
-            without one.
+            attention of an encoder only, or where there is none, any: in the pixel decoder, or in a
+            model without one.
         results: multiply-adds from the network's outputs to results.
         uncounted: calls by name of the operators that have no count.
     """
@@ -134,8 +136,9 @@ class FlopCount:
 
     @property
     def encoder(self) -> int:
-        """Multiply-adds of the pixel decoder; :class:`KeyError` where the model has none."""
-        return self.by_module[ENCODER]
+        """Multiply-adds of the pixel decoder, or of a detector's encoder; :class:`KeyError` where
+        the model has neither."""
+        return self.by_module[DETECTION_ENCODER if DETECTION_ENCODER in self.by_module else ENCODER]
 
 
 def count_flops(model: nn.Module, size: Size, *, fused: bool = False) -> FlopCount:
@@ -144,8 +147,9 @@ def count_flops(model: nn.Module, size: Size, *, fused: bool = False) -> FlopCou
     :func:`~proscale.cost.shape_tracing.build_without_weights`.
 
     Args:
-        model: a :class:`~proscale.modeling.MaskFormer`, a Detectron2 ``SemanticSegmentor``, or a
-            :class:`~proscale.modeling.PoseEstimator`, one pass without the flip test.
+        model: a :class:`~proscale.modeling.MaskFormer`, a :class:`~proscale.modeling.Detector`, a
+            Detectron2 ``SemanticSegmentor``, or a :class:`~proscale.modeling.PoseEstimator`, one
+            pass without the flip test.
         size: a pose estimator sees crops of its own input size instead.
         fused: count convolutions as :func:`~proscale.ops.fused.fuse_for_inference` makes them, and
             the pose head as it infers, fused at each stage's resolution.
@@ -165,8 +169,11 @@ def count_flops(model: nn.Module, size: Size, *, fused: bool = False) -> FlopCou
     def by_module(wanted: str) -> dict[str, int]:
         return {name: sum(by_operator(name, wanted).values()) for name in counts}
 
+    def in_encoder(queries: dict[str, int]) -> dict[str, int]:
+        encoders = (ENCODER, DETECTION_ENCODER)
+        return {name: n for name, n in queries.items() if name.startswith(encoders)}
+
     attention = analysis.queries[ATTENTION]
-    in_encoder = {name: n for name, n in attention.items() if name.startswith(ENCODER)}
     return FlopCount(
         by_module=by_module("multiply-adds"),
         by_operator=by_operator("", "multiply-adds"),
@@ -175,7 +182,9 @@ def count_flops(model: nn.Module, size: Size, *, fused: bool = False) -> FlopCou
             name: sum(parameter.numel() for parameter in module.parameters())
             for name, module in network.named_modules()
         },
-        queries=analysis.queries[DEFORMABLE_ATTENTION] or in_encoder or attention,
+        queries=in_encoder(analysis.queries[DEFORMABLE_ATTENTION])
+        or in_encoder(attention)
+        or attention,
         results=count_results(model, size, size),
         uncounted=dict(analysis.unsupported_ops()),
     )
@@ -210,7 +219,8 @@ def padded_size(model: nn.Module, size: Size) -> Size:
 
 def head_name(model: nn.Module) -> str:
     """The name of the head among the model's modules."""
-    return "pose_head" if hasattr(model, "pose_head") else "sem_seg_head"
+    names = ("pose_head", "detection_head")
+    return next((name for name in names if hasattr(model, name)), "sem_seg_head")
 
 
 class _Network(nn.Module):
@@ -232,6 +242,10 @@ class _Network(nn.Module):
             # As published counts have it: every layer predicts, which inference here leaves out.
             outputs = head(features, auxiliary=True)
             return outputs["pred_logits"], outputs["pred_masks"]
+        if isinstance(head, DetectionHead):
+            # Every layer predicts, here as in the published model.
+            outputs = head(features)
+            return outputs["logits"], outputs["boxes"]
         logits, _losses = head(features)
         return (logits,)
 

@@ -13,6 +13,7 @@ from detectron2.data.transforms import ResizeShortestEdge
 from torch import nn
 
 from proscale.cost.flops import (
+    DETECTION_ENCODER,
     ENCODER,
     FlopCount,
     count_flops,
@@ -24,6 +25,7 @@ from proscale.cost.shape_tracing import build_without_weights
 from proscale.data.formats.image_file import stored_size
 from proscale.errors import ConfigError
 from proscale.modeling import PoseEstimator
+from proscale.modeling.detection.head import DetectionHead
 from proscale.modeling.pixel_decoders.base import LightPixelEmbedding, PixelDecoder
 from proscale.modeling.pixel_decoders.deformable_encoder import DeformableEncoderLayer
 from proscale.modeling.pixel_decoders.lite_detr import InterleavedEncoder
@@ -32,7 +34,7 @@ from proscale.modeling.pixel_decoders.rt_detr import HybridEncoder
 from proscale.utils.types import Size
 
 BACKBONE, ENCODER_PART, TRANSFORMER_DECODER = "backbone", "encoder", "transformer decoder"
-HEAD, REST = "head", "rest of the head"
+HEAD, REST, PROJECTIONS = "head", "rest of the head", "input projections"
 PRODUCTS = "matrix products and convolutions"
 NETWORK, RESULTS, EVERYTHING = "network", "results", "network and results"
 
@@ -192,29 +194,44 @@ def list_parts(model: nn.Module, count: FlopCount) -> list[PartCost[int]]:
             stages[name] = [name]
     parts = [sum_up(BACKBONE, "backbone"), *list_pieces(BACKBONE, "backbone", stages)]
     head = sum_up(HEAD, head_name(model))
-    decoder = getattr(model.get_submodule(head_name(model)), "pixel_decoder", None)
+    module = model.get_submodule(head_name(model))
+    decoder = getattr(module, "pixel_decoder", None)
+    known: list[PartCost[int]] = []
+    pieces: list[PartCost[int]] = []
     if isinstance(decoder, PixelDecoder):
         # Mask2Former's head: pixel decoder (the papers' encoder) and transformer decoder.
         encoder = sum_up(ENCODER_PART, ENCODER)
-        transformer = sum_up(TRANSFORMER_DECODER, "sem_seg_head.predictor")
+        known = [encoder, sum_up(TRANSFORMER_DECODER, "sem_seg_head.predictor")]
         pieces = list_pieces(ENCODER_PART, ENCODER, _encoder_groups(decoder))
         # Between its pieces: up-sampling in RT-DETR's encoder.
         within = encoder.multiply_adds - sum(piece.multiply_adds for piece in pieces)
         if within:
             pieces.append(PartCost("up-sampling", ENCODER_PART, within, 0, 0))
-        parts += [encoder, *pieces, transformer]
-        # Between them: up-sampling in the pyramid.
-        rest = PartCost(
-            REST,
-            "",
-            head.multiply_adds - encoder.multiply_adds - transformer.multiply_adds,
-            head.activations - encoder.activations - transformer.activations,
-            head.parameters - encoder.parameters - transformer.parameters,
-        )
-        if rest.multiply_adds:
-            parts.append(rest)
-    else:
-        parts.append(head)
+    elif isinstance(module, DetectionHead):
+        # A detector's: levels, encoder and decoder, with the heads of its layers.
+        known = [
+            sum_up(PROJECTIONS, "detection_head.input_proj"),
+            sum_up(ENCODER_PART, DETECTION_ENCODER),
+            sum_up(TRANSFORMER_DECODER, *_decoder_modules(module, count)),
+        ]
+        levels = [*module.in_features]
+        # Extra levels are named like the backbone's: res6, res7.
+        for _ in range(len(module.input_proj) - len(levels)):
+            levels.insert(0, f"res{int(levels[0].removeprefix('res')) + 1}")
+        groups = _layer_groups(module.transformer.encoder, levels)
+        pieces = list_pieces(ENCODER_PART, DETECTION_ENCODER, groups)
+    for part in known:
+        parts += [part, *(pieces if part.name == ENCODER_PART else [])]
+    # Between them: up-sampling in the pyramid; a detector's proposals.
+    rest = PartCost(
+        REST if known else HEAD,
+        "",
+        head.multiply_adds - sum(part.multiply_adds for part in known),
+        head.activations - sum(part.activations for part in known),
+        head.parameters - sum(part.parameters for part in known),
+    )
+    if rest.multiply_adds:
+        parts.append(rest)
     # fvcore calls the whole network by an empty name.
     whole = sum_up(NETWORK, "")
     network = [whole]
@@ -238,28 +255,12 @@ def _encoder_groups(decoder: PixelDecoder) -> Mapping[str, list[str]]:
     """Names of the modules that make up each piece of a pixel decoder."""
     # In the order of the data: projections of the levels, …
     groups: dict[str, list[str]] = defaultdict(list)
-    groups["input projections"].append("input_proj")
-    # Of each layer how many levels it sees, and of how many the tokens ask: all but in Lite DETR.
-    layers = {
-        name: (module.self_attn.n_levels, module.self_attn.n_levels)
-        for name, module in decoder.named_modules()
-        if isinstance(module, DeformableEncoderLayer)
-    }
-    for encoder in decoder.modules():
-        if isinstance(encoder, InterleavedEncoder):
-            for (name, (levels, _)), updates_all in zip(
-                list(layers.items()), encoder.updates_all, strict=True
-            ):
-                layers[name] = (levels, levels if updates_all else encoder.high_levels)
+    groups[PROJECTIONS].append("input_proj")
     for name, module in decoder.named_modules():
         if isinstance(module, TokenRecalibration):
             groups["token re-calibration"].append(name)
     # … stages, which see more and more levels (PRO-SCALE, §3), …
-    for kind in sorted(set(layers.values())):
-        names = [name for name in layers if layers[name] == kind]
-        seen, asking = (" + ".join(decoder.transformer_in_features[:n]) for n in kind)
-        title = f"{len(names)} layer{'s' * (len(names) > 1)} over {seen}"
-        groups[title if asking == seen else f"{title}, of {asking}"] = names
+    groups |= _layer_groups(decoder, decoder.transformer_in_features)
     # … or attention and fusion of RT-DETR's encoder (§4.2), …
     for prefix, module in decoder.named_children():
         if isinstance(module, HybridEncoder):
@@ -274,3 +275,40 @@ def _encoder_groups(decoder: PixelDecoder) -> Mapping[str, list[str]]:
             groups["light-pixel embedding" if light else "3x3 convolutions"].append(name)
     groups["mask features"].append("mask_features")
     return groups
+
+
+def _layer_groups(encoder: nn.Module, levels: Sequence[str]) -> Mapping[str, list[str]]:
+    """Names of the deformable layers in ``encoder`` that see the same ``levels``, coarse to fine,
+    and whose tokens of the same levels ask."""
+    # Of each layer how many levels it sees, and of how many the tokens ask: all but in Lite DETR.
+    layers = {
+        name: (module.self_attn.n_levels, module.self_attn.n_levels)
+        for name, module in encoder.named_modules()
+        if isinstance(module, DeformableEncoderLayer)
+    }
+    for module in encoder.modules():
+        if isinstance(module, InterleavedEncoder):
+            for (name, (seen, _)), updates_all in zip(
+                list(layers.items()), module.updates_all, strict=True
+            ):
+                layers[name] = (seen, seen if updates_all else module.high_levels)
+    groups = {}
+    for kind in sorted(set(layers.values())):
+        names = [name for name in layers if layers[name] == kind]
+        all_seen, asking = (" + ".join(levels[:n]) for n in kind)
+        title = f"{len(names)} layer{'s' * (len(names) > 1)} over {all_seen}"
+        groups[title if asking == all_seen else f"{title}, of {asking}"] = names
+    return groups
+
+
+def _decoder_modules(head: DetectionHead, count: FlopCount) -> list[str]:
+    """Names of the modules that make up a detector's decoder: layers, and their heads, which each
+    layer has or all layers share, without those of the proposals."""
+    heads: list[str] = []
+    for name in ("class_embed", "bbox_embed"):
+        own = isinstance(head.get_submodule(name), nn.ModuleList)
+        numbers = range(len(head.transformer.decoder.layers)) if own else ()
+        heads += [f"detection_head.{name}.{i}" for i in numbers] or [f"detection_head.{name}"]
+    # A head that stands under several names is counted under the first.
+    named = [name for name in heads if name in count.parameters]
+    return ["detection_head.transformer.decoder", *named]

@@ -332,3 +332,42 @@ def test_fused_pose_head_costs_less():
     (_, published), (_, fused) = count_pose(case), count_pose(case, ("fused", True))
     assert fused.by_module["pose_head"] < 0.5 * published.by_module["pose_head"]
     assert fused.by_module["backbone"] == published.by_module["backbone"]
+
+
+# GFLOPs of encoder and network at 800x1216: facts about the published models.
+DETECTORS = {
+    "dino_r50": (157.2, 264.3),
+    "dino_proscale_r50_0333": (102.0, 209.2),
+    "dino_proscale_r50_0222": (68.0, 175.2),
+    "dino_proscale_r50_0111": (34.0, 141.2),
+    "dino_lite_r50": (59.2, 166.3),
+}
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_detectors_equal_published_counts(name):
+    file = str(ROOT / "configs" / "coco" / "detection" / f"{name}.yaml")
+    model = build_without_weights(setup_cfg(file, ["MODEL.DEVICE", "cpu"]))
+    count = count_flops(model, (800, 1216))
+    encoder, network = DETECTORS[name]
+    assert count.uncounted == {}
+    assert count.encoder / 1e9 == pytest.approx(encoder, rel=0.01)
+    assert count.total / 1e9 == pytest.approx(network, rel=0.01)
+    parts = {part.name: part for part in list_parts(model, count)}
+    assert parts["transformer decoder"].multiply_adds / 1e9 == pytest.approx(20.99, rel=0.01)
+    pieces = [part for part in parts.values() if part.within == ENCODER_PART]
+    assert sum(part.multiply_adds for part in pieces) == count.encoder
+    assert len(count.queries) == sum("encoder" in name for name in count.queries)
+
+
+@pytest.mark.parametrize(("queries", "refines"), [("deformable", True), ("learned", False)])
+def test_parts_of_deformable_detr(queries, refines):
+    file = str(ROOT / "configs" / "coco" / "detection" / "deformable_detr_r50.yaml")
+    keys = ["MODEL.DETECTOR.QUERIES", queries, "MODEL.DETECTOR.BOX_REFINEMENT", str(refines)]
+    model = build_without_weights(setup_cfg(file, ["MODEL.DEVICE", "cpu", *keys]))
+    parts = list_parts(model, count_flops(model, (256, 256)))
+    whole = next(part for part in parts if part.name == NETWORK)
+    outer = [part for part in parts if not part.within]
+    outer = [part for part in outer if part.name not in (NETWORK, RESULTS, EVERYTHING)]
+    assert sum(part.multiply_adds for part in outer) == whole.multiply_adds
+    assert sum(part.parameters for part in outer) == whole.parameters
