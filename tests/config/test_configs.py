@@ -53,6 +53,7 @@ def test_config_fits_its_data(file, cfg):
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         metadata = MetadataCatalog.get(name)
         only_things = test.INSTANCE_ON and not test.PANOPTIC_ON
+        only_things |= cfg.MODEL.META_ARCHITECTURE == "Detector"
         classes = metadata.thing_classes if only_things else metadata.stuff_classes
         assert len(classes) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         if test.PANOPTIC_ON:
