@@ -1,25 +1,26 @@
 """Speed of Mix Transformers with merged tokens, backbone alone.
 
 With random weights: every preset and halved images, in turns with the unmerged model, and with one
-whose attention holds its whole matrix.
+whose attention holds its whole matrix. Merging shortens attention, with projections and the merging
+itself; the share of time outside of it bounds what can be gained.
 """
 
 import argparse
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import product
 
 import torch
-from torch import Tensor
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from proscale.benchmark.latency import Timing, device_clock, measure
+from proscale.benchmark.latency import TOTAL, Stopwatch, Timing, device_clock, measure_parts
 from proscale.benchmark.machine import print_header
 from proscale.benchmark.merging import DOWNSAMPLE
 from proscale.cli.arguments import add_benchmark_arguments, find_device, parse_size, positive
 from proscale.cost.tables import markdown_table, write_json
-from proscale.modeling.backbones.mit import VARIANTS, MixVisionTransformer
+from proscale.modeling.backbones.mit import VARIANTS, EfficientAttention, MixVisionTransformer
 from proscale.modeling.backbones.token_merging_config import NO_MERGING, PRESETS
 from proscale_cli import errors_in_one_sentence
 
@@ -27,6 +28,7 @@ from proscale_cli import errors_in_one_sentence
 MATRIX = "none, matrix attention"
 RUNS = (*PRESETS, DOWNSAMPLE, MATRIX)
 WARMUP = 1
+ATTENTION, REST = "attention", "rest"
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,9 @@ class MergingSettings:
 
 def benchmark_merging(
     settings: MergingSettings, runs: Sequence[str], *, repeats: int
-) -> dict[str, Timing]:
-    """Time the backbone alone on one image, :data:`NO_MERGING` first.
+) -> dict[str, dict[str, Timing]]:
+    """Time the backbone alone on one image, :data:`NO_MERGING` first, by :data:`ATTENTION`,
+    :data:`REST` and :data:`TOTAL`.
 
     Args:
         settings: see :class:`MergingSettings`.
@@ -62,20 +65,37 @@ def benchmark_merging(
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, 3, *settings.size, generator=generator).to(settings.device)
 
-    def call(run: str) -> Callable[[], object]:
+    def call(run: str) -> Callable[[Stopwatch], object]:
         model = halving if run == DOWNSAMPLE else backbone
         merging = run if run in PRESETS else NO_MERGING
 
-        def forward() -> dict[str, Tensor]:
+        def forward(watch: Stopwatch) -> None:
             model.set_token_merging(merging)
             attention = sdpa_kernel(SDPBackend.MATH) if run == MATRIX else nullcontext()
-            with torch.inference_mode(), attention, _precision(settings):
-                return model(image)
+            with (
+                torch.inference_mode(),
+                attention,
+                _precision(settings),
+                _lapping_attention(model, watch),
+            ):
+                model(image)
+            watch.lap(REST)
 
         return forward
 
     calls = {run: call(run) for run in dict.fromkeys((NO_MERGING, *runs))}
-    return measure(calls, repeats=repeats, warmup=WARMUP, clock=device_clock(settings.device))
+    return measure_parts(calls, repeats=repeats, warmup=WARMUP, clock=device_clock(settings.device))
+
+
+@contextmanager
+def _lapping_attention(model: nn.Module, watch: Stopwatch) -> Iterator[None]:
+    """Within it ``watch`` tells attention, with its merging, from the rest of the model."""
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, EfficientAttention):
+                hooks.enter_context(module.register_forward_pre_hook(watch.hook(REST)))
+                hooks.enter_context(module.register_forward_hook(watch.hook(ATTENTION)))
+        yield
 
 
 def _build(settings: MergingSettings, downsample: bool) -> MixVisionTransformer:
@@ -160,23 +180,34 @@ def run(options: argparse.Namespace) -> None:
         {
             "variant": variant,
             "size": list(size),
-            "runs": {name: timing.as_dict() for name, timing in by_run.items()},
+            "runs": {
+                name: {
+                    **parts[TOTAL].as_dict(),
+                    "parts": {part: parts[part].as_dict() for part in (ATTENTION, REST)},
+                }
+                for name, parts in by_run.items()
+            },
         }
         for (variant, size), by_run in times.items()
     ]
     write_json(options.json, {**header, "results": results})
 
 
-def merging_table(times: Mapping[tuple[str, tuple[int, int]], Mapping[str, Timing]]) -> str:
+def merging_table(
+    times: Mapping[tuple[str, tuple[int, int]], Mapping[str, Mapping[str, Timing]]],
+) -> str:
     """A row for every variant, size and kind of merging, with its speed-up over the unmerged."""
     rows = []
     for (variant, (height, width)), by_run in times.items():
-        for name, timing in by_run.items():
-            speed_up = by_run[NO_MERGING].median / timing.median
-            row = [variant, f"{height}x{width}", name, *timing.milliseconds, f"{speed_up:.2f}x"]
-            rows.append(row)
+        for name, parts in by_run.items():
+            total = parts[TOTAL]
+            speed_up = by_run[NO_MERGING][TOTAL].median / total.median
+            outside = parts[REST].median / (parts[REST].median + parts[ATTENTION].median)
+            row = [variant, f"{height}x{width}", name, *total.milliseconds]
+            rows.append([*row, f"{speed_up:.2f}x", f"{100 * outside:.0f} %"])
     text = ("variant", "size", "merging")
-    return markdown_table(rows, [*text, "ms", "quartiles", "speed-up"], text)
+    headers = [*text, "ms", "quartiles", "speed-up", "outside attention"]
+    return markdown_table(rows, headers, text)
 
 
 def _several(parse: Callable[[str], object]) -> Callable[[str], list]:

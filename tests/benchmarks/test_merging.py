@@ -5,9 +5,18 @@ import json
 import merging
 import pytest
 import torch
-from merging import DOWNSAMPLE, MATRIX, RUNS, MergingSettings, benchmark_merging
+from merging import (
+    ATTENTION,
+    DOWNSAMPLE,
+    MATRIX,
+    REST,
+    RUNS,
+    MergingSettings,
+    benchmark_merging,
+)
 from torch.nn import functional as F
 
+from proscale.benchmark.latency import TOTAL
 from proscale.modeling.backbones.mit import MixVisionTransformer
 
 
@@ -40,7 +49,9 @@ def test_all_runs_in_turns(monkeypatch):
     record(monkeypatch, outputs)
     times = benchmark_merging(settings(), RUNS, repeats=2)
     assert list(times) == list(RUNS)
-    assert all(len(timing.samples) == 2 and timing.best > 0 for timing in times.values())
+    for parts in times.values():
+        assert list(parts) == [REST, ATTENTION, TOTAL]
+        assert all(len(timing.samples) == 2 and timing.best > 0 for timing in parts.values())
 
     first = dict(zip(RUNS, outputs, strict=False))
     for name, output in first.items():
@@ -92,6 +103,9 @@ def test_table_and_file(tmp_path, capsys):
     ]
     for result in document["results"]:
         assert list(result["runs"]) == ["none", "bsm_hq", DOWNSAMPLE, MATRIX]
+        parts = result["runs"]["none"]["parts"]
+        sums = [sum(pair) for pair in zip(*(parts[p]["samples"] for p in parts), strict=True)]
+        assert sums == pytest.approx(result["runs"]["none"]["samples"])
         unmerged = result["runs"]["none"]["median"]
         speed_up = f"{unmerged / result['runs']['bsm_hq']['median']:.2f}x"
         assert any(
