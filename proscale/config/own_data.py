@@ -20,6 +20,7 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from detectron2.data import MetadataCatalog
 
 from proscale.config.schema import set_value, value_of
 from proscale.data.formats.semantic_folders import MASK_SUFFIX
-from proscale.errors import ConfigError
+from proscale.errors import ConfigError, shown
 from proscale.utils.untrusted import is_name
 
 KEY = "DATASETS.OWN"
@@ -39,15 +40,28 @@ _TASKS = {
     "panoptic": ("coco_panoptic_lsj", ("IMAGES", "ANNOTATIONS", "MASKS", "INSTANCES")),
     "instance": ("coco_instance_lsj", ("IMAGES", "ANNOTATIONS")),
     "semantic": ("mask_former_semantic", ("IMAGES", "MASKS")),
+    "detection": ("detr_detection", ("IMAGES", "ANNOTATIONS")),
+    # A pose estimator has one mapper, which is not chosen by name.
+    "keypoints": ("", ("IMAGES", "ANNOTATIONS")),
 }
 TASKS = tuple(_TASKS)
+# By meta-architecture the tasks that it is trained for; others are segmenters.
+_MODEL_TASKS = {"Detector": ("detection", "instance"), "PoseEstimator": ("keypoints",)}
+_SEGMENTATION = ("panoptic", "instance", "semantic")
 _FOLDERS = ("IMAGES", "MASKS")  # the other paths are those of files
 _OPTIONAL = ("INSTANCES",)
 
 _COMMON_KEYS = ("NAME", "TASK", "ROOT", *SPLITS)
-_SEMANTIC_KEYS = ("CLASSES", "IMAGE_SUFFIX", "MASK_SUFFIX")
+# Keys of one task alone, and where it is told in others.
+_TASK_KEYS = {
+    "semantic": ("CLASSES", "IMAGE_SUFFIX", "MASK_SUFFIX"),
+    "keypoints": ("FLIP_PAIRS", "SIGMAS"),
+}
+
+_MAX_SIGMA = 10
 
 _NUM_CLASSES = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+_NUM_KEYPOINTS = "MODEL.POSE_HEAD.NUM_KEYPOINTS"
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +86,8 @@ class OwnDataset:
         splits: by their key, one of ``SPLITS``; at least one.
         classes: names of the labels 0, 1, … of a semantic data set; None takes those found.
         image_suffix, mask_suffix: see ``semantic_metadata``.
+        flip_pairs: (left, right) names of keypoints; None takes those that the names tell.
+        sigmas: tolerances of the keypoints, see ``keypoint_metadata``; None takes 0.1 for each.
     """
 
     where: str
@@ -81,6 +97,8 @@ class OwnDataset:
     classes: tuple[str, ...] | None
     image_suffix: str | None
     mask_suffix: str
+    flip_pairs: tuple[tuple[str, str], ...] | None
+    sigmas: tuple[float, ...] | None
 
 
 def parse_blocks(blocks: Sequence[Any]) -> list[OwnDataset]:
@@ -110,8 +128,9 @@ def fit_to_own_data(cfg: CfgNode, datasets: Sequence[OwnDataset], kept: Collecti
         kept: keys that the user has set.
 
     Raises:
-        ConfigError: the data sets in use differ in task or classes; or
-            ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` is kept and not the number of classes.
+        ConfigError: the data sets in use differ in task or classes, or are for another kind of
+            model; or ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` (of poses
+            ``MODEL.POSE_HEAD.NUM_KEYPOINTS``) is kept and not the number of classes.
     """
     # Label images were read for these names: other processes need not.
     cfg.DATASETS.OWN = [
@@ -139,20 +158,22 @@ def fit_to_own_data(cfg: CfgNode, datasets: Sequence[OwnDataset], kept: Collecti
                     f"{len(theirs)} classes) are in use together: expected data sets of the same "
                     "task and classes: choose by DATASETS.TRAIN and DATASETS.TEST"
                 )
-        splits_in_use = [split for d in in_use.values() for split in d.splits.values()]
-        has_instances = all(split.instances is not None for split in splits_in_use)
-        follows |= {
-            "INPUT.DATASET_MAPPER_NAME": _TASKS[task][0],
-            "MODEL.MASK_FORMER.TEST.PANOPTIC_ON": task == "panoptic",
-            "MODEL.MASK_FORMER.TEST.INSTANCE_ON": task == "instance" or has_instances,
-            "MODEL.MASK_FORMER.TEST.SEMANTIC_ON": task != "instance",
-            _NUM_CLASSES: len(classes),
-        }
-        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        if _NUM_CLASSES in kept and len(classes) != num_classes:
+        architecture = cfg.MODEL.META_ARCHITECTURE
+        accepted = _MODEL_TASKS.get(architecture, _SEGMENTATION)
+        if task not in accepted:
             raise ConfigError(
-                f"{_NUM_CLASSES} is {num_classes}, but {', '.join(in_use)} have {len(classes)} "
-                f"classes: expected {len(classes)}, or the key left out"
+                f"{dataset.where}.TASK is {task}: expected {' or '.join(accepted)} with "
+                f"MODEL.META_ARCHITECTURE {architecture}"
+            )
+        size_key = _NUM_KEYPOINTS if task == "keypoints" else _NUM_CLASSES
+        follows |= _results(task, architecture, list(in_use.values()))
+        follows[size_key] = len(classes)
+        kept_size = value_of(cfg, size_key)
+        if size_key in kept and len(classes) != kept_size:
+            names = "keypoints" if task == "keypoints" else "classes"
+            raise ConfigError(
+                f"{size_key} is {kept_size}, but {', '.join(in_use)} have {len(classes)} {names}: "
+                f"expected {len(classes)}, or the key left out"
             )
     else:
         logger.warning("None of the data sets of %s is in DATASETS.TRAIN or DATASETS.TEST", KEY)
@@ -162,10 +183,28 @@ def fit_to_own_data(cfg: CfgNode, datasets: Sequence[OwnDataset], kept: Collecti
             set_value(cfg, key, value)
 
 
+def _results(task: str, architecture: str, in_use: Sequence[OwnDataset]) -> dict[str, Any]:
+    """The mapper and the results that follow from a task, by their keys."""
+    if task == "keypoints":
+        return {}
+    # The boxes of instances serve for detection.
+    mapper = _TASKS["detection" if architecture == "Detector" else task][0]
+    follows: dict[str, Any] = {"INPUT.DATASET_MAPPER_NAME": mapper}
+    if architecture == "Detector":
+        return follows
+    splits = [split for dataset in in_use for split in dataset.splits.values()]
+    has_instances = all(split.instances is not None for split in splits)
+    return follows | {
+        "MODEL.MASK_FORMER.TEST.PANOPTIC_ON": task == "panoptic",
+        "MODEL.MASK_FORMER.TEST.INSTANCE_ON": task == "instance" or has_instances,
+        "MODEL.MASK_FORMER.TEST.SEMANTIC_ON": task != "instance",
+    }
+
+
 def _parse_block(block: Any, where: str) -> OwnDataset:
     if not isinstance(block, Mapping):
         raise ConfigError(f"{where} is {block!r}: expected a block with {', '.join(_COMMON_KEYS)}")
-    _check_keys(block, (*_COMMON_KEYS, *_SEMANTIC_KEYS), where)
+    _check_keys(block, (*_COMMON_KEYS, *chain(*_TASK_KEYS.values())), where)
     name = _string(block, "NAME", where)
     # Results are in a folder of this name.
     if not re.fullmatch(r"[\w-]{1,100}", name):
@@ -174,10 +213,10 @@ def _parse_block(block: Any, where: str) -> OwnDataset:
     task = _string(block, "TASK", where)
     if task not in TASKS:
         raise ConfigError(f"{where}.TASK is {task!r}: expected {', '.join(TASKS)}")
-    for key in _SEMANTIC_KEYS:
-        if key in block and task != "semantic":
-            instead = f"with TASK {task} names come from ANNOTATIONS"
-            raise ConfigError(f"{where}.{key} is for TASK semantic only; {instead}")
+    for of_task, keys in _TASK_KEYS.items():
+        for key in keys:
+            if key in block and task != of_task:
+                raise ConfigError(f"{where}.{key} is for TASK {of_task} only; TASK is {task}")
     # Relative paths are relative to ROOT, and ROOT to the current folder.
     root = _path(_string(block, "ROOT", where, default="."), f"{where}.ROOT")
     splits = {
@@ -203,7 +242,37 @@ def _parse_block(block: Any, where: str) -> OwnDataset:
         classes=tuple(classes) if classes else None,
         image_suffix=_suffix(block, "IMAGE_SUFFIX", where) if "IMAGE_SUFFIX" in block else None,
         mask_suffix=_suffix(block, "MASK_SUFFIX", where, default=MASK_SUFFIX),
+        flip_pairs=_flip_pairs(block, where),
+        sigmas=_sigmas(block, where),
     )
+
+
+def _flip_pairs(block: Mapping[str, Any], where: str) -> tuple[tuple[str, str], ...] | None:
+    if "FLIP_PAIRS" not in block:
+        return None
+    pairs = block["FLIP_PAIRS"]
+    are_pairs = isinstance(pairs, (list, tuple)) and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(is_name, pair))
+        for pair in pairs
+    )
+    names = list(chain(*pairs)) if are_pairs else []
+    if not are_pairs or len(set(names)) < len(names):
+        expected = "expected a list of [left, right], names of keypoints, each once"
+        raise ConfigError(f"{where}.FLIP_PAIRS is {shown(pairs)}: {expected}")
+    return tuple((left, right) for left, right in pairs)
+
+
+def _sigmas(block: Mapping[str, Any], where: str) -> tuple[float, ...] | None:
+    if "SIGMAS" not in block:
+        return None
+    sigmas = block["SIGMAS"]
+    is_list = isinstance(sigmas, (list, tuple)) and len(sigmas) > 0
+    if not is_list or not all(type(v) in (int, float) and 0 < v <= _MAX_SIGMA for v in sigmas):
+        expected = (
+            f"expected a list of numbers above 0, at most {_MAX_SIGMA}, one for each keypoint"
+        )
+        raise ConfigError(f"{where}.SIGMAS is {shown(sigmas)}: {expected}")
+    return tuple(map(float, sigmas))
 
 
 def _parse_split(value: Any, task: str, root: Path, where: str, name: str) -> OwnSplit:
@@ -260,7 +329,9 @@ def _path(text: str, where: str) -> Path:
 
 
 def own_classes(split: str) -> tuple[str, ...]:
-    """Names of all classes of a registered split by their contiguous ids."""
+    """Names of all classes of a registered split by their contiguous ids; of poses those of their
+    keypoints."""
     metadata = MetadataCatalog.get(split)
     # Panoptic data sets list things among the classes of stuff, too.
-    return tuple(metadata.get("stuff_classes") or metadata.thing_classes)
+    names = metadata.get("keypoint_names") or metadata.get("stuff_classes")
+    return tuple(names or metadata.thing_classes)

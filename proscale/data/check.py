@@ -7,13 +7,14 @@ and folders of label images are read leniently, anything else through Detectron2
 import hashlib
 import multiprocessing
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pycocotools.mask
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from tabulate import tabulate
@@ -24,6 +25,7 @@ from proscale.data.formats.coco_format import (
     INSTANCE_CATEGORIES,
     Entries,
     load_coco_instances,
+    load_coco_keypoints,
     load_coco_panoptic,
     read_categories,
 )
@@ -37,7 +39,7 @@ from proscale.data.formats.json_file import NUMBER
 from proscale.data.formats.problems import ERRORS, WARNINGS, Problem, Reporter, first_few
 from proscale.data.formats.semantic_folders import IMAGE_SUFFIXES, load_semantic_folders, mask_files
 from proscale.data.mappers.annotations import (
-    AnnotationReader,
+    BoxReader,
     Entry,
     InstanceReader,
     PanopticReader,
@@ -53,9 +55,16 @@ _TASKS_BY_KEY = {
     "annotations": "instance",
     "sem_seg_file_name": "semantic",
 }
+# The keys that annotations are in; others have a list of them.
+_KEYS_BY_TASK = {"panoptic": PanopticReader.key, "semantic": SemanticReader.key}
 _CHUNK = 16
 _ROWS, _COLUMNS = 20, 3
 _ALIGN = ("left", "right", "right", "right")
+# Names of what is counted, and of the last column.
+_HEADERS = {
+    "keypoints": ("keypoint", "images", "labels", "labels %"),
+    "detection": ("class", "images", "boxes", "area %"),
+}
 
 
 @dataclass
@@ -140,15 +149,15 @@ def _check(name: str, workers: int) -> DatasetReport:
     if report.task == "unknown":
         return report
     report.class_names = metadata.get("thing_classes") or metadata["stuff_classes"]
-    reader: AnnotationReader = InstanceReader()
-    if report.task == "panoptic":
-        reader = PanopticReader()
+    if report.task == "keypoints":
+        report.class_names = metadata["keypoint_names"]
     elif report.task == "semantic":
-        report.class_names, ignored = metadata["stuff_classes"], metadata["ignore_label"]
-        reader = SemanticReader(num_classes=len(report.class_names), ignore_label=ignored)
+        report.class_names = metadata["stuff_classes"]
     report.num_images = len(entries)
     # Images are decoded in parallel; counts are added up here.
-    results = _map(partial(_check_sample, reader, metadata.get("json_file", "")), entries, workers)
+    key = _KEYS_BY_TASK.get(report.task, "annotations")
+    check = partial(_check_sample, key, _annotation_check(report.task, metadata))
+    results = _map(check, entries, workers)
     progress = tqdm(results, name, len(entries), unit="image", disable=None)
     for entry, findings in zip(entries, progress, strict=True):
         report.problems += findings.problems
@@ -195,10 +204,19 @@ def _read(metadata: dict[str, Any], problems: list[Problem]) -> tuple[str, Entri
             metadata |= instance_metadata(
                 categories, image_root=metadata["image_root"], json_file=path
             )
-        entries = load_coco_instances(metadata, report)
+        task = "instance" if metadata.get("has_masks", True) else "detection"
+        if "keypoint_names" in metadata:
+            task = "keypoints"
+        load = load_coco_keypoints if task == "keypoints" else load_coco_instances
+        entries = load(metadata, report)
         images = Counter(entry["file_name"] for entry in entries)
         _check_files_once(images, path, report)
-        return "instance", entries
+        if task == "keypoints":
+            without = [a["id"] for e in entries for a in e["annotations"] if "area" not in a]
+            if without:
+                detail = f"{len(without)} annotations, ids {first_few(without)}"
+                report(Problem("area-missing", path, detail))
+        return task, entries
     if evaluator.endswith("sem_seg") and metadata.get("mask_suffix"):
         entries = load_semantic_folders(metadata, report)
         used = {entry.get("sem_seg_file_name") for entry in entries}
@@ -258,29 +276,30 @@ def _compare(a: DatasetReport, b: DatasetReport) -> Iterable[Problem]:
             yield Problem(kind, f"{a.name}, {b.name}", detail)
 
 
-def _check_sample(reader: AnnotationReader, annotation_file: str, entry: Entry) -> Findings:
-    # Without an annotation only the image is checked.
+# Checks the annotation of an entry whose image has this size, None if that cannot be read.
+AnnotationCheck = Callable[[Entry, Size | None, Findings], None]
+
+
+def _annotation_check(task: str, metadata: Mapping[str, Any]) -> AnnotationCheck:
+    """What is done with the annotation of every image; to be sent to other processes."""
+    if task == "panoptic":
+        return _check_panoptic
+    if task == "semantic":
+        num_classes, ignored = len(metadata["stuff_classes"]), metadata["ignore_label"]
+        reader = SemanticReader(num_classes=num_classes, ignore_label=ignored)
+        return partial(_check_semantic, reader)
+    checks = {"detection": _check_boxes, "keypoints": _check_keypoints}
+    return partial(checks.get(task, _check_instances), metadata.get("json_file", ""))
+
+
+def _check_sample(key: str, check: AnnotationCheck, entry: Entry) -> Findings:
     findings = Findings()
     stated = (entry["height"], entry["width"]) if "height" in entry else None
     size = _check_image(entry["file_name"], stated, findings)
-    if reader.key not in entry:
-        return findings
-    # Errors in training are reported by the reader, implausible values here.
-    if isinstance(reader, PanopticReader):
-        _check_panoptic(reader, entry, size, findings)
-    elif isinstance(reader, SemanticReader):
-        labels = reader.read_labels(entry, size, findings.problems.append)
-        if labels is not None:
-            areas = count_values(labels)
-            # Unlabelled pixels are of no class.
-            areas.pop(reader.ignore_label, None)
-            for label, area in areas.items():
-                findings.count(label if 0 <= label < reader.num_classes else None, area)
-            if not areas:
-                problem = Problem("image-empty", entry["file_name"], "no pixel has a label")
-                findings.problems.append(problem)
-    elif isinstance(reader, InstanceReader):
-        _check_instances(reader, entry, annotation_file or entry["file_name"], findings)
+    # Without an annotation only the image is checked.
+    if key in entry:
+        # Errors in training are reported by the readers, implausible values here.
+        check(entry, size, findings)
     return findings
 
 
@@ -325,12 +344,10 @@ def _check_image(path: str, stated: Size | None, findings: Findings) -> Size | N
     return height, width
 
 
-def _check_panoptic(
-    reader: PanopticReader, entry: Entry, size: Size | None, findings: Findings
-) -> None:
+def _check_panoptic(entry: Entry, size: Size | None, findings: Findings) -> None:
     report, png = findings.problems.append, entry["pan_seg_file_name"]
     segments = entry["segments_info"]
-    ids = reader.read_ids(entry, size, report)
+    ids = PanopticReader().read_ids(entry, size, report)
     areas = {} if ids is None else count_values(ids)
     for segment in segments:
         id_, stated = segment["id"], segment.get("area")
@@ -344,14 +361,31 @@ def _check_panoptic(
     _check_targets(segments, "segments", entry, report)
 
 
-def _check_instances(reader: InstanceReader, entry: Entry, file: str, findings: Findings) -> None:
+def _check_semantic(
+    reader: SemanticReader, entry: Entry, size: Size | None, findings: Findings
+) -> None:
+    labels = reader.read_labels(entry, size, findings.problems.append)
+    if labels is None:
+        return
+    areas = count_values(labels)
+    # Unlabelled pixels are of no class.
+    areas.pop(reader.ignore_label, None)
+    for label, area in areas.items():
+        findings.count(label if 0 <= label < reader.num_classes else None, area)
+    if not areas:
+        findings.problems.append(Problem("image-empty", entry["file_name"], "no pixel has a label"))
+
+
+def _check_instances(file: str, entry: Entry, size: Size | None, findings: Findings) -> None:
     report, size = findings.problems.append, (entry["height"], entry["width"])
+    file = file or entry["file_name"]
     for index, annotation in enumerate(entry["annotations"]):
         id_ = annotation.get("id", index)
         where = f"annotation {id_} of {entry['file_name']}"
         _check_values(annotation, size, where, id_, file, report)
     # Crowds are checked and counted, too.
-    for id_, annotation, code in reader.read_codes(entry, size, report, crowds=True):
+    codes = InstanceReader().read_codes(entry, size, report, crowds=True)
+    for id_, annotation, code in codes:
         area = int(pycocotools.mask.area(code))
         if not area:
             detail = f"annotation {id_} of {entry['file_name']}"
@@ -360,11 +394,56 @@ def _check_instances(reader: InstanceReader, entry: Entry, file: str, findings: 
     _check_targets(entry["annotations"], "instances", entry, report)
 
 
+def _check_boxes(file: str, entry: Entry, size: Size | None, findings: Findings) -> None:
+    for annotation, area in _boxes(file, entry, findings.problems.append):
+        # Crowds are checked and counted, too.
+        findings.count(annotation["category_id"], area)
+    _check_targets(entry["annotations"], "objects", entry, findings.problems.append)
+
+
+def _check_keypoints(file: str, entry: Entry, size: Size | None, findings: Findings) -> None:
+    report, (height, width) = findings.problems.append, (entry["height"], entry["width"])
+    for annotation, _ in _boxes(file, entry, report):
+        id_ = annotation["id"]
+        where = f"annotation {id_} of {entry['file_name']}"
+        points = np.reshape(annotation.get("keypoints", []), (-1, 3))
+        labelled = points[:, 2] > 0
+        for keypoint in np.flatnonzero(labelled).tolist():
+            findings.count(keypoint, 1)
+        # Detectron2's coordinates: pixels are from 0 to the image's side.
+        x, y = points[labelled, :2].T
+        is_outside = (x < 0) | (x > width) | (y < 0) | (y > height)
+        if is_outside.any():
+            detail = f"{where}: {is_outside.sum()} keypoints, image (height, width)"
+            report(Problem("keypoint-outside", file, f"{detail} {(height, width)}", id_))
+        stated, found = annotation.get("num_keypoints"), int(labelled.sum())
+        if stated is not None and stated != found:
+            detail = f"{where}: num_keypoints {stated}, {found} labelled"
+            report(Problem("keypoint-count-differs", file, detail, id_))
+    _check_targets(entry["annotations"], "persons", entry, report)
+
+
+def _boxes(file: str, entry: Entry, report: Reporter) -> Iterator[tuple[Entry, int]]:
+    """Annotations whose box has a size, and its area; problems of all are reported."""
+    size = entry["height"], entry["width"]
+    for id_, annotation, (left, top, right, bottom) in BoxReader().read_boxes(entry, report):
+        where = f"annotation {id_} of {entry['file_name']}"
+        width, height = right - left, bottom - top
+        if width <= 0 or height <= 0:
+            detail = f"{where}: bbox {shown(annotation['bbox'])}"
+            report(Problem("box-empty", file or entry["file_name"], detail, id_))
+            continue
+        _check_values(annotation, size, where, id_, file or entry["file_name"], report)
+        # What is outside of the image is none of its pixels.
+        inside = min(right, size[1]) - max(left, 0), min(bottom, size[0]) - max(top, 0)
+        yield annotation, max(round(inside[0]), 0) * max(round(inside[1]), 0)
+
+
 def _check_targets(
     segments: Sequence[Mapping[str, Any]], name: str, entry: Entry, report: Reporter
 ) -> None:
     if all(segment.get("iscrowd", 0) for segment in segments):
-        detail = f"{len(segments)} {name}, all of them crowds"
+        detail = f"{len(segments)} {name}" + ", all of them crowds" * bool(segments)
         report(Problem("image-empty", entry["file_name"], detail))
 
 
@@ -391,7 +470,8 @@ def _is_number(value: Any) -> bool:
 
 
 def histogram(dataset: DatasetReport) -> str:
-    """How often each class occurs, and its fraction of all annotated pixels."""
+    """How often each class occurs, and its fraction of all annotated pixels, of all boxes' area, or
+    of all labelled keypoints."""
     # Many classes are set in several columns, read downwards.
     total = sum(dataset.pixels.values()) or 1
     cells = [
@@ -401,7 +481,8 @@ def histogram(dataset: DatasetReport) -> str:
     columns = 1 if len(cells) <= _ROWS else _COLUMNS
     rows = -(-len(cells) // columns)
     lines = [[value for cell in cells[row::rows] for value in cell] for row in range(rows)]
-    headers = ["class", "images", "segments", "pixels %"] * columns
+    names = _HEADERS.get(dataset.task, ("class", "images", "segments", "pixels %"))
+    headers = names * columns
     return tabulate(lines, headers=headers, disable_numparse=True, colalign=_ALIGN * columns)
 
 

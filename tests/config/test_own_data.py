@@ -13,7 +13,7 @@ def test_a_block_becomes_paths(own_data, own_block, task):
     assert (train.name, val.name) == (f"own_{task}_train", f"own_{task}_val")
     assert train.images == own_data / "train"
     assert (train.annotations is None) == (task == "semantic")
-    assert (val.masks is None) == (task == "instance")
+    assert (val.masks is None) == (task not in ("panoptic", "semantic"))
 
 
 def test_variables_home_and_relative_paths(own_data, own_block, monkeypatch):
@@ -71,7 +71,10 @@ WRONG = {
         r"OWN\[0\]\.VAL\.ANNOTATIONS: there is no file",
     ),
     "no such user": (lambda b: {**b, "ROOT": "~nosuchuser"}, "there is no folder ~nosuchuser/"),
-    "class names": (lambda b: {**b, "CLASSES": ["a"]}, "CLASSES is for TASK semantic only"),
+    "class names": (
+        lambda b: {**b, "CLASSES": ["a"]},
+        "CLASSES is for TASK semantic only; TASK is panoptic",
+    ),
     "twice": (lambda b: None, "has the NAME own_panoptic twice"),
 }
 
@@ -103,3 +106,27 @@ def test_class_names_must_be_different_texts(own_block, classes):
 def test_a_wrong_semantic_block_is_refused(own_block, key, value, message):
     with pytest.raises(ValueError, match=message):
         parse_blocks([{**own_block("semantic"), key: value}])
+
+
+def test_what_is_said_of_keypoints(own_block):
+    given = {"FLIP_PAIRS": [["left_side", "right_side"]], "SIGMAS": [1, 0.5, 0.05]}
+    (dataset,) = parse_blocks([{**own_block("keypoints"), **given}])
+    assert dataset.flip_pairs == (("left_side", "right_side"),)
+    assert dataset.sigmas == (1.0, 0.5, 0.05)
+    (dataset,) = parse_blocks([own_block("keypoints")])
+    assert dataset.flip_pairs is dataset.sigmas is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("FLIP_PAIRS", value) for value in ("a", [["a"]], [["a", 3]], [["a", "a"]], ["ab"])),
+        *(("FLIP_PAIRS", value) for value in ([["a", "b"], ["b", "c"]], [{"a": "b"}], None)),
+        *(("SIGMAS", value) for value in (0.1, [], [0], [-1], [True], ["a"], [1e9], None)),
+    ],
+)
+def test_wrong_keypoint_keys_are_refused(own_block, key, value):
+    with pytest.raises(ValueError, match=rf"OWN\[0\]\.{key} is .*: expected a list of "):
+        parse_blocks([{**own_block("keypoints"), key: value}])
+    with pytest.raises(ValueError, match=rf"{key} is for TASK keypoints only; TASK is instance"):
+        parse_blocks([{**own_block("instance"), key: value}])

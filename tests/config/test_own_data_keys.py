@@ -62,6 +62,38 @@ def test_everything_follows_from_the_block(own_file, task, mapper, results):
     assert num_classes == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
 
 
+@pytest.mark.parametrize("task", ["detection", "instance"])
+def test_boxes_for_a_detector(own_file, task):
+    """Those of instances serve unchanged."""
+    cfg = setup_cfg(own_file(task, MODEL={"META_ARCHITECTURE": "Detector"}), CPU)
+    assert cfg.INPUT.DATASET_MAPPER_NAME == "detr_detection"
+    assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 5
+
+
+def test_keypoints_for_a_pose_estimator(own_file):
+    pose = {"META_ARCHITECTURE": "PoseEstimator"}
+    cfg = setup_cfg(own_file("keypoints", MODEL=pose), CPU)
+    assert (cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS, cfg.DATASETS.TEST) == (3, ("own_keypoints_val",))
+    with pytest.raises(ConfigError, match=r"NUM_KEYPOINTS is 4, but .* have 3 keypoints"):
+        setup_cfg(own_file("keypoints", MODEL=pose | {"POSE_HEAD": {"NUM_KEYPOINTS": 4}}), CPU)
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture", "expected"),
+    [
+        ("detection", "MaskFormer", "panoptic or instance or semantic"),
+        ("keypoints", "MaskFormer", "panoptic or instance or semantic"),
+        ("semantic", "Detector", "detection or instance"),
+        ("instance", "PoseEstimator", "keypoints"),
+    ],
+)
+def test_a_task_for_another_model_is_refused(own_file, task, architecture, expected):
+    own = own_file(task, MODEL={"META_ARCHITECTURE": architecture})
+    message = rf"OWN\[0\]\.TASK is {task}: expected {expected} with .* {architecture}"
+    with pytest.raises(ConfigError, match=message):
+        setup_cfg(own, CPU)
+
+
 def test_instance_annotations_of_panoptic_data_switch_mask_ap_on(own_block, write):
     block = own_block("panoptic")
     for split in ("TRAIN", "VAL"):

@@ -8,7 +8,8 @@ import pycocotools.mask
 import pytest
 from PIL import Image
 
-from proscale.data.check import check_datasets
+from proscale.config.own_data import TASKS
+from proscale.data.check import check_datasets, histogram
 from proscale.data.datasets.own import register_own_data
 from proscale.data.formats.image_file import read_panoptic_png, write_panoptic_png
 from proscale.data.formats.problems import ERRORS, WARNINGS
@@ -27,6 +28,7 @@ class Editor:
         self.labels = root / "labels_train" / "000001.png"
         self.panoptic_json = root / "annotations" / "panoptic_train.json"
         self.instances_json = root / "annotations" / "instances_train.json"
+        self.keypoints_json = root / "annotations" / "keypoints_train.json"
 
     def json(self, path, change):
         content = json.loads(path.read_text())
@@ -77,6 +79,13 @@ class Editor:
 
     def annotation(self, **values):
         self.json(self.instances_json, lambda c: c["annotations"][0].update(values))
+
+    def person(self, **values):
+        self.json(self.keypoints_json, lambda c: c["annotations"][0].update(values))
+
+    def without_area(self, content):
+        for annotation in content["annotations"][:2]:
+            del annotation["area"]
 
 
 def crowds(content):
@@ -275,6 +284,72 @@ FAULTS = {
         "mask-unreadable",
         "not a readable image",
     ),
+    "object without box": (
+        "detection",
+        lambda e: e.annotation(bbox=None),
+        "box-unreadable",
+        "annotation 1 has no box: expected [x, y, width, height]",
+    ),
+    "box of three numbers": (
+        "detection",
+        lambda e: e.annotation(bbox=[1, 2, 3]),
+        "box-unreadable",
+        "annotation 1 has the box [1, 2, 3]",
+    ),
+    "box without width": (
+        "detection",
+        lambda e: e.annotation(bbox=[1, 2, 0, 3]),
+        "box-empty",
+        "bbox [1, 2, 0, 3]",
+    ),
+    "detected box outside": (
+        "detection",
+        lambda e: e.annotation(bbox=[1, 2, 300, 3]),
+        "box-outside",
+        "bbox [1, 2, 300, 3], image (height, width) (64, 64)",
+    ),
+    "no objects": (
+        "detection",
+        lambda e: e.json(e.instances_json, lambda c: c["annotations"].clear()),
+        "image-empty",
+        "0 objects",
+    ),
+    "keypoints of another skeleton": (
+        "keypoints",
+        lambda e: e.person(keypoints=[1, 2, 2]),
+        "keypoints-unreadable keypoint-count-differs",
+        "annotation 1 has 3 numbers as keypoints: expected (x, y, visibility 0, 1 or 2) of 3",
+    ),
+    "keypoints outside": (
+        "keypoints",
+        lambda e: e.person(keypoints=[-9, 2, 2, 0, 0, 1, 100, 3, 1]),
+        "keypoint-outside",
+        "2 keypoints, image (height, width) (64, 64)",
+    ),
+    "keypoints outside that are not labelled": (
+        "keypoints",
+        lambda e: e.person(keypoints=[-9, 2, 0, 63, 63, 1, 5, 3, 1], num_keypoints=2),
+        "",
+        "",
+    ),
+    "another number of keypoints": (
+        "keypoints",
+        lambda e: e.person(num_keypoints=2),
+        "keypoint-count-differs",
+        "num_keypoints 2, 3 labelled",
+    ),
+    "persons without area": (
+        "keypoints",
+        lambda e: e.json(e.keypoints_json, e.without_area),
+        "area-missing",
+        "2 annotations, ids 1, 2",
+    ),
+    "person without size": (
+        "keypoints",
+        lambda e: e.person(bbox=[1, 2, 3, -1]),
+        "box-empty",
+        "bbox [1, 2, 3, -1]",
+    ),
     "labels without image": ("semantic", lambda e: e.image.unlink(), "mask-unused", "000001.png"),
 }
 
@@ -286,7 +361,7 @@ def check(block, *, workers=1):
     return check_datasets([f"{block['NAME']}_train", f"{block['NAME']}_val"], workers=workers)
 
 
-@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
+@pytest.mark.parametrize("task", TASKS)
 def test_sound_data_have_no_faults(own_block, task):
     report = check(own_block(task))
     assert {fault.kind for fault in report.problems} <= USUAL
@@ -304,7 +379,7 @@ def test_fault_is_found(own_data, own_block, case):
     report = check_datasets(names, workers=1)
     found = [fault for fault in report.problems if fault.kind not in USUAL]
     assert {fault.kind for fault in found} == set(kinds.split())
-    assert any(detail in fault.detail for fault in found if fault.kind == kinds.split()[0])
+    assert not kinds or any(detail in f.detail for f in found if f.kind == kinds.split()[0])
     assert report.has_errors == any(kind in ERRORS for kind in kinds.split())
 
 
@@ -357,6 +432,19 @@ def test_polygons_are_measured(own_data, own_block):
     (code,) = pycocotools.mask.frPyObjects([polygon], 64, 64)
     report = check(own_block("instance")).datasets[0]
     assert sum(report.pixels.values()) == pycocotools.mask.area(code)
+
+
+def test_boxes_and_keypoints_are_counted(own_block):
+    detection = check(own_block("detection")).datasets[0]
+    keypoints = check(own_block("keypoints")).datasets[0]
+    assert detection.task == "detection"
+    assert keypoints.task == "keypoints"
+    # Every object has one box and three labelled keypoints.
+    number = sum(detection.segments.values())
+    assert keypoints.segments == {place: number for place in range(3)}
+    assert sum(detection.pixels.values()) > number
+    assert histogram(detection).split()[:4] == ["class", "images", "boxes", "area"]
+    assert "left_side" in histogram(keypoints)
 
 
 def test_coco_sample_is_sound(sample_coco):

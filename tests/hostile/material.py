@@ -51,14 +51,18 @@ _SPLITS = {
     },
     "instance": {"IMAGES": "{split}", "ANNOTATIONS": "annotations/instances_{split}.json"},
     "semantic": {"IMAGES": "{split}", "MASKS": "labels_{split}"},
+    "detection": {"IMAGES": "{split}", "ANNOTATIONS": "annotations/instances_{split}.json"},
+    "keypoints": {"IMAGES": "{split}", "ANNOTATIONS": "annotations/keypoints_{split}.json"},
 }
+KEYPOINTS = ("top", "left_side", "right_side")
 
 
 def make_own_data(root: Path) -> Path:
     """A few generated images of 64×64 pixels, as a user may bring them.
 
     For the splits ``train`` (3 images) and ``val`` (2): panoptic and instance annotations in COCO's
-    formats, see ``proscale.data.datasets.shapes``, and label images in ``labels_{train,val}``.
+    formats, see ``proscale.data.datasets.shapes``, label images in ``labels_{train,val}``, and
+    keypoints on the border of every shape's box.
     """
     generate(root, num_train=3, num_val=2, image_size=64)
     labels = {category["id"]: index for index, category in enumerate(CATEGORIES)}
@@ -71,7 +75,21 @@ def make_own_data(root: Path) -> Path:
             for segment in annotation["segments_info"]:
                 classes[ids == segment["id"]] = labels[segment["category_id"]]
             Image.fromarray(classes).save(root / f"labels_{split}" / annotation["file_name"])
+        _write_keypoints(root / "annotations", split)
     return root
+
+
+def _write_keypoints(folder: Path, split: str) -> None:
+    content = json.loads((folder / f"instances_{split}.json").read_text())
+    skeleton = {"keypoints": list(KEYPOINTS), "skeleton": [[1, 2], [1, 3]]}
+    content["categories"] = [{"id": 1, "name": "shape", **skeleton}]
+    for annotation in content["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        points = [(x + width // 2, y), (x, y + height // 2), (x + width - 1, y + height // 2)]
+        annotation |= {"category_id": 1, "num_keypoints": len(points)}
+        annotation["keypoints"] = [value for point in points for value in (*point, 2)]
+        del annotation["segmentation"]
+    (folder / f"keypoints_{split}.json").write_text(json.dumps(content))
 
 
 def own_block(root: Path | str, task: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from proscale.config.own_data import OwnDataset, OwnSplit, parse_blocks
 from proscale.data.datasets.registration import (
     instance_metadata,
+    keypoint_metadata,
     panoptic_metadata,
     register,
     semantic_metadata,
@@ -19,13 +20,20 @@ from proscale.data.datasets.registration import (
 from proscale.data.formats.coco_format import (
     INSTANCE_CATEGORIES,
     PANOPTIC_CATEGORIES,
+    check_skeleton,
     load_coco_instances,
+    load_coco_keypoints,
     load_coco_panoptic,
     read_categories,
 )
 from proscale.data.formats.image_file import read_palette
+from proscale.data.formats.json_file import read_json
+from proscale.data.formats.problems import first_few
 from proscale.data.formats.semantic_folders import count_labels, load_semantic_folders, mask_files
-from proscale.errors import DataError
+from proscale.errors import ConfigError, DataError
+
+# Tolerance of a keypoint of which none is known; JBD's.
+_SIGMA = 0.1
 
 _logger = logging.getLogger(__name__)
 
@@ -37,14 +45,12 @@ def register_own_data(blocks: Sequence[Any]) -> list[OwnDataset]:
     images read; the result has the names, so that other processes need not.
 
     Raises:
-        ConfigError: a block is wrong.
+        ConfigError: a block is wrong, also in what it says of the keypoints in its files.
         DataError: a file has no usable categories; splits differ in their classes; or a name is
             taken by another data set.
     """
-    return [
-        _register_semantic(dataset) if dataset.task == "semantic" else _register_coco(dataset)
-        for dataset in parse_blocks(blocks)
-    ]
+    by_task = {"semantic": _register_semantic, "keypoints": _register_keypoints}
+    return [by_task.get(dataset.task, _register_coco)(dataset) for dataset in parse_blocks(blocks)]
 
 
 def _register_coco(dataset: OwnDataset) -> OwnDataset:
@@ -78,11 +84,69 @@ def _register_coco(dataset: OwnDataset) -> OwnDataset:
             metadata = instance_metadata(
                 categories[0], image_root=split.images, json_file=split.annotations
             )
+            # Detection needs no masks, and the check no look for them.
+            metadata["has_masks"] = dataset.task == "instance"
             register(split.name, load_coco_instances, metadata)
     things = sum(isthing for *_, isthing in classes[0])
     message = "Own data %s: %s, %d classes, %d of them things"
     _logger.info(message, dataset.name, dataset.task, len(categories[0]), things)
     return dataset
+
+
+def _register_keypoints(dataset: OwnDataset) -> OwnDataset:
+    files = [split.annotations for split in dataset.splits.values() if split.annotations]
+    skeletons = [check_skeleton(read_json(file), file) for file in files]
+    category, names, links = skeletons[0]
+    # Splits must agree: a keypoint's place means one part of the body in both.
+    if any((c["id"], n) != (category["id"], names) for c, n, _ in skeletons):
+        raise DataError(
+            f"{files[0]} and {files[-1]} differ in the id or the keypoints of their category: "
+            "expected the same in both"
+        )
+    pairs, sigmas = dataset.flip_pairs, dataset.sigmas
+    if pairs is None:
+        pairs = flip_pairs_by_name(names)
+    if unknown := {name for pair in pairs for name in pair} - set(names):
+        raise ConfigError(
+            f"{dataset.where}.FLIP_PAIRS has {first_few(sorted(unknown))}: expected names of "
+            f"keypoints, {first_few(names)}"
+        )
+    if sigmas is None:
+        sigmas = (_SIGMA,) * len(names)
+        message = "Own data %s: %s.SIGMAS is not given: AP is computed with %s for every keypoint"
+        _logger.warning(message, dataset.name, dataset.where, _SIGMA)
+    if len(sigmas) != len(names):
+        raise ConfigError(
+            f"{dataset.where}.SIGMAS has {len(sigmas)} numbers: expected {len(names)}, one for "
+            "each keypoint"
+        )
+    for split, file in zip(dataset.splits.values(), files, strict=True):
+        metadata = keypoint_metadata(
+            category,
+            names,
+            flip_pairs=pairs,
+            links=links,
+            sigmas=sigmas,
+            image_root=split.images,
+            json_file=file,
+        )
+        register(split.name, load_coco_keypoints, metadata)
+    message = "Own data %s: %d keypoints, %d pairs of left and right"
+    _logger.info(message, dataset.name, len(names), len(pairs))
+    return dataset
+
+
+def flip_pairs_by_name(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """(left, right) of the keypoints whose names begin with ``left`` and ``right``, or ``l`` and
+    ``r``, and go on alike."""
+    by_lower = {name.lower(): name for name in names}
+    pairs = {}
+    for lower, name in by_lower.items():
+        for left, right in (("left", "right"), ("l", "r")):
+            other = by_lower.get(right + lower.removeprefix(left))
+            if lower.startswith(left) and other is not None:
+                pairs.setdefault(name, (name, other))
+    return tuple(pairs.values())
 
 
 def _register_semantic(dataset: OwnDataset) -> OwnDataset:

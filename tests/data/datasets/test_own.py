@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from proscale.config.own_data import TASKS, own_classes
-from proscale.data.datasets.own import register_own_data
+from proscale.data.datasets.own import flip_pairs_by_name, register_own_data
 from proscale.data.datasets.shapes import CATEGORIES
 
 NAMES = [category["name"] for category in CATEGORIES]
@@ -116,6 +116,61 @@ def test_not_json(own_data, own_block):
     (own_data / "annotations" / "instances_val.json").write_text("{")
     with pytest.raises(ValueError, match=r"instances_val\.json: not a JSON file"):
         register_own_data([own_block("instance")])
+
+
+def test_keypoints_come_from_the_category(own_block, caplog):
+    register_own_data([own_block("keypoints")])
+    metadata = MetadataCatalog.get("own_keypoints_train")
+    assert metadata.keypoint_names == ["top", "left_side", "right_side"]
+    assert metadata.keypoint_flip_map == [("left_side", "right_side")]
+    rules = [tuple(ends) for *ends, _ in metadata.keypoint_connection_rules]
+    assert rules == [("top", "left_side"), ("top", "right_side")]
+    assert metadata.keypoint_oks_sigmas == [0.1] * 3
+    assert "SIGMAS is not given: AP is computed with 0.1 for every keypoint" in caplog.text
+    assert len(DatasetCatalog.get("own_keypoints_train")[0]["annotations"][0]["keypoints"]) == 9
+
+
+def test_keypoints_may_be_described(own_block, caplog):
+    given = {"FLIP_PAIRS": [["top", "left_side"]], "SIGMAS": [0.2, 0.3, 0.4]}
+    register_own_data([own_block("keypoints") | given])
+    metadata = MetadataCatalog.get("own_keypoints_val")
+    assert metadata.keypoint_flip_map == [("top", "left_side")]
+    assert metadata.keypoint_oks_sigmas == [0.2, 0.3, 0.4]
+    assert "SIGMAS" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (["Left_eye", "Right_eye", "nose"], [("Left_eye", "Right_eye")]),
+        (["rsho", "lsho", "rhan"], [("lsho", "rsho")]),
+        (["left", "right"], [("left", "right")]),
+        (["l_ear", "r_ear", "leg", "lip"], [("l_ear", "r_ear")]),
+        (["top", "bottom"], []),
+    ],
+)
+def test_names_tell_left_and_right(names, pairs):
+    assert list(flip_pairs_by_name(names)) == pairs
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"FLIP_PAIRS": [["top", "bottom"]]}, r"FLIP_PAIRS has bottom: expected .* top, left_side"),
+        ({"SIGMAS": [0.1]}, r"SIGMAS has 1 numbers: expected 3, one for each keypoint"),
+    ],
+)
+def test_what_does_not_fit_the_keypoints_is_refused(own_block, given, message):
+    with pytest.raises(ValueError, match=rf"OWN\[0\]\.{message}"):
+        register_own_data([own_block("keypoints") | given])
+
+
+def test_splits_must_agree_in_their_keypoints(own_data, own_block):
+    path = own_data / "annotations" / "keypoints_val.json"
+    edit_json(path, lambda content: content["categories"][0]["keypoints"].reverse())
+    message = r"keypoints_train\.json and .*keypoints_val\.json differ in .* the keypoints"
+    with pytest.raises(ValueError, match=message):
+        register_own_data([own_block("keypoints")])
 
 
 def test_a_name_means_one_data_set(own_block):
