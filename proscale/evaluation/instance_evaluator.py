@@ -73,7 +73,9 @@ class InstanceEvaluator(BoxEvaluator):
                 raise DataError(
                     f"{self._json}: annotation {annotation['id']} of image {image_id}: {error}"
                 ) from error
-        boxes, areas = rle.toBbox(predicted), rle.area(predicted).astype(np.float64)
+        boxes = rle.toBbox(predicted)
+        # One by one: pycocotools 2.0.11 refuses more than 255 masks at a time under NumPy 2.
+        areas = np.array([rle.area(mask) for mask in predicted], dtype=np.float64)
         overlaps = overlap(predicted, true, objects)
         # pycocotools takes the area of a detection from its box or from its mask, by kind.
         compared = {

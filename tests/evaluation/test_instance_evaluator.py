@@ -87,6 +87,17 @@ def test_things_may_have_any_contiguous_ids(with_instances):
     assert evaluator.evaluate()["segm"]["AP"] == pytest.approx(100)
 
 
+def test_an_image_may_have_hundreds_of_instances(with_instances):
+    evaluator = InstanceEvaluator(with_instances.name)
+    for entry in DatasetCatalog.get(with_instances.name):
+        segments = [{**s, "isthing": s["category_id"] < 2} for s in entry["segments_info"]]
+        true = instances(with_instances.maps[entry["image_id"]], segments)["instances"]
+        repeated = Instances.cat([true] * (300 // max(len(true), 1)))
+        repeated.scores[len(true) :] = 0.1
+        evaluator.process([entry], [{"instances": repeated}])
+    assert evaluator.evaluate()["segm"]["AP"] == pytest.approx(100)
+
+
 def test_errors_name_the_image(with_instances):
     evaluator = InstanceEvaluator(with_instances.name)
     entry = DatasetCatalog.get(with_instances.name)[0]
