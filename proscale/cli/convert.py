@@ -12,8 +12,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from proscale.checkpoint import PROSCALE, SCHEMES, adapt_weights, convert
 from proscale.checkpoint.adapt import ENCODER_LAYERS, slice_budget
+from proscale.checkpoint.convert import tensors_of
 from proscale.checkpoint.files import WRITABLE, check_suffix, read_checkpoint, write_checkpoint
 from proscale.checkpoint.tensors import check_fit
 from proscale.cli.arguments import parse_layers, split_overrides
@@ -40,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", type=parse_layers, metavar="q1,q2,q3", help=help_)
     help_ = "the model that OUTPUT is for; KEY VALUE overrides may follow"
     parser.add_argument("--config-file", nargs="+", default=[], metavar="FILE", help=help_)
+    help_ = "weights of convolutions and linear layers in float16: half the size"
+    parser.add_argument("--half", action="store_true", help=help_)
     help_ = "read a pickle that holds more than tensors, too: this runs the code in it"
     parser.add_argument("--trust", action="store_true", help=help_)
     parser.set_defaults(opts=[])
@@ -62,6 +67,8 @@ def run(options: argparse.Namespace) -> None:
         # Under this project's names stages can be told apart.
         state = convert(content, file=options.input).state_dict
         content = slice_budget(state, options.budget, file=options.input)
+    if options.half:
+        content = _halved(tensors_of(content))
     if options.config_file:
         _adapt(content, options)
         return
@@ -76,6 +83,14 @@ def run(options: argparse.Namespace) -> None:
     if conversion.settings:
         print("They were trained with:")
         print("\n".join(f"  {key} {value}" for key, value in conversion.settings.items()))
+
+
+def _halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices and kernels in float16; statistics, biases and norms keep all their digits."""
+    return {
+        name: tensor.half() if tensor.ndim > 1 and tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
 
 
 def _adapt(content: Mapping[str, Any], options: argparse.Namespace) -> None:

@@ -46,6 +46,17 @@ def test_to_another_scheme_and_format(nvidia_file, tmp_path, capsys):
     assert "left out:\n  head.weight" in capsys.readouterr().out
 
 
+def test_half_precision_leaves_statistics_and_biases(nvidia_file, tmp_path):
+    source, ours = nvidia_file
+    target = tmp_path / "half.safetensors"
+    main(["convert", str(source), str(target), "--half"])
+    written = load_file(target)
+    for name, tensor in ours.items():
+        expected = torch.float16 if tensor.ndim > 1 else tensor.dtype
+        assert written[name].dtype == expected
+        torch.testing.assert_close(written[name].to(tensor.dtype), tensor, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("state", "target", "message"),
     [

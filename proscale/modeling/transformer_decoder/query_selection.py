@@ -67,7 +67,8 @@ class QuerySelection(nn.Module):
         with torch.no_grad():
             scores = classify(proposals).softmax(-1)[..., :-1].amax(-1)
             count = self.count if self.training else self.test_count
-            chosen = scores.topk(min(count, scores.shape[1]), dim=1).indices
+            # An exporter keeps sym_min as an expression of the image's size.
+            chosen = scores.topk(torch.sym_min(count, scores.shape[1]), dim=1).indices
         content = proposals.gather(1, chosen[..., None].expand(-1, -1, proposals.shape[2]))
         # Positions are those of the keys, so that a query's place is found again in every level.
         places = torch.cat([cell_centres(size, chosen.device) for size in sizes])
@@ -133,8 +134,8 @@ class RelativeCoordinates(nn.Module):
     @staticmethod
     def _units(places: Tensor, size: Size) -> Tensor:
         # From the middle of the map, which keeps the numbers small.
-        cells = torch.tensor((size[1], size[0]), device=places.device)
-        return (places - 0.5) * cells / CELLS_PER_UNIT
+        x, y = (places - 0.5).unbind(-1)
+        return torch.stack((x * size[1], y * size[0]), dim=-1) / CELLS_PER_UNIT
 
 
 def cell_centres(size: Size, device: torch.device) -> Tensor:
