@@ -217,22 +217,10 @@ class Checkpointer(DetectionCheckpointer):
         """
         if not self.save_dir:
             return
+        iteration = kwargs.get("iteration")
         items = {"model": self.model, **self.checkpointables}
-        # Shards are put together by all processes, and kept by the one that writes.
-        content = {
-            key: whole(item.state_dict(), kept=self.save_to_disk) for key, item in items.items()
-        }
+        path = self._write(name, items, kwargs, "the last checkpoint is the one before")
         if self.save_to_disk:
-            path = Path(self.save_dir, f"{name}.pth")
-            # A training that resumed from values that are not finite could only fail.
-            if wrong := find_non_finite(content):
-                raise CheckpointError(
-                    f"{path}: not written: {len(wrong)} of its values are no finite numbers: "
-                    f"{_first(wrong)}; the last checkpoint is the one before"
-                )
-            self.logger.info("Saving checkpoint to %s", path)
-            iteration = kwargs.get("iteration")
-            save_archive(path, content | kwargs, iteration=iteration)
             # A crash from here on leaves the new file or the mark of the one before.
             self.tag_last_checkpoint(path.name)
             if self.keep and iteration is not None:
@@ -240,7 +228,35 @@ class Checkpointer(DetectionCheckpointer):
                 numbered = [file for file in checkpoints_in(path.parent) if file.name != _FINAL]
                 for old in _newest_first(numbered, until=iteration)[self.keep :]:
                     old.unlink()
-        self.saved_iteration = kwargs.get("iteration")
+        self.saved_iteration = iteration
+
+    def save_weights(self, name: str, **kwargs: Any) -> None:
+        """Write the model alone to ``save_dir``/``name``.pth; the last checkpoint stays.
+
+        Arguments, processes and errors are those of :meth:`save`.
+        """
+        if self.save_dir:
+            self._write(name, {"model": self.model}, kwargs, "the file before stays")
+
+    def _write(
+        self, name: str, items: Mapping[str, Any], values: Mapping[str, Any], otherwise: str
+    ) -> Path:
+        """Write the states of ``items``, and ``values``, as a whole."""
+        path = Path(self.save_dir, f"{name}.pth")
+        # Shards are put together by all processes, and kept by the one that writes.
+        content = {
+            key: whole(item.state_dict(), kept=self.save_to_disk) for key, item in items.items()
+        }
+        if self.save_to_disk:
+            # A training that resumed from values that are not finite could only fail.
+            if wrong := find_non_finite(content):
+                raise CheckpointError(
+                    f"{path}: not written: {len(wrong)} of its values are no finite numbers: "
+                    f"{_first(wrong)}; {otherwise}"
+                )
+            self.logger.info("Saving checkpoint to %s", path)
+            save_archive(path, {**content, **values}, iteration=values.get("iteration"))
+        return path
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Make a file in ``save_dir`` the one to resume from."""

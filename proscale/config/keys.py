@@ -180,6 +180,12 @@ class _Solver(Keys, node="SOLVER"):
     CHECKPOINTS_TO_KEEP: NonNegativeInt = 0
     """New. How many numbered checkpoints stay in OUTPUT_DIR, the newest; 0 keeps all. With 1 there
     is none to go back to should the last one be damaged."""
+    EMA_DECAY: Annotated[float, Range("numbers from 0 to below 1", 0, math.nextafter(1, 0))] = 0.0
+    """New. Decay of an exponential moving average of the weights, such as 0.999, which is evaluated
+    and saved in their place; 0 keeps none."""
+    EARLY_STOPPING: NonNegativeInt = 0
+    """New. The training ends when so many evaluations in a row were no better than the best by
+    TEST.BEST_METRIC; 0 goes on to MAX_ITER."""
     MAX_SKIPPED_STEPS: NonNegativeInt = 0
     """New. How many steps of a training, resumed parts included, may be skipped because a matching
     cost, a loss or the gradients' norm was not finite; the next such step ends the training. Steps
@@ -204,6 +210,9 @@ class _Distributed(Keys, node="DISTRIBUTED"):
 
 
 class _Test(Keys, node="TEST"):
+    BEST_METRIC: str = ""
+    """New. Task and metric, such as panoptic_seg/PQ, segm/AP or sem_seg/mIoU: of all evaluations
+    of a training the weights of the best by it are kept as model_best.pth; empty keeps none."""
     BOUNDARY_IOU: bool = False
     """New. Also compute Boundary AP of instances and Boundary IoU (Cheng et al., CVPR 2021)."""
     SAVE_PREDICTIONS: bool = False
@@ -497,6 +506,8 @@ class _MiT(Keys, node="MODEL.MIT"):
     MATCHING_REUSE: PositiveInt = 1
     """Successive blocks of a stage that share the bsm matching of the first; 1 matches anew in
     each."""
+    USE_CHECKPOINT: bool = False
+    """Recompute blocks in the backward pass instead of keeping their activations."""
     DOWNSAMPLE: bool = False
     """Halve the images (nearest) before the first stage; strides are then 8 to 64."""
 
@@ -506,6 +517,8 @@ class _Timm(Keys, node="MODEL.TIMM"):
     """New. Which network of timm TimmBackbone is, such as tf_efficientnet_lite0."""
     NORM: Literal["FrozenBN", "BN", "SyncBN"] = "FrozenBN"
     """New. Its norm: FrozenBN, for ImageNet weights | BN, for random weights | SyncBN."""
+    USE_CHECKPOINT: bool = False
+    """New. Recompute blocks in the backward pass instead of keeping their activations."""
 
 
 class _Pose(Keys, node="MODEL.POSE"):

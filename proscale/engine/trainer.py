@@ -39,6 +39,8 @@ from proscale.data.training_loader import (
     build_training_loader,
     find_dead_worker,
 )
+from proscale.engine.averaging import AveragedWeights, AveragingCheckpointer, AveragingHook
+from proscale.engine.best import BestHook, EarlyStop
 from proscale.engine.distributed import all_reduce_max
 from proscale.engine.optimizer import build_optimizer, full_model_clip_norm
 from proscale.engine.output_dir import writing_to
@@ -119,6 +121,16 @@ class Trainer(DefaultTrainer):
                 f"MODEL.PROSCALE.GATE is {list(node.GATE)}: expected [] in a training; "
                 "`proscale train-gate` trains the gate of a trained model"
             )
+        if cfg.TEST.BEST_METRIC and not cfg.TEST.EVAL_PERIOD:
+            raise ConfigError(
+                f"TEST.BEST_METRIC is {cfg.TEST.BEST_METRIC}: expected TEST.EVAL_PERIOD above 0, "
+                "iterations between the evaluations that are compared"
+            )
+        if cfg.SOLVER.EARLY_STOPPING and not cfg.TEST.BEST_METRIC:
+            raise ConfigError(
+                f"SOLVER.EARLY_STOPPING is {cfg.SOLVER.EARLY_STOPPING}: expected TEST.BEST_METRIC, "
+                "such as panoptic_seg/PQ"
+            )
         # Every rank gets an equal number of the batch's images, and splits them into the parts.
         steps, images = cfg.SOLVER.ACCUMULATION_STEPS, cfg.SOLVER.IMS_PER_BATCH // world_size
         if steps > images:
@@ -167,7 +179,9 @@ class Trainer(DefaultTrainer):
             record_fault=partial(record_fault, cfg),
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = Checkpointer(
+        self._averaged = AveragedWeights(model, cfg.SOLVER.EMA_DECAY)
+        self.checkpointer = AveragingCheckpointer(
+            self._averaged,
             model,
             cfg.OUTPUT_DIR,
             fine_tune=True,
@@ -271,13 +285,25 @@ class Trainer(DefaultTrainer):
         # Detectron2 lets rank 0 save; of a sharded model every rank has a part.
         saves = comm.is_main_process()
         period = self.cfg.SOLVER.CHECKPOINT_PERIOD
+        # The average is evaluated, and the best of it kept.
+        every, metric = self.cfg.TEST.EVAL_PERIOD, self.cfg.TEST.BEST_METRIC
+        patience = self.cfg.SOLVER.EARLY_STOPPING
+        best = BestHook(self.checkpointer, metric, period=every, patience=patience)
         return [
             MetricHistory(),
+            AveragingHook(self._averaged),
             *built[:place],
             *([] if saves else [hooks.PeriodicCheckpointer(self.checkpointer, period)]),
             StopHook(self._stop_request, self.checkpointer),
-            *built[place:],
+            hooks.EvalHook(every, self._evaluate),
+            *([best] if metric else []),
+            *built[place + 1 :],
         ]
+
+    def _evaluate(self) -> dict:
+        with self._averaged.in_place():
+            self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
 
     def train(self) -> dict | None:
         """Train from where ``resume_or_load`` left off, and evaluate; see Detectron2.
@@ -297,6 +323,8 @@ class Trainer(DefaultTrainer):
             try:
                 with _dead_workers_told():
                     return super().train()
+            except EarlyStop:
+                return self._last_eval_results
             except ProcessFailed as error:
                 # A signal to all processes of a job may reach a worker before it is left alone.
                 if number := self._stop_request.received:
@@ -314,6 +342,8 @@ class Trainer(DefaultTrainer):
         return {
             **TrainerBase.state_dict(self),
             "_trainer": self._trainer.state_dict(),
+            # Within a checkpoint the model is the average, if there is one.
+            "own_weights": self._averaged.state_dict(),
             "seed": self.seed,
             "settings": training_settings(self.cfg),
         }
@@ -339,6 +369,8 @@ class Trainer(DefaultTrainer):
         states["LRScheduler"] = {k: v for k, v in schedule.items() if k not in _SCHEDULE_SETTINGS}
         TrainerBase.load_state_dict(self, {**state_dict, "hooks": states})
         self._trainer.load_state_dict(state_dict["_trainer"])
+        if own := state_dict.get("own_weights"):
+            self._averaged.load_state_dict(own)
         # Checkpoints of earlier versions have no seed.
         seed = state_dict.get("seed", self.seed)
         if self._draws_seed:

@@ -4,7 +4,7 @@ Tokens stay in rows, ``(B, H·W, C)``, all the way; maps for convolutions are ch
 them. Attention may merge tokens (SegFormer++), with the same weights as without.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from math import sqrt
 from types import MappingProxyType
@@ -16,9 +16,10 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.init import normal_, trunc_normal_, zeros_
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
-from proscale.modeling.backbones.token_merging import MergePlanner
+from proscale.modeling.backbones.token_merging import SharedMatching
 from proscale.modeling.backbones.token_merging_config import (
     STAGES,
     StageMerging,
@@ -62,7 +63,11 @@ class EfficientAttention(nn.Module):
             self.norm = nn.LayerNorm(dim, eps=norm_eps)
 
     def forward(
-        self, tokens: Tensor, size: Size, match_query: MergePlanner, match_key_value: MergePlanner
+        self,
+        tokens: Tensor,
+        size: Size,
+        match_query: SharedMatching,
+        match_key_value: SharedMatching,
     ) -> Tensor:
         """``(B, H·W, dim)``, a map of ``size`` (H, W), to the same shape; the planners say how
         queries and, after their reduction, keys and values are merged."""
@@ -81,7 +86,7 @@ class EfficientAttention(nn.Module):
         return self.proj(attended.transpose(1, 2).flatten(2))
 
     def keys_and_values(
-        self, tokens: Tensor, size: Size, match: MergePlanner
+        self, tokens: Tensor, size: Size, match: SharedMatching
     ) -> tuple[Tensor, Tensor]:
         """``(B, num_heads, M, dim / num_heads)`` each, reduced and then merged."""
         # Reduce, then merge what is left (SegFormer++), then project.
@@ -148,7 +153,7 @@ class MixBlock(nn.Module):
         self.mlp = MixFeedForward(dim, int(dim * mlp_ratio))
 
     def forward(
-        self, x: Tensor, size: Size, match_query: MergePlanner, match_key_value: MergePlanner
+        self, x: Tensor, size: Size, match_query: SharedMatching, match_key_value: SharedMatching
     ) -> Tensor:
         """Arguments as for :class:`EfficientAttention`; returns the shape of ``x``."""
         # Both branches are pre-norm and residual.
@@ -179,24 +184,41 @@ class MixStage(nn.Module):
     """Patch embedding, blocks and norm of one resolution."""
 
     def __init__(
-        self, patch_embed: OverlapPatchEmbed, blocks: Sequence[MixBlock], norm: nn.LayerNorm
+        self,
+        patch_embed: OverlapPatchEmbed,
+        blocks: Sequence[MixBlock],
+        norm: nn.LayerNorm,
+        *,
+        use_checkpoint: bool,
     ):
         super().__init__()
         self.patch_embed = patch_embed
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
+        self.use_checkpoint = use_checkpoint
 
     def forward(self, maps: Tensor, merging: StageMerging, matching_reuse: int) -> Tensor:
         """``(B, in_channels, H, W)`` to ``(B, dim, ⌈H/stride⌉, ⌈W/stride⌉)``, channels last."""
         x, size = self.patch_embed(maps)  # tokens (B, h·w, dim)
-        # Matchings of queries and of keys and values, shared by `matching_reuse` blocks.
-        match_query = MergePlanner(merging.query, matching_reuse)
-        match_key_value = MergePlanner(merging.key_value, matching_reuse)
-        # Attention and Mix-FFN; the map's size stays.
-        for block in self.blocks:
-            x = block(x, size, match_query, match_key_value)
+        # Blocks that share their matchings of queries and of keys and values.
+        for first in range(0, len(self.blocks), matching_reuse):
+            blocks = list(self.blocks)[first : first + matching_reuse]
+            # Activation checkpointing: activations are computed again in the backward pass.
+            if self.use_checkpoint and self.training:
+                x = checkpoint(_run_blocks, blocks, x, size, merging, use_reentrant=False)
+            else:
+                x = _run_blocks(blocks, x, size, merging)
         # The stage's output, a channels-last view: (B, dim, h, w).
         return to_map(self.norm(x), size)
+
+
+def _run_blocks(blocks: Iterable[MixBlock], x: Tensor, size: Size, merging: StageMerging) -> Tensor:
+    """Blocks of a stage with one matching of queries, and one of keys and values."""
+    match_query, match_key_value = SharedMatching(merging.query), SharedMatching(merging.key_value)
+    # Attention and Mix-FFN; the map's size stays.
+    for block in blocks:
+        x = block(x, size, match_query, match_key_value)
+    return x
 
 
 @BACKBONE_REGISTRY.register()
@@ -215,6 +237,7 @@ class MixVisionTransformer(Backbone):
             8 to 64, which is what :meth:`output_shape` says.
         token_merging: see :func:`.token_merging_config.parse_token_merging`.
         matching_reuse: successive blocks of a stage that share the matching of the first.
+        use_checkpoint: recompute blocks in the backward pass.
     """
 
     @configurable
@@ -232,6 +255,7 @@ class MixVisionTransformer(Backbone):
         downsample: bool = False,
         token_merging: TokenMerging = None,
         matching_reuse: int = 1,
+        use_checkpoint: bool = False,
     ):
         super().__init__()
         stages = {"depths": depths, "num_heads": num_heads, "sr_ratios": sr_ratios}
@@ -281,7 +305,7 @@ class MixVisionTransformer(Backbone):
             ]
             # Every stage ends with a norm.
             norm = nn.LayerNorm(widths[stage], eps=norm_eps)
-            self.stages.append(MixStage(patch_embed, blocks, norm))
+            self.stages.append(MixStage(patch_embed, blocks, norm, use_checkpoint=use_checkpoint))
         self.apply(_initialise)
         # Convolutions answer in the layout of their weights: also for images that are not so.
         self.to(memory_format=torch.channels_last)
@@ -308,6 +332,7 @@ class MixVisionTransformer(Backbone):
             "downsample": node.DOWNSAMPLE,
             "token_merging": node.TOKEN_MERGING,
             "matching_reuse": node.MATCHING_REUSE,
+            "use_checkpoint": node.USE_CHECKPOINT,
             **size,
         }
 

@@ -31,16 +31,24 @@ class TimmBackbone(Backbone):
             they are loaded, as Detectron2 does with ImageNet's; ``BN`` learns both; so does
             ``SyncBN``, over all processes. Norms of other kinds are learned in any case.
         in_channels: of the images.
+        use_checkpoint: recompute blocks in the backward pass; not with ``BN`` and ``SyncBN``.
 
     Raises:
-        ConfigError: timm does not know ``name``, the network has no features of these strides, or
-            it takes images of one size only.
+        ConfigError: timm does not know ``name``, the network has no features of these strides, it
+            takes images of one size only, or batch norms learn in blocks that are recomputed.
         ValueError: ``norm`` is not accepted.
         ImportError: timm is not installed.
     """
 
     @configurable
-    def __init__(self, *, name: str, norm: str = "FrozenBN", in_channels: int = 3):
+    def __init__(
+        self,
+        *,
+        name: str,
+        norm: str = "FrozenBN",
+        in_channels: int = 3,
+        use_checkpoint: bool = False,
+    ):
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"norm is {norm!r}: expected {', '.join(NORMS)}")
@@ -51,6 +59,8 @@ class TimmBackbone(Backbone):
             self.timm = layers.freeze_batch_norm_2d(self.timm)
         elif norm == "SyncBN":
             self.timm = layers.convert_sync_batchnorm(self.timm)
+        if use_checkpoint:
+            _recompute(self.timm, name)
         # A small image tells the strides and widths of the network's features.
         shapes = _try(self.timm, name, in_channels)
         strides = [_TRIAL_SIZE[0] // height for _, height, _ in shapes]
@@ -71,7 +81,12 @@ class TimmBackbone(Backbone):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         node = cfg.MODEL.TIMM
-        return {"name": node.NAME, "norm": node.NORM, "in_channels": input_shape.channels}
+        return {
+            "name": node.NAME,
+            "norm": node.NORM,
+            "in_channels": input_shape.channels,
+            "use_checkpoint": node.USE_CHECKPOINT,
+        }
 
     @property
     def size_divisibility(self) -> int:
@@ -102,6 +117,17 @@ def _build(name: str, in_channels: int) -> nn.Module:
         )
     # Features of all stages instead of a classifier; never weights from the network.
     return timm.create_model(name, pretrained=False, features_only=True, in_chans=in_channels)
+
+
+def _recompute(network: nn.Module, name: str) -> None:
+    """Have ``network`` keep no activations within its blocks."""
+    # A second forward pass would count a batch twice in the running statistics.
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+        raise ConfigError(
+            f"MODEL.TIMM.USE_CHECKPOINT is True with batch norms that learn, of {name}: expected "
+            "MODEL.TIMM.NORM FrozenBN"
+        )
+    network.set_grad_checkpointing(True)
 
 
 @torch.no_grad()

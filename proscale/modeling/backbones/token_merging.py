@@ -153,17 +153,16 @@ class PooledMap:
         return to_tokens(F.interpolate(to_map(merged, self._pooled), size=self._size))
 
 
-class MergePlanner:
-    """Plans the matchings of a stage's blocks, in order; ``reuse`` successive ones share one."""
+class SharedMatching:
+    """The matching of the first of several successive blocks, which serves them all."""
 
-    def __init__(self, method: Method, reuse: int):
-        self._method, self._reuse = method, reuse
-        self._calls = 0
+    def __init__(self, method: Method):
+        self._method = method
+        self._matching: Matching | None = None
 
     def __call__(self, tokens: Tensor, size: Size) -> Matching:
         """The next block's matching; arguments as for :class:`Method`."""
-        # Neighbouring blocks see similar tokens, so that a matching may serve several.
-        if self._calls % self._reuse == 0:
+        # Neighbouring blocks see similar tokens.
+        if self._matching is None:
             self._matching = self._method.match(tokens, size)
-        self._calls += 1
         return self._matching

@@ -277,3 +277,19 @@ def test_list_replaces_the_default_in_a_configuration_file(cfg, tmp_path):
     cfg.MODEL.MIT.TOKEN_MERGING[2]["q_r"] = 2
     with pytest.raises(ValueError, match="stage 3: q_r is 2"):
         build_backbone(cfg)
+
+
+@pytest.mark.parametrize("reuse", [1, 2])
+def test_checkpointing_changes_no_gradient(reuse, build):
+    images = torch.randn(2, 3, 64, 64)
+    gradients = []
+    for use_checkpoint in (False, True):
+        torch.manual_seed(0)
+        keys = {"USE_CHECKPOINT": use_checkpoint, "TOKEN_MERGING": "bsm_hq", "DROP_PATH_RATE": 0.3}
+        keys |= {"MATCHING_REUSE": reuse, "DEPTHS": [1, 3, 1, 1], "VARIANT": ""}
+        backbone = build(*(item for pair in keys.items() for item in pair)).train()
+        torch.manual_seed(1)
+        sum(feature.square().mean() for feature in backbone(images).values()).backward()
+        gradients.append([parameter.grad for parameter in backbone.parameters()])
+    for first, second in zip(*gradients, strict=True):
+        assert torch.equal(first, second)

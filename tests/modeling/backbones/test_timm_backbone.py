@@ -14,7 +14,7 @@ from proscale.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from proscale.errors import CheckpointError
+from proscale.errors import CheckpointError, ConfigError
 from proscale.modeling.backbones import TimmBackbone
 
 # Feature networks of each kind that timm has; channels-last maps; no stride-2 level; no BN.
@@ -167,3 +167,22 @@ def test_whole_model_trains_and_infers(small_cfg):
     with torch.no_grad():
         outputs = model.infer(torch.randn(1, 3, 64, 64))
     assert outputs["pred_masks"].shape == (1, 30, 16, 16)
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet10t"])
+def test_checkpointing_changes_no_gradient(name, build):
+    images = torch.randn(1, 3, 64, 64)
+    gradients = []
+    for use_checkpoint in (False, True):
+        backbone = build(NAME=name, USE_CHECKPOINT=use_checkpoint).train()
+        sum(feature.square().mean() for feature in backbone(images).values()).backward()
+        gradients.append({k: p.grad for k, p in backbone.named_parameters() if p.grad is not None})
+    plain, recomputed = gradients
+    assert plain.keys() == recomputed.keys()
+    for key, gradient in plain.items():
+        torch.testing.assert_close(recomputed[key], gradient)
+
+
+def test_checkpointing_with_statistics_that_move_is_refused(build):
+    with pytest.raises(ConfigError, match=r"USE_CHECKPOINT is True .* expected MODEL\.TIMM\.NORM"):
+        build(NAME="resnet10t", USE_CHECKPOINT=True, NORM="BN")

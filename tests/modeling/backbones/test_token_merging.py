@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from proscale.modeling.backbones.token_merging import (
     AveragePooling,
     BipartiteSoftMatching,
-    MergePlanner,
+    SharedMatching,
     Unmerged,
 )
 
@@ -158,7 +158,7 @@ def test_gradients_flow_through_merging(method):
     assert torch.autograd.gradcheck(there_and_back, tokens)
 
 
-def test_matchings_are_shared_by_successive_blocks():
+def test_the_first_matching_is_shared():
     class Counting(Unmerged):
         calls = 0
 
@@ -166,7 +166,5 @@ def test_matchings_are_shared_by_successive_blocks():
             self.calls += 1
             return self.calls
 
-    tokens = torch.zeros(1, 1, 1)
-    for reuse, expected in ((1, [1, 2, 3, 4, 5]), (2, [1, 1, 2, 2, 3]), (9, [1] * 5)):
-        planner = MergePlanner(Counting(), reuse)
-        assert [planner(tokens, (1, 1)) for _ in range(5)] == expected
+    shared = SharedMatching(Counting())
+    assert [shared(torch.zeros(1, 1, 1), (1, 1)) for _ in range(3)] == [1, 1, 1]
