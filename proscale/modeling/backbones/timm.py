@@ -6,6 +6,7 @@ classifiers too (``proscale.checkpoint.timm``).
 
 import difflib
 import importlib
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -127,7 +128,8 @@ def _recompute(network: nn.Module, name: str) -> None:
             f"MODEL.TIMM.USE_CHECKPOINT is True with batch norms that learn, of {name}: expected "
             "MODEL.TIMM.NORM FrozenBN"
         )
-    network.set_grad_checkpointing(True)
+    switch: Any = network.set_grad_checkpointing
+    switch(True)
 
 
 @torch.no_grad()
