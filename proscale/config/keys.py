@@ -209,6 +209,14 @@ class _Distributed(Keys, node="DISTRIBUTED"):
     to the images only."""
 
 
+class _Logging(Keys, node="LOGGING"):
+    TRACKERS: list[Literal["wandb", "mlflow", "trackio"]] = []
+    """New. Where a training's metrics are sent, besides metrics.json and TensorBoard's files:
+    packages that are installed, wandb, mlflow and trackio."""
+    PROJECT: str = "proscale"
+    """New. Name of the project, or experiment, there."""
+
+
 class _Test(Keys, node="TEST"):
     BEST_METRIC: str = ""
     """New. Task and metric, such as panoptic_seg/PQ, segm/AP or sem_seg/mIoU: of all evaluations

@@ -26,6 +26,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.projects import deeplab
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventWriter
 from fvcore.common.history_buffer import HistoryBuffer
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
@@ -47,6 +48,7 @@ from proscale.engine.output_dir import writing_to
 from proscale.engine.recorded_step import record_fault
 from proscale.engine.resuming import check_optimizer, compare_settings, training_settings
 from proscale.engine.sharding import divide_loaded_state, gathered, shard
+from proscale.engine.trackers import build_trackers
 from proscale.engine.train_loop import TrainLoop, resolve_amp_dtype
 from proscale.errors import CheckpointError, ConfigError, ProcessFailed, UserError, one_sentence
 from proscale.evaluation import build_evaluator
@@ -299,6 +301,9 @@ class Trainer(DefaultTrainer):
             *([best] if metric else []),
             *built[place + 1 :],
         ]
+
+    def build_writers(self) -> list[EventWriter]:
+        return [*super().build_writers(), *build_trackers(self.cfg)]
 
     def _evaluate(self) -> dict:
         with self._averaged.in_place():
