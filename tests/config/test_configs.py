@@ -52,6 +52,9 @@ def test_config_fits_its_data(file, cfg):
     test = cfg.MODEL.MASK_FORMER.TEST
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         metadata = MetadataCatalog.get(name)
+        if cfg.MODEL.META_ARCHITECTURE == "PoseEstimator":
+            assert len(metadata.keypoint_names) == cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS
+            continue
         only_things = test.INSTANCE_ON and not test.PANOPTIC_ON
         only_things |= cfg.MODEL.META_ARCHITECTURE == "Detector"
         classes = metadata.thing_classes if only_things else metadata.stuff_classes
