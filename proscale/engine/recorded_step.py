@@ -108,7 +108,7 @@ class RecordedStep:
                 "(SOLVER.ACCUMULATION_STEPS)"
             )
         # Models of others have samples of their own.
-        if cfg.MODEL.META_ARCHITECTURE in ("MaskFormer", "SemanticSegmentor"):
+        if cfg.MODEL.META_ARCHITECTURE in ("MaskFormer", "SemanticSegmentor", "PoseEstimator"):
             for number, sample in enumerate(self.batch):
                 if problem := _find_problem(sample, cfg):
                     raise CheckpointError(f"{path}: batch[{number}].{problem}")
@@ -186,6 +186,8 @@ def _find_problem(sample: Any, cfg: CfgNode) -> str | None:
         return f"image: expected a tensor ({channels}, H, W)"
     if not image.is_floating_point() and image.dtype != torch.uint8:
         return f"image is of {image.dtype}: expected pixels"
+    if cfg.MODEL.META_ARCHITECTURE == "PoseEstimator":
+        return _find_pose_problem(sample, cfg)
     if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":
         labels, *shape = _tensor_and_shape(sample, "sem_seg")
         if labels is None or labels.dtype != torch.int64 or shape != size[1:]:
@@ -206,6 +208,19 @@ def _find_problem(sample: Any, cfg: CfgNode) -> str | None:
     wrong = labels[(labels < 0) | (labels >= head.NUM_CLASSES)]
     if len(wrong):
         return f"{name} has class {wrong[0]}: expected 0 to {head.NUM_CLASSES - 1}"
+    return None
+
+
+def _find_pose_problem(sample: dict[str, Any], cfg: CfgNode) -> str | None:
+    """The same of the rest of a person's crop."""
+    width, height = cfg.MODEL.POSE.INPUT_SIZE
+    if list(sample["image"].shape[1:]) != [height, width]:
+        return f"image: expected {height}x{width} pixels, MODEL.POSE.INPUT_SIZE"
+    count = cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS
+    for name, expected in (("keypoints", [count, 2]), ("visible", [count])):
+        values, *shape = _tensor_and_shape(sample, name)
+        if values is None or not values.is_floating_point() or shape != expected:
+            return f"{name}: expected a tensor {tuple(expected)} of floats"
     return None
 
 

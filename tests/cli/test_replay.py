@@ -169,3 +169,25 @@ def test_configuration_of_a_step_has_no_base(tmp_path):
     RecordedStep("_BASE_: /other/base.yaml", 0, 0, 0, {}, [{}]).write(tmp_path / "fault.pth")
     with pytest.raises(SystemExit, match=r"_BASE_ is \['/other/base.yaml'\]: expected none in the"):
         main(["replay", str(tmp_path / "fault.pth")])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, ""),
+        ({"image": torch.ones(3, 64, 96)}, "image: expected 96x64 pixels, MODEL.POSE.INPUT_SIZE"),
+        ({"keypoints": torch.ones(16, 2)}, r"keypoints: expected a tensor \(17, 2\) of floats"),
+        ({"visible": torch.ones(17, dtype=torch.int64)}, r"visible: expected a tensor \(17,\) of"),
+    ],
+)
+def test_steps_of_pose_estimation(small_pose_cfg, tmp_path, capsys, change, message):
+    sample = {"keypoints": torch.full((17, 2), 30.0), "visible": torch.ones(17)}
+    sample |= {"file_name": "a.jpg", "image": torch.ones(3, 96, 64), **change}
+    weights, path = build_model(small_pose_cfg).state_dict(), tmp_path / "fault.pth"
+    RecordedStep(small_pose_cfg.dump(), 3, 12, 0, weights, [sample, sample]).write(path)
+    if not message:
+        main(["replay", str(path)])
+        assert "everything is finite" in capsys.readouterr().out
+        return
+    with pytest.raises(SystemExit, match=rf"batch\[0\]\.{message}"):
+        main(["replay", str(path)])
