@@ -95,6 +95,7 @@ class OwnData:
         self.labels = root / "labels_train" / "000001.png"
         self.panoptic_json = root / "annotations" / "panoptic_train.json"
         self.instances_json = root / "annotations" / "instances_train.json"
+        self.keypoints_json = root / "annotations" / "keypoints_train.json"
 
     def edit_panoptic(self, change: Callable[[Any], object]) -> None:
         self.edit(self.panoptic_json, change)
@@ -226,6 +227,7 @@ def all_cases() -> dict[str, Sequence[Case]]:
         checkpoints,
         coco,
         images,
+        objects,
         outputs,
         own_data,
         replay_files,
@@ -239,6 +241,7 @@ def all_cases() -> dict[str, Sequence[Case]]:
         "values": values,
         "own data": own_data,
         "COCO": coco,
+        "boxes and keypoints": objects,
         "checkpoints": checkpoints,
         "images and videos": images,
         "run folders": run_folders,

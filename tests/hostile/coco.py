@@ -15,7 +15,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_panoptic
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 
 from proscale import add_proscale_config
 from proscale.data import build_mapper
@@ -28,6 +28,7 @@ from proscale.data.formats.image_file import read_panoptic_png, write_panoptic_p
 from proscale.data.formats.json_file import MAX_BYTES
 from proscale.data.prepare import prepare
 from proscale.errors import DataError
+from proscale.evaluation.box_evaluator import BoxEvaluator
 from proscale.evaluation.instance_evaluator import InstanceEvaluator
 from proscale.evaluation.panoptic_evaluator import CocoPanopticEvaluator
 from proscale.evaluation.semantic_evaluator import SemanticEvaluator
@@ -39,11 +40,13 @@ _MAPPERS = {
     "panoptic": "coco_panoptic_lsj",
     "instance": "coco_instance_lsj",
     "semantic": "mask_former_semantic",
+    "detection": "detr_detection",
 }
 _EVALUATORS = {
     "panoptic": CocoPanopticEvaluator,
     "instance": InstanceEvaluator,
     "semantic": SemanticEvaluator,
+    "detection": BoxEvaluator,
 }
 _NUM_THINGS = sum(category["isthing"] for category in CATEGORIES)
 
@@ -62,17 +65,22 @@ def meet(place: Place, task: str, where: str) -> list[dict[str, Any]]:
     register_own_data([own_block(place.own.root, task) | names])
     name = f"own_{task}_train"
     if where == "check":
-        report = check_datasets([name], workers=1)
-        if report.problems:
-            # Told as the command would, which ends with exit status 1 if there are errors.
-            lines = [f"{p.kind} {p.file}: {p.detail}" for p in report.problems]
-            raise DataError("; ".join(lines[:5]))
-        return []
+        return check(name)
     mapper = build_mapper(cfg, is_train=where == "train")
     samples = [mapper(entry) for entry in DatasetCatalog.get(name)]
     if where == "evaluate":
         _evaluate(_EVALUATORS[task](name), samples)
     return samples
+
+
+def check(name: str) -> list[Any]:
+    """Check a data set as the command does; a DataError tells what is found."""
+    report = check_datasets([name], workers=1)
+    if report.problems:
+        # Told as the command would, which ends with exit status 1 if there are errors.
+        lines = [f"{p.kind} {p.file}: {p.detail}" for p in report.problems]
+        raise DataError("; ".join(lines[:5]))
+    return []
 
 
 def _evaluate(evaluator: Any, samples: list[dict[str, Any]]) -> None:
@@ -82,6 +90,7 @@ def _evaluate(evaluator: Any, samples: list[dict[str, Any]]) -> None:
         instances = Instances((height, width))
         # Of every class: annotations of a class that is not predicted need no comparison.
         instances.pred_masks = torch.ones(_NUM_THINGS, height, width, dtype=torch.bool)
+        instances.pred_boxes = Boxes(torch.tensor([[0.0, 0.0, width, height]] * _NUM_THINGS))
         instances.scores = torch.ones(_NUM_THINGS)
         instances.pred_classes = torch.arange(_NUM_THINGS)
         segment = {"id": 1, "isthing": False, "category_id": 8}

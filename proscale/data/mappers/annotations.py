@@ -319,8 +319,10 @@ class BoxReader(AnnotationReader):
                 detail = f"annotation {id_} has {found}: expected {BOX.text}"
                 report(Problem("box-unreadable", entry["file_name"], detail, id_))
                 continue
-            mode = annotation["bbox_mode"]
-            yield id_, annotation, BoxMode.convert(list(numbers), mode, BoxMode.XYXY_ABS)
+            # Of a list Detectron2 would make float32.
+            double = np.array([numbers], np.float64)
+            (corners,) = BoxMode.convert(double, annotation["bbox_mode"], BoxMode.XYXY_ABS)
+            yield id_, annotation, corners.tolist()
 
 
 def pad(array: np.ndarray, size: Size, value: int) -> np.ndarray:
