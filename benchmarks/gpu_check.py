@@ -9,6 +9,7 @@ the command itself.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -188,20 +189,24 @@ def run_part(part: Part, device: str, seconds: float) -> Outcome:
         file = Path(folder) / "numbers.json"
         command = [word.replace("{json}", str(file)) for word in part.command]
         started = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=os.environ | {"PROSCALE_GOLDEN_DEVICE": device},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
         try:
-            done = subprocess.run(
-                [sys.executable, *command],
-                cwd=ROOT,
-                env=os.environ | {"PROSCALE_GOLDEN_DEVICE": device},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                timeout=min(seconds, part.seconds),
-            )
-            status, output = "passed" if done.returncode == 0 else "failed", done.stdout
-        except subprocess.TimeoutExpired as error:
-            status, output = "stopped", (error.stdout or b"").decode(errors="replace")
+            output, _ = process.communicate(timeout=min(seconds, part.seconds))
+            status = "passed" if process.returncode == 0 else "failed"
+        except subprocess.TimeoutExpired:
+            # With the processes that it has started: they hold the device, and the pipe.
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            status = "stopped"
         numbers = json.loads(file.read_text()) if file.is_file() else {}
         return Outcome(part, status, time.monotonic() - started, output, numbers)
 

@@ -30,6 +30,14 @@ def test_outcome_of_a_part(given, status, output):
     assert outcome.numbers == ({"value": 1} if status == "passed" else {})
 
 
+def test_a_part_is_stopped_with_its_processes():
+    child = "import time; time.sleep(60)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '{child}'])"
+    outcome = run_part(part(code, seconds=2), "cpu", 60)
+    # The child has the pipe: its end is waited for, too.
+    assert outcome.status == "stopped" and outcome.seconds < 30
+
+
 def test_a_failure_hides_no_other_part(monkeypatch, tmp_path, capsys):
     parts = {"first": part("raise SystemExit('wrong')"), "second": part(PRINTS, "{json}")}
     monkeypatch.setattr(script, "list_parts", lambda device, is_small: parts)
