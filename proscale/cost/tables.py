@@ -38,12 +38,16 @@ def model_name(cfg: CfgNode) -> str:
     if decoder == "PROSCALE":
         layers = cfg.MODEL.PROSCALE.BUDGET or cfg.MODEL.PROSCALE.PROSCALE_NUM_LAYERS
         return f"PRO-SCALE ({', '.join(map(str, layers))})"
+    # The two others may have its Light-Pixel Embedding.
+    light = ", Light-Pixel Embedding" * (cfg.MODEL.PROSCALE.MASK_OUTPUT_OPS == "maxpool")
     if decoder == "LiteDETRPixelDecoder":
         node = cfg.MODEL.LITE_DETR
-        return f"Lite-M2F {_spell_order(node.NUM_LAYERS, node.NUM_BLOCKS)}"
-    names = {"MSDeformAttnPixelDecoder": "Mask2Former", "RTDETRPixelDecoder": "RT-M2F"}
+        return f"Lite-M2F {_spell_order(node.NUM_LAYERS, node.NUM_BLOCKS)}{light}"
+    if decoder == "RTDETRPixelDecoder":
+        expansion = cfg.MODEL.RT_DETR_ENCODER.EXPANSION
+        return f"RT-M2F{f', expansion {expansion:g}' * (expansion != 1)}{light}"
     # A decoder of the user's own has its registered name.
-    return names.get(decoder, decoder)
+    return "Mask2Former" if decoder == "MSDeformAttnPixelDecoder" else decoder
 
 
 def _spell_order(num_layers: int, num_blocks: int) -> str:

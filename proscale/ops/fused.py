@@ -120,26 +120,32 @@ def max_pool_3x3(maps: Tensor) -> Tensor:
         step = max(1, POOL_NUMBERS // rows[0].numel())
         above = rows[:1].clone()
         for start in range(0, len(rows), step):
-            above = _pool_rows(rows, start, min(start + step, len(rows)), above)
+            stop = min(start + step, len(rows))
+            above = _pool_rows(rows[start:stop], above, below=rows[stop : stop + 1])
     return maps
 
 
-def _pool_rows(rows: Tensor, start: int, stop: int, above: Tensor) -> Tensor:
-    """Pool rows ``start`` to ``stop`` of ``(H, W, C)`` in place; returns the last row as it was.
+def _pool_rows(block: Tensor, above: Tensor, below: Tensor) -> Tensor:
+    """Pool rows ``(H, W, C)`` in place; returns the last of them as it was.
 
-    ``above``, ``(1, W, C)``, is the row before ``start`` as it was before it was pooled.
+    ``above`` and ``below`` are the neighbouring rows as they were before they were pooled,
+    ``(1, W, C)``; the latter is empty behind the last row.
     """
-    block = rows[start:stop]
     last = block[-1:].clone()
     # Along the columns of the map: each row with the one above and the one below.
-    tallest = torch.cat((above, block[:-1]))
-    torch.maximum(tallest, block, out=tallest)
-    below = rows[start + 1 : stop + 1]
-    torch.maximum(tallest[: len(below)], below, out=tallest[: len(below)])
-    # Along the rows: each cell with its left and its right neighbour.
-    block.copy_(tallest)
-    torch.maximum(tallest[:, 1:], tallest[:, :-1], out=block[:, 1:])
-    torch.maximum(block[:, :-1], tallest[:, 1:], out=block[:, :-1])
+    tallest = torch.empty_like(block)
+    torch.maximum(block[:1], above, out=tallest[:1])
+    torch.maximum(block[1:], block[:-1], out=tallest[1:])
+    torch.maximum(tallest[:-1], block[1:], out=tallest[:-1])
+    if len(below):
+        torch.maximum(tallest[-1:], below, out=tallest[-1:])
+    # Along the rows: the pairs of neighbours, and of these the two that share a cell.
+    if block.shape[1] == 1:
+        block.copy_(tallest)
+        return last
+    pairs = torch.maximum(tallest[:, 1:], tallest[:, :-1])
+    block[:, 0], block[:, -1] = pairs[:, 0], pairs[:, -1]
+    torch.maximum(pairs[:, 1:], pairs[:, :-1], out=block[:, 1:-1])
     return last
 
 

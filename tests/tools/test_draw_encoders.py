@@ -1,0 +1,25 @@
+"""The figure of docs/encoders.md can be drawn again."""
+
+from proscale.modeling.pixel_decoders.lite_detr import InterleavingArguments
+
+
+def test_figure_is_drawn_from_the_formulas(load_tool, tmp_path):
+    module = load_tool("draw_encoders")
+    file = tmp_path / "encoders.svg"
+    module.draw(file)
+    first = file.read_text()
+    # Text is drawn as outlines; matplotlib leaves it in comments.
+    for text in ("Mask2Former", "100% of the cost", "50% of the cost", "22% of the cost"):
+        assert f"<!-- {text} -->" in first, text
+    module.draw(file)
+    assert file.read_text() == first
+
+
+def test_layers_are_those_of_the_encoders(load_tool):
+    found = load_tool("draw_encoders").encoders()
+    # The layers of all tokens are those that Lite-M2F's own order says.
+    steps, _ = found["Lite-M2F (2+1)×3"]
+    order = InterleavingArguments(6, 3, 2, key_aware=True, small_ffn=True)
+    assert [len(step.updated) == 3 for step in steps] == order.updates_all
+    steps, _ = found["PRO-SCALE (3,3,3)"]
+    assert [len(step.read) for step in steps] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
