@@ -1,10 +1,16 @@
 """The figure of docs/encoders.md can be drawn again."""
 
+import pytest
+
 from proscale.modeling.pixel_decoders.lite_detr import InterleavingArguments
 
 
-def test_figure_is_drawn_from_the_formulas(load_tool, tmp_path):
-    module = load_tool("draw_encoders")
+@pytest.fixture(scope="module")
+def module(load_tool):
+    return load_tool("draw_encoders")
+
+
+def test_figure_is_drawn_from_the_formulas(module, tmp_path):
     file = tmp_path / "encoders.svg"
     module.draw(file)
     first = file.read_text()
@@ -15,8 +21,8 @@ def test_figure_is_drawn_from_the_formulas(load_tool, tmp_path):
     assert file.read_text() == first
 
 
-def test_layers_are_those_of_the_encoders(load_tool):
-    found = load_tool("draw_encoders").encoders()
+def test_layers_are_those_of_the_encoders(module):
+    found = module.encoders()
     # The layers of all tokens are those that Lite-M2F's own order says.
     steps, _ = found["Lite-M2F (2+1)×3"]
     order = InterleavingArguments(6, 3, 2, key_aware=True, small_ffn=True)
