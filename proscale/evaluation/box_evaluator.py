@@ -174,11 +174,12 @@ class BoxEvaluator(DatasetEvaluator):
         """What is compared with the image's size, and its (height, width)."""
         return "instances", tuple(instances.image_size)
 
-    def _regions(self, instances: Instances, order: np.ndarray) -> Sequence[Any]:
-        """(N, 4), [x, y, width, height] of the boxes in this order."""
+    def _regions(self, instances: Instances, order: np.ndarray) -> list[Any]:
+        """[x, y, width, height] (4,) of the boxes in this order."""
         # In float32 as Detectron2 does, which decides between overlaps near a threshold.
         boxes = instances.pred_boxes.tensor.float().numpy()[order]
-        return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).astype(float)
+        sizes = boxes[:, 2:] - boxes[:, :2]
+        return list(np.concatenate([boxes[:, :2], sizes], axis=1).astype(float))
 
     def _as_json(self, region: Any) -> dict[str, Any]:
         """A prediction's region in COCO's files of results."""
@@ -217,7 +218,7 @@ class BoxEvaluator(DatasetEvaluator):
             chosen = np.flatnonzero(category_ids == category_id)
             annotations = self._annotations.get((image_id, category_id), [])
             objects = Objects(annotations)
-            predicted = [regions[i] for i in chosen]
+            predicted = [regions[i] for i in chosen.tolist()]
             place = self._categories[category_id], self._images[image_id]
             compared = self._compare(image_id, predicted, annotations, objects)
             for kind, (overlaps, areas) in compared.items():

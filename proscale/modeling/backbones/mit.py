@@ -212,7 +212,9 @@ class MixStage(nn.Module):
         return to_map(self.norm(x), size)
 
 
-def _run_blocks(blocks: Iterable[MixBlock], x: Tensor, size: Size, merging: StageMerging) -> Tensor:
+def _run_blocks(
+    blocks: Iterable[nn.Module], x: Tensor, size: Size, merging: StageMerging
+) -> Tensor:
     """Blocks of a stage with one matching of queries, and one of keys and values."""
     match_query, match_key_value = SharedMatching(merging.query), SharedMatching(merging.key_value)
     # Attention and Mix-FFN; the map's size stays.
