@@ -3,18 +3,22 @@
 GFLOPs by part and by operator, parameters, activations, and tokens seen by each encoder layer, for
 one or several configurations side by side. Neither data nor weights are needed: nothing is computed
 but shapes. With --budget, the encoders of PRO-SCALE, RT-M2F and Lite-M2F that cost at most a
-fraction of Mask2Former's, and what merging tokens takes off a Mix Transformer.
+fraction of Mask2Former's, and what merging tokens takes off a Mix Transformer; for a detector the
+encoders of PRO-SCALE that cost at most a fraction of the full one's.
 """
 
 import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 
 from proscale.cli import arguments
 from proscale.config import setup_cfg
+from proscale.cost.detection_cost import DetectorDesign, affordable_detectors
 from proscale.cost.encoder_cost import (
+    AffordableEncoder,
     EncoderDesign,
     affordable,
     affordable_hybrids,
@@ -86,7 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--budget",
         type=arguments.parse_percentage,
         metavar="PERCENT",
-        help="of Mask2Former's encoder, such as 55%%: list the encoders within it",
+        help="of Mask2Former's encoder, or a detector's full one, such as 55%%: list the encoders "
+        "within it",
     )
     budget.add_argument(
         "--max-layers",
@@ -169,6 +174,66 @@ def _plan(cfgs: dict[str, CfgNode], options: argparse.Namespace) -> None:
         raise ConfigError("--budget plans for one --config-file at a time")
     ((name, cfg),) = cfgs.items()
     (file,) = options.config_file
+    plan = _plan_detector if cfg.MODEL.META_ARCHITECTURE == "Detector" else _plan_segmenter
+    candidates, levels, tables, document = plan(file, cfg, options)
+    budget = f"{100 * options.budget:g}%"
+    if not candidates:
+        raise ConfigError(
+            f"--budget is {budget}: even one layer over the coarsest level costs more, because of "
+            "all that does not depend on layers"
+        )
+    front = pareto_front(candidates)
+    is_detector = plan is _plan_detector
+    whole = "the full encoder's" if is_detector else "Mask2Former's"
+    title = (
+        f"PRO-SCALE encoders for {name} at {options.size[0]}x{options.size[1]} that cost at most "
+        f"{budget} of {whole}: those of the {len(candidates)} with up to "
+        f"{options.max_layers} layers a stage that no other one matches at every scale."
+    )
+    tables = [CONVENTION, title, budget_table(front, levels, whole), *tables]
+    encoders = [vars(one) for one in front]
+    document = {"unit": CONVENTION, "budget": options.budget, "front": encoders, **document}
+    print_report(tables, document, options.json, options.markdown)
+    if not options.choose:
+        return
+    if options.choose not in [one.layers for one in candidates]:
+        raise ConfigError(
+            f"--choose is {arguments.spell_layers(options.choose)}: expected layers within "
+            f"--budget {budget} and --max-layers {options.max_layers}"
+        )
+    # Read back and counted on a trace, to check both the file and the closed form.
+    layers = list(options.choose)
+    keys: dict[str, dict] = {
+        "SEM_SEG_HEAD": {"PIXEL_DECODER_NAME": "PROSCALE"},
+        "PROSCALE": {"PROSCALE_NUM_LAYERS": layers},
+    }
+    if is_detector:
+        keys = {"DETECTOR": {"ENCODER": "proscale", "PROSCALE_NUM_LAYERS": layers}}
+    write_config(options.write, Path(file), keys)
+    cfg = setup_cfg(str(options.write), ["MODEL.DEVICE", "cpu"])
+    cost = average_cost(cfg, [(options.size, options.size)])
+    counted = cost.by_part[ENCODER_PART].multiply_adds.mean
+    print(f"\n{options.write}: builds, and its encoder is counted at {counted / 1e9:.2f} GFLOPs")
+
+
+# Candidates, names of the levels from coarse to fine, further tables, and parts of the document.
+_Plan = tuple[list[AffordableEncoder], list[str], list[str], dict[str, Any]]
+
+
+def _plan_detector(file: str, cfg: CfgNode, options: argparse.Namespace) -> _Plan:
+    with arguments.naming(file):
+        size = padded_size(build_without_weights(cfg), options.size)
+        design = DetectorDesign.from_config(cfg, size)
+    candidates = affordable_detectors(
+        design,
+        options.budget,
+        full_layers=cfg.MODEL.DETECTOR.ENC_LAYERS,
+        max_layers=options.max_layers,
+    )
+    return candidates, list(design.names), [], {}
+
+
+def _plan_segmenter(file: str, cfg: CfgNode, options: argparse.Namespace) -> _Plan:
     # The closed form, not the trace: hundreds of encoders are compared.
     with arguments.naming(file):
         size = padded_size(build_without_weights(cfg), options.size)
@@ -176,24 +241,9 @@ def _plan(cfgs: dict[str, CfgNode], options: argparse.Namespace) -> None:
         # As wide as the pyramid, for whatever decoder the file has.
         hybrid = replace(HybridEncoderArguments.from_config(cfg), d_model=design.width)
         order = InterleavingArguments.from_config(cfg)
-    budget = f"{100 * options.budget:g}%"
     candidates = affordable(design, options.budget, max_layers=options.max_layers)
-    if not candidates:
-        raise ConfigError(
-            f"--budget is {budget}: even one layer over the coarsest level costs more, because of "
-            "all that does not depend on layers"
-        )
-    # Coarse to fine, as the depths of an encoder are listed.
-    levels = cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES
-    front = pareto_front(candidates)
-    title = (
-        f"PRO-SCALE encoders for {name} at {options.size[0]}x{options.size[1]} that cost at most "
-        f"{budget} of Mask2Former's: those of the {len(candidates)} with up to "
-        f"{options.max_layers} layers a stage that no other one matches at every scale."
-    )
-    tables = [CONVENTION, title, budget_table(front, sorted(levels, reverse=True))]
-    encoders = [vars(one) for one in front]
-    document = {"unit": CONVENTION, "budget": options.budget, "front": encoders}
+    tables: list[str] = []
+    document: dict[str, Any] = {}
     hybrids = affordable_hybrids(design, hybrid, options.budget)
     if hybrids:
         title = "RT-M2F (MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME RTDETRPixelDecoder) within it."
@@ -209,20 +259,9 @@ def _plan(cfgs: dict[str, CfgNode], options: argparse.Namespace) -> None:
         title = "Each of them with any token merging of the backbone (MODEL.MIT.TOKEN_MERGING)."
         tables += [title, merging_table(backbones)]
         document["backbone_by_token_merging"] = backbones
-    print_report(tables, document, options.json, options.markdown)
-    if not options.choose:
-        return
-    if options.choose not in [one.layers for one in candidates]:
-        raise ConfigError(
-            f"--choose is {arguments.spell_layers(options.choose)}: expected layers within "
-            f"--budget {budget} and --max-layers {options.max_layers}"
-        )
-    # Read back and counted on a trace, to check both the file and the closed form.
-    write_config(options.write, Path(file), options.choose)
-    cfg = setup_cfg(str(options.write), ["MODEL.DEVICE", "cpu"])
-    cost = average_cost(cfg, [(options.size, options.size)])
-    counted = cost.by_part[ENCODER_PART].multiply_adds.mean
-    print(f"\n{options.write}: builds, and its encoder is counted at {counted / 1e9:.2f} GFLOPs")
+    # Coarse to fine, as the depths of an encoder are listed.
+    levels = cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES
+    return candidates, sorted(levels, reverse=True), tables, document
 
 
 def _merged_backbones(cfg: CfgNode, size: Size) -> dict[str, int]:

@@ -20,13 +20,15 @@ are one Pareto front; within a budget those count that no other affordable one m
 scale.
 """
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, product
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -50,8 +52,8 @@ MASK2FORMER_LAYERS = 6
 #: Widths of RT-M2F's blocks as RT-DETR publishes them.
 EXPANSIONS = (0.5, 1.0)
 # Of norms, as fvcore has it: multiply-adds for each number.
-_AFFINE_NORM = 5
-_NORMS = {"GN": _AFFINE_NORM, "BN": 2, "SyncBN": 2, "": 0}
+AFFINE_NORM = 5
+_NORMS = {"GN": AFFINE_NORM, "BN": 2, "SyncBN": 2, "": 0}
 
 
 class Level(NamedTuple):
@@ -62,17 +64,23 @@ class Level(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EncoderDesign:
-    """All that the cost of a pixel decoder depends on, besides its layers."""
+class LayerDesign:
+    """All that the cost of deformable layers depends on, besides their number."""
 
     names: Sequence[str]  #: of ``levels``
     levels: Sequence[Level]  #: that the encoder sees, coarse to fine
-    #: The finer ones, which join top-down; the mask features have the size of the first one.
-    pyramid: Sequence[Level]
     width: int  #: C
     heads: int  #: M
     points: int  #: P, per head and level
     d_ffn: int  #: F
+
+
+@dataclass(frozen=True)
+class EncoderDesign(LayerDesign):
+    """All that the cost of a pixel decoder depends on, besides its layers."""
+
+    #: The finer levels, which join top-down; the mask features have the size of the first one.
+    pyramid: Sequence[Level]
     mask_dim: int  #: channels of the mask features
     norm: str  #: of the pyramid: GN, BN, SyncBN or none ("")
     light: bool  #: PRO-SCALE's Light-Pixel Embedding; else the 3x3 convolution
@@ -119,7 +127,7 @@ class EncoderDesign:
 
 
 def layer_cost(
-    design: EncoderDesign,
+    design: LayerDesign,
     num_levels: int,
     *,
     query_levels: int | None = None,
@@ -149,13 +157,13 @@ def layer_cost(
         projections += samples * design.heads * width
     # Bilinear: four cells a point, each head in its own channels.
     sampling = 4 * samples * width
-    norms = 2 * _AFFINE_NORM * width
+    norms = 2 * AFFINE_NORM * width
     feed_forward = 2 * width * ((asking - light) * design.d_ffn + light * width)
     return values + asking * (projections + sampling + norms) + feed_forward
 
 
-def proscale_cost(design: EncoderDesign, layers: Sequence[int]) -> int:
-    """Multiply-adds of PRO-SCALE's pixel decoder for one image, with ``layers`` (p1, p2, p3), one
+def staged_cost(design: LayerDesign, layers: Sequence[int]) -> int:
+    """Multiply-adds of the layers of PRO-SCALE's encoder for one image, ``layers`` (p1, p2, …), one
     number a level.
 
     Raises:
@@ -167,16 +175,41 @@ def proscale_cost(design: EncoderDesign, layers: Sequence[int]) -> int:
             f"{len(design.levels)} levels"
         )
     # Stage s has p_s layers over the s coarsest levels.
-    staged = sum(count * layer_cost(design, stage) for stage, count in enumerate(layers, start=1))
+    return sum(count * layer_cost(design, stage) for stage, count in enumerate(layers, start=1))
+
+
+def full_cost(design: LayerDesign, num_layers: int) -> int:
+    """The same of ``num_layers`` over all levels."""
+    return num_layers * layer_cost(design, len(design.levels))
+
+
+def interleaved_cost(design: LayerDesign, order: InterleavingArguments) -> int:
+    """The same of Lite DETR's encoder."""
+    return sum(
+        # The last layer of a block updates all tokens, the others those of the high levels.
+        layer_cost(
+            design,
+            len(design.levels),
+            query_levels=None if updates_all else order.num_high_levels,
+            key_aware=order.key_aware,
+            light_from=order.num_high_levels if order.small_ffn else None,
+        )
+        for updates_all in order.updates_all
+    )
+
+
+def proscale_cost(design: EncoderDesign, layers: Sequence[int]) -> int:
+    """Multiply-adds of PRO-SCALE's pixel decoder for one image, see :func:`staged_cost`."""
     # The finest tokens resized to every other level, four multiply-adds a number, and a gate.
     gated = sum(level.cells for level in design.levels[:-1]) if design.recalibration else 0
     recalibration = gated * (4 + 1) * design.width
-    return staged + recalibration + _pyramid_cost(design, light=design.light)
+    pyramid = _pyramid_cost(design, light=design.light)
+    return staged_cost(design, layers) + recalibration + pyramid
 
 
 def mask2former_cost(design: EncoderDesign, num_layers: int = MASK2FORMER_LAYERS) -> int:
     """Multiply-adds of Mask2Former's pixel decoder for one image."""
-    return num_layers * layer_cost(design, len(design.levels)) + _pyramid_cost(design, light=False)
+    return full_cost(design, num_layers) + _pyramid_cost(design, light=False)
 
 
 def rt_detr_cost(
@@ -194,7 +227,7 @@ def rt_detr_cost(
     attention = 0
     for name in encoder.attended:
         tokens = cells[design.names.index(name)]
-        projections = 4 * width**2 + 2 * width * encoder.d_ffn + 2 * _AFFINE_NORM * width
+        projections = 4 * width**2 + 2 * width * encoder.d_ffn + 2 * AFFINE_NORM * width
         attention += encoder.num_layers * tokens * (projections + 2 * tokens * width)
     # A CSP block, for each cell: two 1x1 convolutions of both maps, the RepVGG blocks, and a 1x1
     # convolution back where it is needed.
@@ -212,20 +245,11 @@ def rt_detr_cost(
 
 def lite_cost(design: EncoderDesign, order: InterleavingArguments, *, mask_output_ops: str) -> int:
     """Multiply-adds of Lite-M2F's pixel decoder for one image."""
-    layers = 0
-    for updates_all in order.updates_all:
-        # The last layer of a block updates all tokens, the others those of the high levels.
-        layers += layer_cost(
-            design,
-            len(design.levels),
-            query_levels=None if updates_all else order.num_high_levels,
-            key_aware=order.key_aware,
-            light_from=order.num_high_levels if order.small_ffn else None,
-        )
-    return layers + _pyramid_cost(design, light=mask_output_ops == "maxpool")
+    pyramid = _pyramid_cost(design, light=mask_output_ops == "maxpool")
+    return interleaved_cost(design, order) + pyramid
 
 
-def _pyramid_cost(design: EncoderDesign, *, light: bool, input_norm: int = _AFFINE_NORM) -> int:
+def _pyramid_cost(design: EncoderDesign, *, light: bool, input_norm: int = AFFINE_NORM) -> int:
     """All around the layers: input projections with norm, the pyramid, and the mask features;
     without up-sampling in the pyramid, which is counted with the head."""
     width, norm = design.width, _NORMS[design.norm]
@@ -247,8 +271,8 @@ class AffordableEncoder:
     """An encoder within the budget."""
 
     layers: tuple[int, ...]  #: (p1, p2, p3)
-    multiply_adds: int  #: of its pixel decoder, one image
-    share: float  #: them as a fraction of those of Mask2Former's pixel decoder
+    multiply_adds: int  #: of its pixel decoder, or a detector's encoder, one image
+    share: float  #: them as a fraction of those of Mask2Former's, or the full encoder's
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -261,12 +285,25 @@ def affordable(design: EncoderDesign, budget: float, *, max_layers: int) -> list
     """All encoders with at least one layer, and at most ``max_layers`` a stage, that cost at most
     ``budget``, a fraction of the cost of Mask2Former's pixel decoder; the cheapest first."""
     whole = mask2former_cost(design)
+    cost = partial(proscale_cost, design)
+    return affordable_layers(len(design.levels), cost, budget * whole, whole, max_layers)
+
+
+def affordable_layers(
+    num_levels: int,
+    cost: Callable[[Sequence[int]], int],
+    budget: float,
+    whole: int,
+    max_layers: int,
+) -> list[AffordableEncoder]:
+    """All encoders of ``num_levels`` stages, at most ``max_layers`` each, whose ``cost`` is at most
+    ``budget``, multiply-adds; shares are of ``whole``; the cheapest first."""
     found = []
-    for layers in product(range(max_layers + 1), repeat=len(design.levels)):
-        cost = proscale_cost(design, layers)
+    for layers in product(range(max_layers + 1), repeat=num_levels):
         # Without any layer there is no encoder.
-        if any(layers) and cost <= budget * whole:
-            found.append(AffordableEncoder(layers, cost, cost / whole))
+        multiply_adds = cost(layers) if any(layers) else math.inf
+        if multiply_adds <= budget:
+            found.append(AffordableEncoder(layers, int(multiply_adds), multiply_adds / whole))
     return sorted(found, key=lambda candidate: (candidate.multiply_adds, candidate.layers))
 
 
@@ -350,15 +387,13 @@ def affordable_lite(
     return sorted(front, key=lambda one: one.multiply_adds)
 
 
-def write_config(file: Path, base: Path, layers: Sequence[int]) -> None:
-    """Write the YAML file of a PRO-SCALE model with these layers, all else as in ``base``."""
+def write_config(file: Path, base: Path, model: Mapping[str, Any]) -> None:
+    """Write the YAML file of a model with the keys ``model`` of ``MODEL``, all else as in
+    ``base``."""
     file.parent.mkdir(parents=True, exist_ok=True)
     document = {
         # Relative, so that both files can move together.
         "_BASE_": os.path.relpath(base.resolve(), file.parent.resolve()),
-        "MODEL": {
-            "SEM_SEG_HEAD": {"PIXEL_DECODER_NAME": "PROSCALE"},
-            "PROSCALE": {"PROSCALE_NUM_LAYERS": list(layers)},
-        },
+        "MODEL": dict(model),
     }
     write_text(file, yaml.safe_dump(document, sort_keys=False, default_flow_style=None))

@@ -172,15 +172,16 @@ def tokens_table(cost: ModelCost) -> str:
     return markdown_table(rows, ["encoder layers", "tokens"], text=["encoder layers"])
 
 
-def budget_table(candidates: Sequence[AffordableEncoder], levels: Sequence[str]) -> str:
-    """A row for every encoder."""
+def budget_table(candidates: Sequence[AffordableEncoder], levels: Sequence[str], whole: str) -> str:
+    """A row for every encoder of ``levels``; shares are those of ``whole``."""
     rows = []
     for one in candidates:
         layers, cost = ",".join(map(str, one.layers)), f"{one.multiply_adds / 1e9:.2f}"
         rows.append([layers, cost, _percent(one.share), *map(str, one.depths)])
-    headers = ["p1,p2,p3", "encoder, GFLOPs", "of Mask2Former's"]
+    layers = ",".join(f"p{number}" for number in range(1, len(levels) + 1))
+    headers = [layers, "encoder, GFLOPs", f"of {whole}"]
     headers += [f"layers seen by {level}" for level in levels]
-    return markdown_table(rows, headers, text=["p1,p2,p3"])
+    return markdown_table(rows, headers, text=[layers])
 
 
 def hybrid_table(candidates: Sequence[AffordableHybrid]) -> str:

@@ -217,7 +217,8 @@ def test_written_configuration_builds(small_cfg, tmp_path: Path):
     base, file = tmp_path / "base.yaml", tmp_path / "chosen" / "small.yaml"
     small_cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "MSDeformAttnPixelDecoder"
     base.write_text(small_cfg.dump())
-    write_config(file, base, (2, 0, 1))
+    decoder = {"SEM_SEG_HEAD": {"PIXEL_DECODER_NAME": "PROSCALE"}}
+    write_config(file, base, decoder | {"PROSCALE": {"PROSCALE_NUM_LAYERS": [2, 0, 1]}})
     cfg = setup_cfg(str(file))
     assert "_BASE_: ../base.yaml" in file.read_text()
     decoder = build_without_weights(cfg).sem_seg_head.pixel_decoder

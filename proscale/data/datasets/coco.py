@@ -22,7 +22,11 @@ from proscale.data.datasets.registration import (
     register_builtin,
     semantic_metadata,
 )
-from proscale.data.formats.coco_format import load_coco_keypoints, load_coco_panoptic
+from proscale.data.formats.coco_format import (
+    load_coco_instances,
+    load_coco_keypoints,
+    load_coco_panoptic,
+)
 from proscale.data.formats.semantic_folders import load_semantic_folders
 from proscale.errors import DataError, MissingFileError
 from proscale.utils.untrusted import inside
@@ -49,7 +53,7 @@ def register_coco(root: Path | None = None) -> None:
     - ``coco_2017_{train,val}_panoptic_with_sem_seg``: the panoptic splits under the names that
       Mask2Former's configuration files test on. Semantic annotations need no files of their own:
       they follow from the panoptic PNG files.
-    - ``coco_2017_train_panoptic_8``: eight images of the training split.
+    - ``coco_2017_train_panoptic_8`` and ``coco_2017_train_8``: eight images of the training split.
     - ``coco_2017_{train,val}_sem_seg``: label images of the 133 panoptic classes, things included.
     - ``keypoints_coco_2017_{train,val}``: Detectron2's, persons with 17 keypoints; annotations keep
       their ids, which PCK needs, and links and tolerances are those of COCO.
@@ -94,6 +98,11 @@ def register_coco(root: Path | None = None) -> None:
         "coco_2017_train_panoptic_8",
         load_coco_panoptic,
         detectron2_metadata("coco_2017_train_panoptic") | {"image_ids": _EIGHT_TRAIN_IMAGES},
+    )
+    register_builtin(
+        "coco_2017_train_8",
+        load_coco_instances,
+        detectron2_metadata("coco_2017_train") | {"image_ids": _EIGHT_TRAIN_IMAGES},
     )
 
 

@@ -7,8 +7,13 @@ published ones.
 from pathlib import Path
 from typing import Any
 
-from proscale.data.datasets.registration import data_root, panoptic_metadata, register_builtin
-from proscale.data.formats.coco_format import load_coco_panoptic
+from proscale.data.datasets.registration import (
+    data_root,
+    instance_metadata,
+    panoptic_metadata,
+    register_builtin,
+)
+from proscale.data.formats.coco_format import load_coco_instances, load_coco_panoptic
 
 FOLDER = "nuclei"
 SPLITS = ("train", "val")
@@ -20,7 +25,7 @@ CATEGORIES: tuple[dict[str, Any], ...] = (
 
 
 def register_nuclei(root: Path | None = None) -> None:
-    """Register ``nuclei_panoptic_{train,val}``.
+    """Register ``nuclei_panoptic_{train,val}``, and ``nuclei_instance_{train,val}`` for detection.
 
     ``root``, ``data_root()`` when None, has the folder ``nuclei``.
     """
@@ -35,3 +40,10 @@ def register_nuclei(root: Path | None = None) -> None:
         )
         name = f"nuclei_panoptic_{split}"
         register_builtin(name, load_coco_panoptic, metadata, preparation="nuclei")
+        instances = instance_metadata(
+            [category for category in CATEGORIES if category["isthing"]],
+            image_root=folder / split,
+            json_file=folder / "annotations" / f"instances_{split}.json",
+        )
+        name = f"nuclei_instance_{split}"
+        register_builtin(name, load_coco_instances, instances, preparation="nuclei")

@@ -184,10 +184,10 @@ def load_coco_instances(metadata: Mapping[str, Any], report: Reporter = raise_fi
     """The entries of a data set, in Detectron2's format for instance segmentation.
 
     Returns:
-        for every image, ordered by its id: ``file_name``, ``height``, ``width``, ``image_id``, and
-        ``annotations`` with ``id``, the contiguous ``category_id`` (None if it is unknown),
-        ``iscrowd``, ``segmentation`` as in the file and, where the file has it, ``area``, and
-        ``bbox`` with ``bbox_mode``.
+        for every image, ordered by its id or as in ``image_ids``: ``file_name``, ``height``,
+        ``width``, ``image_id``, and ``annotations`` with ``id``, the contiguous ``category_id``
+        (None if it is unknown), ``iscrowd``, ``segmentation`` as in the file and, where the file
+        has it, ``area``, and ``bbox`` with ``bbox_mode``.
     """
     content = read_json(metadata["json_file"])
     check_instances(content, metadata["json_file"], report)
@@ -245,7 +245,10 @@ def _load_objects(
         by_image[annotation["image_id"]].append(entry)
     images = _images_by_id(content, path, report)
     entries = []
-    for image_id in in_order(images):
+    for image_id in metadata.get("image_ids", in_order(images)):
+        if image_id not in images:
+            report(Problem("annotation-file", path, f"there is no image {image_id}"))
+            continue
         image = images[image_id]
         file = _file(metadata["image_root"], image, path, f"image {image_id}", report)
         if file:

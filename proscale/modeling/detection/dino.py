@@ -169,7 +169,12 @@ class DINOHead(DetectionHead):
         boxes = unbounded.sigmoid()  # that the layer attends around
         undetached = boxes  # the same, with the gradient of the layer before
         all_logits, all_boxes = [], []
-        for layer in transformer.decoder.layers:
+        for number, layer in enumerate(transformer.decoder.layers):
+            # Iterative refinement: the box that the layer before makes, of queries without norm.
+            if number:
+                change = at_least_float32(self.bbox_embed(queries))
+                undetached = (change + inverse_sigmoid(boxes, EPS)).sigmoid()
+                boxes = undetached.detach()
             # Positions are those of the current boxes (DAB-DETR, §4.2).
             embedding = sine_box_embedding(boxes, queries.shape[2] // 2, YXWH)
             position = transformer.decoder.ref_point_head(embedding)
@@ -180,10 +185,6 @@ class DINOHead(DetectionHead):
             change = at_least_float32(self.bbox_embed(normed))
             all_boxes.append((change + inverse_sigmoid(undetached, EPS)).sigmoid())
             all_logits.append(self.class_embed(normed))
-            # Iterative refinement, of queries without the norm: the next layer's box.
-            change = at_least_float32(self.bbox_embed(queries))
-            undetached = (change + inverse_sigmoid(boxes, EPS)).sigmoid()
-            boxes = undetached.detach()
         return {
             "logits": torch.stack(all_logits),
             "boxes": torch.stack(all_boxes),
