@@ -162,3 +162,16 @@ def test_wrong_budgets_are_refused(budget, capsys):
     with pytest.raises(SystemExit):
         main(["flops", "--config-file", "any.yaml", "--budget", budget])
     assert "expected a percentage, such as 55%" in capsys.readouterr().err
+
+
+def test_budget_of_a_detector(tmp_path, capsys):
+    base, file = "configs/coco/detection/dino_r50.yaml", tmp_path / "dino.yaml"
+    choice = ["--budget", "25%", "--max-layers", "2", "--choose", "0,1,1,1", "--write", str(file)]
+    main(["flops", "--size", "256x320", "--config-file", base, *choice])
+    printed = capsys.readouterr().out
+    assert "cost at most 25% of the full encoder's" in printed
+    assert "p1,p2,p3,p4" in printed and "layers seen by res6" in printed
+    cfg = setup_cfg(str(file), ["MODEL.DEVICE", "cpu"])
+    assert cfg.MODEL.DETECTOR.ENCODER == "proscale"
+    assert cfg.MODEL.DETECTOR.PROSCALE_NUM_LAYERS == [0, 1, 1, 1]
+    assert "its encoder is counted at" in printed

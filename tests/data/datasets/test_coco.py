@@ -170,6 +170,13 @@ def test_coco_names_share_files_and_classes():
     assert len(MetadataCatalog.get("coco_2017_train_panoptic_8").image_ids) == 8
 
 
+def test_eight_images_with_boxes(sample_coco):
+    images = MetadataCatalog.get("coco_2017_train_panoptic_8").image_ids
+    entries = DatasetCatalog.get("coco_2017_train_8")
+    assert [entry["image_id"] for entry in entries] == list(images)
+    assert sum(len(entry["annotations"]) for entry in entries) > 8
+
+
 def test_coco_entries_are_those_of_detectron2(sample_coco):
     expected = DatasetCatalog.get("coco_2017_val_panoptic")
     entries = DatasetCatalog.get("coco_2017_val_panoptic_with_sem_seg")
