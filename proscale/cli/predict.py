@@ -1,31 +1,36 @@
 """``proscale predict``: images and videos through a trained model, and a page to look at.
 
-INPUT are images, videos, folders and patterns. OUTPUT gets pictures with the segments drawn over
-them, the results in COCO's panoptic format, as COCO's instance results or as label images, and
-index.html, a single file that shows everything in a browser, without a server. A file that cannot
+INPUT are images, videos, folders and patterns. OUTPUT gets pictures with the predictions drawn over
+them, the results in COCO's panoptic format, as COCO's results of instances, boxes or keypoints, or
+as label images, and index.html, a single file that shows everything in a browser, without a server.
+A pose estimator takes the persons from a file of boxes or from a second model. A file that cannot
 be read, or whose results cannot be written, is reported and skipped; the exit status is then 1.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from proscale.cli.arguments import (
+    naming,
     parse_milliseconds,
     parse_percentage,
     positive,
     split_at_key,
 )
 from proscale.config import setup_cfg
-from proscale.errors import ConfigError
+from proscale.errors import ConfigError, DataError
 from proscale.predict import TASKS, Predictor
 from proscale.predict.files import VIDEO_SAMPLES, FilePredictor, find_sources, first_image
-from proscale.predict.outputs import OutputFolder, try_output_folder
+from proscale.predict.outputs import OutputFolder, Source, try_output_folder
+from proscale.predict.persons import read_boxes
 from proscale.predict.predictor import choose_task
 from proscale.utils.malloc import disable_malloc_trim
 
-INSTANCE_THRESHOLD = 0.5
-"""Default score below which instances are left out; a model gives a hundred of an image."""
+OBJECT_THRESHOLD = 0.5
+"""Default score below which instances and boxes are left out; a model gives a hundred of an
+image."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,9 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--score-threshold",
         type=_fraction,
         metavar="SCORE",
-        help="leave out segments that score less, 0 to 1 (default: 0 for panoptic segments, which "
-        "have passed MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD; "
-        f"{INSTANCE_THRESHOLD} for instances; semantic results have no scores)",
+        help="leave out what scores less, 0 to 1 (default: 0 for panoptic segments, which have "
+        "passed MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD, and for poses; "
+        f"{OBJECT_THRESHOLD} for instances and boxes; semantic results have no scores)",
     )
     numbers = {
         "--batch-size": (1, "images in the model together, as far as they have one size"),
@@ -55,6 +60,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, (default, meaning) in numbers.items():
         text = f"{meaning} (default: %(default)s)"
         parser.add_argument(name, type=positive, default=default, metavar="N", help=text)
+    persons = parser.add_argument_group("persons of a pose estimator, by one of these")
+    persons.add_argument(
+        "--boxes",
+        type=Path,
+        metavar="FILE",
+        help="a detector's boxes, as COCO's results: image_id, category_id, bbox, score",
+    )
+    persons.add_argument(
+        "--person-config", metavar="FILE", help="a panoptic, instance or detection model"
+    )
+    persons.add_argument("--person-weights", metavar="FILE", help="its weights")
     parser.add_argument(
         "--latency",
         type=parse_milliseconds,
@@ -87,13 +103,27 @@ def run(options: argparse.Namespace) -> None:
     task = choose_task(cfg, options.task)
     threshold = options.score_threshold
     if task == "semantic" and threshold is not None:
-        raise ConfigError(
-            "--score-threshold is for panoptic and instance results: semantic ones have no scores"
-        )
+        raise ConfigError("--score-threshold is for results with scores: semantic ones have none")
     if threshold is None:
-        threshold = INSTANCE_THRESHOLD if task == "instance" else 0.0
+        threshold = _default_threshold(task)
+    _check_persons(options, task, sources)
     try_output_folder(options.output, task)
-    predictor = Predictor(cfg, options.weights, task=task, score_threshold=threshold)
+    predictor = Predictor(
+        cfg,
+        options.weights,
+        task=task,
+        score_threshold=threshold,
+        persons=_person_predictor(options),
+    )
+    boxes = None
+    if options.boxes is not None:
+        boxes = read_boxes(options.boxes, predictor.classes.category_ids)
+        # A file without any says that there is nobody.
+        if boxes and not boxes.keys() & {source.image_id for source in sources}:
+            raise DataError(
+                f"{options.boxes}: no boxes of persons in the images: expected image_id "
+                f"{_some_ids(sources)}"
+            )
     output = OutputFolder(
         options.output,
         task=task,
@@ -105,11 +135,58 @@ def run(options: argparse.Namespace) -> None:
         image = first_image(sources)
         chosen = predictor.choose_budget(image, latency=options.latency, share=options.budget)
         print("{} (the first image, {}x{} pixels)".format(chosen, *image.shape[:2]))
-    files = FilePredictor(predictor, output, batch_size=options.batch_size, workers=options.workers)
+    files = FilePredictor(
+        predictor, output, batch_size=options.batch_size, workers=options.workers, boxes=boxes
+    )
     failures = files.predict(sources)
     print(f"{len(sources) - len(failures)} of {len(sources)} files: {output.page}")
     if failures:
         sys.exit(f"proscale: {len(failures)} of {len(sources)} files could not be read or written")
+
+
+def _default_threshold(task: str) -> float:
+    return OBJECT_THRESHOLD if task in ("instance", "detection") else 0.0
+
+
+def _check_persons(options: argparse.Namespace, task: str, sources: Sequence[Source]) -> None:
+    """Refuse options for persons that do not go together; before any model is built."""
+    config, weights = options.person_config, options.person_weights
+    given = [options.boxes is not None, config is not None or weights is not None]
+    if task != "keypoints":
+        if any(given):
+            raise ConfigError(
+                f"--boxes and --person-config are for pose estimators: the task is {task}"
+            )
+        return
+    if sum(given) != 1:
+        raise ConfigError(
+            "a pose estimator needs the boxes of persons: expected either --boxes FILE, or "
+            "--person-config FILE with --person-weights FILE, a model that finds persons"
+        )
+    if given[1] and (config is None or weights is None):
+        raise ConfigError("--person-config FILE and --person-weights FILE go together")
+    videos = [source for source in sources if source.image_id is None]
+    if given[0] and videos:
+        raise ConfigError(
+            f"--boxes has no frames of videos such as {videos[0].path}: expected images, or "
+            "--person-config"
+        )
+
+
+def _person_predictor(options: argparse.Namespace) -> Predictor | None:
+    if options.person_config is None:
+        return None
+    with naming(options.person_config):
+        cfg = setup_cfg(options.person_config)
+        task = choose_task(cfg, None)
+        threshold = _default_threshold(task)
+        return Predictor(cfg, options.person_weights, task=task, score_threshold=threshold)
+
+
+def _some_ids(sources: Sequence[Source]) -> str:
+    """The ids of the first images with their names, for messages."""
+    some = [f"{source.image_id} ({source.path.name})" for source in sources[:3]]
+    return ", ".join(some) + " …" * (len(sources) > 3)
 
 
 def _fraction(text: str) -> float:

@@ -17,7 +17,8 @@ from proscale.data.formats.problems import first_few
 from proscale.errors import DataError
 from proscale.utils.untrusted import AnyPath
 
-_DETECTIONS: Keys = {"image_id": ID, "category_id": INTEGER, "bbox": BOX, "score": NUMBER}
+DETECTIONS: Keys = {"image_id": ID, "category_id": INTEGER, "bbox": BOX, "score": NUMBER}
+"""Of an entry in a detector's file."""
 
 
 def person_records(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -66,7 +67,7 @@ def detected_records(
     """
     images = {entry["image_id"]: entry for entry in entries}
     records = []
-    for place, found in enumerate(read_json_records(path, _DETECTIONS)):
+    for place, found in enumerate(read_json_records(path, DETECTIONS)):
         if found["category_id"] != category_id:
             continue
         if found["image_id"] not in images:

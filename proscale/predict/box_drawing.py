@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 from PIL import Image, ImageDraw
 
+from proscale.data.datasets.registration import LEFT_COLOR, MIDDLE_COLOR, RIGHT_COLOR
 from proscale.predict.drawing import Drawing, caption, object_colors
 from proscale.predict.result import ClassMetadata, Color, Poses, Prediction
 from proscale.predict.skeleton import LEFT, MIDDLE, RIGHT, Skeleton
@@ -14,7 +15,7 @@ from proscale.utils.types import Size
 
 # Keypoints that score less are not drawn, nor are their links.
 KEYPOINT_THRESHOLD = 0.3
-SIDE_COLORS: dict[int, Color] = {LEFT: (0, 200, 83), RIGHT: (255, 128, 0), MIDDLE: (51, 153, 255)}
+SIDE_COLORS: dict[str, Color] = {LEFT: LEFT_COLOR, RIGHT: RIGHT_COLOR, MIDDLE: MIDDLE_COLOR}
 """Of keypoints and links on the left and on the right of a person, and in the middle."""
 
 # Of a box's colour over the image, and of a person's box, which is context for the pose.

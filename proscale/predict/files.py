@@ -6,10 +6,10 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -35,6 +35,7 @@ _SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 # Control characters, and bytes of a file's name that are not UTF-8, as Python has them.
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _NAME_BYTES = 180  # of the 255 that file systems take
+_NOBODY = np.zeros((0, 5))  # boxes of persons
 # After these errors no file can be written.
 _FINAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
@@ -131,6 +132,14 @@ def first_image(sources: Sequence[Source]) -> np.ndarray:
     raise DataError(f"INPUT has {len(sources)} files: none of them can be read")
 
 
+class _Waiting(NamedTuple):
+    """An image that waits for a full batch, and what receives its prediction."""
+
+    pixels: np.ndarray
+    receive: Callable[[Prediction], None]
+    image_id: int | None
+
+
 class FilePredictor:
     """Predicts images and videos and writes everything that ``output`` has.
 
@@ -138,15 +147,23 @@ class FilePredictor:
         predictor, output: the model, and where to.
         batch_size: images that are in the model together, 1 or more.
         workers: threads that read, and as many that draw and write, 1 or more.
+        boxes: for a pose estimator, those of the persons by ``Source.image_id``; there are no
+            persons in other images. None leaves it to the predictor to find them.
     """
 
     def __init__(
-        self, predictor: Predictor, output: OutputFolder, *, batch_size: int, workers: int
+        self,
+        predictor: Predictor,
+        output: OutputFolder,
+        *,
+        batch_size: int,
+        workers: int,
+        boxes: Mapping[int | str, np.ndarray] | None = None,
     ) -> None:
         self._predictor, self._output, self._workers = predictor, output, workers
         self._batch_size = batch_size
-        # Images that wait for a full batch, and what receives their predictions.
-        self._waiting: list[tuple[np.ndarray, Callable[[Prediction], None]]] = []
+        self._waiting: list[_Waiting] = []
+        self._boxes = boxes
         self._writing = BackgroundWorkers(self._receive, num_workers=workers)
         self._failures: list[Failure] = []
         self._progress = tqdm(unit="image", disable=None)
@@ -180,7 +197,7 @@ class FilePredictor:
             if isinstance(pixels, Exception):
                 self._skip(source, pixels)
             else:
-                self._add(pixels, partial(write, source, pixels))
+                self._add(pixels, partial(write, source, pixels), source.image_id)
 
         def write(source: Source, pixels: np.ndarray, prediction: Prediction) -> None:
             task = partial(self._output.write, source, pixels, prediction)
@@ -235,17 +252,26 @@ class FilePredictor:
                 self._writing.cancel()
             video.close()
 
-    def _add(self, pixels: np.ndarray, receive: Callable[[Prediction], None]) -> None:
+    def _add(
+        self,
+        pixels: np.ndarray,
+        receive: Callable[[Prediction], None],
+        image_id: int | None = None,
+    ) -> None:
         """Predict the image as soon as there are enough of them, and hand the prediction on."""
-        self._waiting.append((pixels, receive))
+        self._waiting.append(_Waiting(pixels, receive, image_id))
         if len(self._waiting) == self._batch_size:
             self._predict_waiting()
 
     def _predict_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
-        predictions = self._predictor([pixels for pixels, _ in waiting])
-        for (_, receive), prediction in zip(waiting, predictions, strict=True):
-            receive(prediction)
+        boxes = None
+        if self._boxes is not None:
+            # No persons in an image that the file does not have.
+            boxes = [self._boxes.get(one.image_id, _NOBODY) for one in waiting]
+        predictions = self._predictor([one.pixels for one in waiting], boxes)
+        for one, prediction in zip(waiting, predictions, strict=True):
+            one.receive(prediction)
 
     def _receive(self, written: tuple[Source, Written | Exception]) -> None:
         source, result = written

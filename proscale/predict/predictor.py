@@ -6,6 +6,7 @@ number formats and thresholds follow from the same keys.
 
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, TypeVar, overload
 
@@ -21,21 +22,31 @@ from proscale.config import setup_cfg
 from proscale.cost.model_cost import resize_for_test
 from proscale.data.formats.image_file import read_image, to_array
 from proscale.data.mappers import EvaluationMapper
-from proscale.errors import ConfigError
+from proscale.errors import ConfigError, shown
 from proscale.modeling import with_sliding_window
 from proscale.modeling.test_time_augmentation import with_test_time_augmentation
 from proscale.ops.fused import fuse_for_inference
 from proscale.predict.budget import ChosenBudget, choose_budget
+from proscale.predict.persons import PersonBoxes, PosePredictor, boxes_of, check_boxes
 from proscale.predict.result import (
     ClassMetadata,
     Prediction,
+    from_boxes,
     from_instances,
     from_panoptic,
     from_semantic,
 )
 
-TASKS = ("panoptic", "instance", "semantic")
+_MASK_TASKS = ("panoptic", "instance", "semantic")  # of a MaskFormer
+TASKS = (*_MASK_TASKS, "detection", "keypoints")
 """Kinds of predictions. A model that gives several is used for the first of these by default."""
+
+# Tasks of models that have no others.
+_TASK_OF = {
+    "SemanticSegmentor": "semantic",
+    "Detector": "detection",
+    "PoseEstimator": "keypoints",
+}
 
 ImageInput = str | os.PathLike[str] | np.ndarray | Image.Image
 """A file, RGB colours ``(H, W, 3)`` uint8, or a Pillow image of any mode."""
@@ -44,7 +55,7 @@ _Input = TypeVar("_Input", bound=ImageInput)
 
 
 class Predictor:
-    """Segments images with a trained model.
+    """Predicts segments, boxes or poses in images with a trained model.
 
     ::
 
@@ -52,13 +63,23 @@ class Predictor:
         for segment in predictor("street.jpg").segments:
             print(segment.name, segment.score, segment.area, segment.box)
 
+    A pose estimator looks for the keypoints of one person in each box. Boxes are given, or another
+    predictor finds the persons::
+
+        persons = proscale.Predictor("detector.yaml", "detector.pth", score_threshold=0.5)
+        predictor = proscale.Predictor("pose.yaml", "pose.pth", persons=persons)
+        for person in predictor("street.jpg").objects:
+            print(person.score, person.box, person.keypoints)
+
     Args:
         config: a YAML file, or a configuration as ``proscale.config.setup_cfg`` returns it, which
             is not changed. Names and colours of classes are those of its first ``DATASETS.TEST``.
         weights: checkpoint file; None or an empty text takes ``MODEL.WEIGHTS``.
         task: one of ``TASKS`` that the model gives; None takes the first.
-        score_threshold: panoptic segments and instances scored below it are left out, in [0, 1].
-            (Panoptic ones have passed ``MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD`` already.)
+        score_threshold: panoptic segments, instances, boxes and poses scored below it are left out,
+            in [0, 1]. (Panoptic ones have passed ``MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD``
+            already.)
+        persons: for a pose estimator, what finds the persons: their segments, instances or boxes.
 
     Attributes:
         cfg: the configuration, for this task only.
@@ -67,7 +88,8 @@ class Predictor:
 
     Raises:
         ConfigError: the configuration is wrong, there are no weights, the model does not give
-            ``task``, or its classes are not those of the data set.
+            ``task``, or its classes or keypoints are not those of the data set; or ``persons`` does
+            not know the pose estimator's class.
         CheckpointError: the weights do not fit the model.
         ValueError: ``score_threshold`` is out of range.
     """
@@ -79,6 +101,7 @@ class Predictor:
         *,
         task: str | None = None,
         score_threshold: float = 0.0,
+        persons: "Predictor | None" = None,
     ) -> None:
         if not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold is {score_threshold}: expected 0 to 1")
@@ -92,13 +115,11 @@ class Predictor:
         if not cfg.DATASETS.TEST:
             expected = "expected a data set, which gives names and colours of classes"
             raise ConfigError(f"DATASETS.TEST is empty: {expected}")
-        name, number = cfg.DATASETS.TEST[0], cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        self.classes = ClassMetadata.of_dataset(name, self.task)
-        if len(self.classes) != number:
-            raise ConfigError(
-                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {number}: expected {len(self.classes)}, the "
-                f"classes for {self.task} results of {name} in DATASETS.TEST"
-            )
+        self.classes = ClassMetadata.of_dataset(cfg.DATASETS.TEST[0], self.task)
+        _check_number(cfg, self.task, self.classes)
+        self.persons = persons
+        if persons is not None:
+            _check_persons(self.task, self.classes, persons)
         _leave_out_other_results(cfg, self.task)
         if cfg.TEST.AUG.ENABLED:
             # The views are made from the image as it is.
@@ -107,35 +128,56 @@ class Predictor:
         self.cfg = cfg
 
         # The model is put together as for evaluation.
-        self._mapper = EvaluationMapper(cfg)
         model = build_model(cfg).eval()
         load_weights(model, cfg)
         # Weights will not change any more: convolutions and norms become one, where they can.
         self._network = fuse_for_inference(model)
+        if self.task == "keypoints":
+            self._poses = PosePredictor(cfg, self._network, self.classes, score_threshold)
+            return
+        self._mapper = EvaluationMapper(cfg)
         self._model = with_sliding_window(cfg, self._network)
         if cfg.TEST.AUG.ENABLED:
             self._model = with_test_time_augmentation(cfg, self._model)
 
     @overload
-    def __call__(self, images: ImageInput) -> Prediction: ...
+    def __call__(self, images: ImageInput, boxes: PersonBoxes | None = None) -> Prediction: ...
 
     @overload
-    def __call__(self, images: list[_Input] | tuple[_Input, ...]) -> list[Prediction]: ...
+    def __call__(
+        self,
+        images: list[_Input] | tuple[_Input, ...],
+        boxes: Sequence[PersonBoxes] | None = None,
+    ) -> list[Prediction]: ...
 
     @torch.no_grad()
     def __call__(
-        self, images: ImageInput | list[_Input] | tuple[_Input, ...]
+        self,
+        images: ImageInput | list[_Input] | tuple[_Input, ...],
+        boxes: PersonBoxes | Sequence[PersonBoxes] | None = None,
     ) -> Prediction | list[Prediction]:
         """The prediction for an image, or a list of them for a list or tuple.
 
         Images of the same size are in the model together; no prediction depends on the others.
         Arrays are in the order **RGB** for any ``INPUT.FORMAT`` of the model.
 
+        Args:
+            images: one or several.
+            boxes: for a pose estimator, those of the persons in the image, ``(N, 4)`` of (x0, y0,
+                x1, y1) in pixels, or ``(N, 5)`` with a score, which is 1 otherwise; for several
+                images a list of these. They come before those of ``persons``.
+
         Raises:
-            FileNotFoundError, ValueError, TypeError: an image cannot be read, see ``read_rgb``.
+            FileNotFoundError, ValueError, TypeError: an image cannot be read, see ``read_rgb``; or
+                ``boxes`` are not of this form.
+            ConfigError: a pose estimator has neither ``boxes`` nor ``persons``.
         """
         if not isinstance(images, (list, tuple)):
-            return self([images])[0]
+            return self([images], None if boxes is None else [boxes])[0]
+        if self.task == "keypoints":
+            return self._predict_poses(list(map(read_rgb, images)), boxes)
+        if boxes is not None:
+            raise ValueError(f"boxes are for pose estimators: the task is {self.task}")
         # Images of one size make a batch without padding, which would change their predictions.
         samples = []
         groups = defaultdict(list)
@@ -171,11 +213,26 @@ class Predictor:
         call = partial(self, rgb)
         return choose_budget(self.cfg, self._network, call, size, latency=latency, share=share)
 
+    def _predict_poses(
+        self, images: list[np.ndarray], boxes: Sequence[PersonBoxes] | None
+    ) -> list[Prediction]:
+        if boxes is not None:
+            found = [check_boxes(of_image) for of_image in boxes]
+        elif self.persons is not None:
+            found = [boxes_of(one, self.classes.names) for one in self.persons(images)]
+        else:
+            raise ConfigError(
+                "boxes of persons are missing: expected boxes, or a predictor that finds persons"
+            )
+        return list(self._poses(images, found))
+
     def _prediction(self, output: dict[str, Any]) -> Prediction:
         if self.task == "panoptic":
             return from_panoptic(output["panoptic_seg"], self.classes, self.score_threshold)
         if self.task == "instance":
             return from_instances(output["instances"], self.classes, self.score_threshold)
+        if self.task == "detection":
+            return from_boxes(output["instances"], self.classes, self.score_threshold)
         return from_semantic(output["sem_seg"], self.classes)
 
 
@@ -211,13 +268,12 @@ def choose_task(cfg: CfgNode, task: str | None) -> str:
     it gives."""
     architecture, test = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.MASK_FORMER.TEST
     if architecture == "MaskFormer":
-        given = [name for name in TASKS if test[f"{name.upper()}_ON"]]
-    elif architecture == "SemanticSegmentor":
-        given = ["semantic"]
+        given = [name for name in _MASK_TASKS if test[f"{name.upper()}_ON"]]
+    elif architecture in _TASK_OF:
+        given = [_TASK_OF[architecture]]
     else:
-        raise ConfigError(
-            f"MODEL.META_ARCHITECTURE is {architecture}: expected MaskFormer, SemanticSegmentor"
-        )
+        expected = ", ".join(("MaskFormer", *_TASK_OF))
+        raise ConfigError(f"MODEL.META_ARCHITECTURE is {architecture}: expected {expected}")
     if not given:
         raise ConfigError(
             "PANOPTIC_ON, INSTANCE_ON and SEMANTIC_ON in MODEL.MASK_FORMER.TEST are False: "
@@ -226,12 +282,40 @@ def choose_task(cfg: CfgNode, task: str | None) -> str:
     if task is None:
         return given[0]
     if task not in given:
-        is_off = architecture == "MaskFormer" and task in TASKS
+        is_off = architecture == "MaskFormer" and task in _MASK_TASKS
         reason = f" (MODEL.MASK_FORMER.TEST.{task.upper()}_ON is False)" * is_off
         raise ConfigError(
             f"the task is {task}: expected {', '.join(given)} with this configuration{reason}"
         )
     return task
+
+
+def _check_number(cfg: CfgNode, task: str, classes: ClassMetadata) -> None:
+    """Refuse a model whose classes, or keypoints, are not as many as the data set's."""
+    key, number, expected = "SEM_SEG_HEAD.NUM_CLASSES", len(classes), "classes"
+    if classes.skeleton is not None:
+        key, number, expected = "POSE_HEAD.NUM_KEYPOINTS", len(classes.skeleton.names), "keypoints"
+    node, _, name = key.partition(".")
+    if cfg.MODEL[node][name] != number:
+        raise ConfigError(
+            f"MODEL.{key} is {cfg.MODEL[node][name]}: expected {number}, the {expected} for {task} "
+            f"results of {cfg.DATASETS.TEST[0]} in DATASETS.TEST"
+        )
+
+
+def _check_persons(task: str, classes: ClassMetadata, persons: Predictor) -> None:
+    if task != "keypoints":
+        raise ConfigError(f"persons are for pose estimators: the task is {task}")
+    if persons.task not in ("panoptic", "instance", "detection"):
+        raise ConfigError(
+            f"the task of the model that finds persons is {persons.task}: expected panoptic, "
+            "instance, detection"
+        )
+    if not set(classes.names) & set(persons.classes.names):
+        raise ConfigError(
+            f"the model that finds persons has the classes {shown(list(persons.classes.names))}: "
+            f"expected {', '.join(classes.names)}, as the pose estimator's data set"
+        )
 
 
 def _leave_out_other_results(cfg: CfgNode, task: str) -> None:

@@ -2,15 +2,11 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 from detectron2.data.catalog import Metadata
 
 from proscale.errors import ConfigError
 
-LEFT, MIDDLE, RIGHT = -1, 0, 1
-
-# Of left_knee, l_knee, lkne and LeftKnee.
-_SIDES = {"l": LEFT, "r": RIGHT}
+LEFT, MIDDLE, RIGHT = "left", "middle", "right"
 
 
 @dataclass(frozen=True)
@@ -20,17 +16,17 @@ class Skeleton:
     Attributes:
         names: of the keypoints.
         links: pairs of their positions.
-        sides: of the keypoints: ``LEFT`` or ``RIGHT`` of the person, or ``MIDDLE``.
+        sides: of the person, on which the keypoints are: ``LEFT``, ``RIGHT`` or ``MIDDLE``.
     """
 
     names: tuple[str, ...]
     links: tuple[tuple[int, int], ...]
-    sides: tuple[int, ...]
+    sides: tuple[str, ...]
 
     @classmethod
     def of_metadata(cls, metadata: Metadata) -> "Skeleton":
-        """The skeleton of a data set, from Detectron2's ``keypoint_names``, ``keypoint_flip_map``
-        and ``keypoint_connection_rules``.
+        """The skeleton of a data set, from Detectron2's ``keypoint_names``, ``keypoint_flip_map``,
+        which are pairs of left and right, and ``keypoint_connection_rules``.
 
         Raises:
             ConfigError: the data set has no keypoints.
@@ -42,18 +38,17 @@ class Skeleton:
                 "names of the keypoints"
             )
         position = {name: index for index, name in enumerate(names)}
-        # Only keypoints that a mirror exchanges have a side, which their names begin with: "neck"
-        # of a skeleton without a pair is in the middle, though "lneck" would be left.
-        paired = {name for pair in metadata.get("keypoint_flip_map") or () for name in pair}
-        sides = tuple(_SIDES.get(name[:1].lower(), MIDDLE) * (name in paired) for name in names)
-        links = tuple(
-            (position[first], position[second])
-            for first, second, *_ in metadata.get("keypoint_connection_rules") or ()
-            if first in position and second in position
+        side_of = {}
+        for left, right in metadata.get("keypoint_flip_map") or ():
+            side_of |= {left: LEFT, right: RIGHT}
+        rules = metadata.get("keypoint_connection_rules") or ()
+        return cls(
+            names=tuple(names),
+            links=tuple((position[first], position[second]) for first, second, _ in rules),
+            sides=tuple(side_of.get(name, MIDDLE) for name in names),
         )
-        return cls(tuple(names), links, sides)
 
-    def link_side(self, link: tuple[int, int]) -> int:
+    def link_side(self, link: tuple[int, int]) -> str:
         """The side of a link: that of its ends; in the middle where they are on both."""
-        first, second = (self.sides[end] for end in link)
-        return (LEFT, MIDDLE, RIGHT)[int(np.sign(first + second)) + 1]
+        sides = {self.sides[end] for end in link} - {MIDDLE}
+        return sides.pop() if len(sides) == 1 else MIDDLE

@@ -140,7 +140,7 @@ def test_overrides_stand_anywhere(command, images, tmp_path):
     "arguments, message",
     [
         (["missing.jpg"], "INPUT is missing.jpg: there is no such file"),
-        (["{}", "--task", "semantic", "--score-threshold", "0.5"], "semantic ones have no scores"),
+        (["{}", "--task", "semantic", "--score-threshold", "0.5"], "semantic ones have none"),
         (["{}", "MODEL.NOTHING", "1"], "there is no config key MODEL.NOTHING"),
         (["{}", "MODEL.MASK_FORMER.TEST.SEMANTIC_ON", "False", "--task", "semantic"], "expected"),
     ],
@@ -222,3 +222,64 @@ def test_a_full_disk_ends_the_command(command, images, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"panoptic/a\.png: cannot be written: No space left"):
         command(images)
     assert names(tmp_path, "panoptic") == []
+
+
+@pytest.fixture
+def pose_command(small_pose_cfg, tmp_path):
+    """Returns a function as ``command``, for a pose estimator."""
+    (tmp_path / "model.yaml").write_text(small_pose_cfg.dump())
+    torch.manual_seed(0)
+    torch.save({"model": build_model(small_pose_cfg).state_dict()}, tmp_path / "model.pth")
+    model = ["--config-file", tmp_path / "model.yaml", "--weights", tmp_path / "model.pth"]
+    output = tmp_path / "out"
+    return lambda *arguments: main(["predict", *map(str, [*model, *arguments, "--output", output])])
+
+
+@pytest.fixture
+def boxes(tmp_path):
+    """A detector's file: two persons in the first image, and one in an image of others."""
+    path = tmp_path / "boxes.json"
+    some = {"image_id": 1, "category_id": 1, "bbox": [4, 2, 20, 40], "score": 0.9}
+    found = [some, some | {"bbox": [30, 2, 20, 40]}, some | {"category_id": 2}]
+    path.write_text(json.dumps([*found, some | {"image_id": 99}]))
+    return path
+
+
+def test_poses_in_the_boxes_of_a_file(pose_command, boxes, images, tmp_path):
+    pose_command(images, "--boxes", boxes, "MODEL.POSE.OKS_NMS_THRESH", "1.0")
+    found = read(tmp_path, "keypoints.json")
+    assert [(entry["image_id"], len(entry["keypoints"])) for entry in found] == [(1, 51), (1, 51)]
+    assert sorted(entry["bbox"][0] for entry in found) == [4, 30]
+    numbers = [len(image["objects"]) for image in read(tmp_path, "predictions.json")["images"]]
+    assert numbers == [2, 0, 0]
+    assert names(tmp_path, "overlays") == ["a.jpg", "a_2.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "a pose estimator needs the boxes of persons: expected either --boxes FILE, or"),
+        (["--boxes", "a", "--person-config", "b"], "expected either --boxes FILE, or"),
+        (["--person-weights", "b"], "--person-config FILE and --person-weights FILE go together"),
+    ],
+)
+def test_persons_have_one_source(pose_command, images, arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        pose_command(images, *arguments)
+
+
+def test_boxes_have_to_be_those_of_the_images(pose_command, boxes, images, tmp_path):
+    boxes.write_text(boxes.read_text().replace('"image_id": 1,', '"image_id": 98,'))
+    with pytest.raises(
+        SystemExit, match=r"boxes.json: no boxes of persons in the images: .* 1 \(a"
+    ):
+        pose_command(images, "--boxes", boxes)
+    video = tmp_path / "film.mp4"
+    video.write_bytes(b"")
+    with pytest.raises(SystemExit, match=r"--boxes has no frames of videos such as .*film\.mp4"):
+        pose_command(video, "--boxes", boxes)
+
+
+def test_other_models_find_no_persons(command, images, boxes):
+    with pytest.raises(SystemExit, match="are for pose estimators: the task is panoptic"):
+        command(images, "--boxes", boxes)

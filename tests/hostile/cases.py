@@ -224,6 +224,7 @@ def train(*words: str) -> None:
 def all_cases() -> dict[str, Sequence[Case]]:
     """Every case by the name of its family."""
     from tests.hostile import (
+        boxes,
         checkpoints,
         coco,
         images,
@@ -247,5 +248,6 @@ def all_cases() -> dict[str, Sequence[Case]]:
         "run folders": run_folders,
         "replay files": replay_files,
         "output places": outputs,
+        "boxes of persons": boxes,
     }
     return {name: module.CASES for name, module in families.items()}

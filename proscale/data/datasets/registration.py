@@ -23,7 +23,7 @@ from proscale.data.formats.semantic_folders import IGNORE_LABEL, MASK_SUFFIX
 from proscale.errors import DataError, MissingFileError
 
 # Colours of a skeleton's links, RGB.
-_LEFT, _RIGHT, _MIDDLE = (0, 170, 255), (255, 128, 0), (0, 200, 80)
+LEFT_COLOR, RIGHT_COLOR, MIDDLE_COLOR = (0, 170, 255), (255, 128, 0), (0, 200, 80)
 
 # From a data set's metadata to its entries, in Detectron2's format.
 Load = Callable[[Mapping[str, Any]], list[dict[str, Any]]]
@@ -203,7 +203,7 @@ def keypoint_metadata(
         # A link is of the side that one of its ends is on; across the body it is of none.
         ends = {names[place] for place in link}
         sides = bool(ends & left), bool(ends & right)
-        return {(True, False): _LEFT, (False, True): _RIGHT}.get(sides, _MIDDLE)
+        return {(True, False): LEFT_COLOR, (False, True): RIGHT_COLOR}.get(sides, MIDDLE_COLOR)
 
     return {
         **instance_metadata([category], image_root=image_root, json_file=json_file),
