@@ -201,6 +201,27 @@ def small_pose_cfg(cfg) -> CfgNode:
     return cfg
 
 
+@pytest.fixture
+def small_detector_cfg(cfg) -> CfgNode:
+    """A DINO of five classes that is small enough for tests."""
+    cfg.MODEL.META_ARCHITECTURE = "Detector"
+    cfg.MODEL.BACKBONE.NAME = "D2SwinTransformer"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.MODEL.SWIN.EMBED_DIM = 16
+    cfg.MODEL.SWIN.DEPTHS = [1, 1, 1, 1]
+    cfg.MODEL.SWIN.NUM_HEADS = [1, 2, 4, 4]
+    cfg.MODEL.SWIN.DROP_PATH_RATE = 0.0
+    cfg.MODEL.SWIN.OUT_FEATURES = ["res3", "res4", "res5"]
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 5
+    cfg.MODEL.MASK_FORMER.HIDDEN_DIM = 32
+    cfg.MODEL.MASK_FORMER.NHEADS = 4
+    cfg.MODEL.LITE_DETR.NUM_HIGH_LEVELS = 3
+    node = cfg.MODEL.DETECTOR
+    node.ENC_LAYERS, node.DEC_LAYERS, node.PROSCALE_NUM_LAYERS = 1, 2, [0, 1, 1, 1]
+    node.DIM_FEEDFORWARD, node.NUM_QUERIES, node.DN_NUMBER = 48, 20, 12
+    return cfg
+
+
 @pytest.fixture(scope="session")
 def reference():
     """The reference implementation of results, an oracle."""

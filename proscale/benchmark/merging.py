@@ -1,7 +1,8 @@
 """A trained model with every kind of token merging: quality, agreement, multiply-adds and time.
 
-The same weights run with every preset of SegFormer++ and with halved images, in turns on the same
-images of a data set (Kienzle et al., SegFormer++, 2024, table I, without retraining).
+The same weights run with every preset of SegFormer++ and, of a semantic model, with halved images,
+in turns on the same images of a data set (Kienzle et al., SegFormer++, 2024, table I, without
+retraining).
 """
 
 from collections import Counter
@@ -19,11 +20,11 @@ from detectron2.modeling import build_model
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from proscale.benchmark.agreement import PoseAgreement, SemanticAgreement
 from proscale.benchmark.latency import Stopwatch, Timing, device_clock, measure_parts
 from proscale.cost.flops import count_flops
 from proscale.cost.model_cost import BACKBONE
 from proscale.errors import ConfigError, DataError
-from proscale.evaluation.semantic_evaluator import SemanticEvaluator
 from proscale.modeling import SlidingWindow, with_sliding_window
 from proscale.modeling.backbones import MixVisionTransformer
 from proscale.modeling.backbones.token_merging_config import NO_MERGING, PRESETS
@@ -33,7 +34,8 @@ from proscale.utils.whole_files import whole_file
 #: The model on images of half the size.
 DOWNSAMPLE = "downsample"
 VARIANTS = (*PRESETS, DOWNSAMPLE)
-"""The variants that are compared; the first one is unmerged."""
+"""The variants that are compared, the last one of semantic models alone; the first one is
+unmerged."""
 REST = "rest"
 
 QUERIES, KEYS_AND_VALUES = "queries", "keys and values"
@@ -46,14 +48,14 @@ class MergingResult:
     """A variant on a data set."""
 
     metrics: Mapping[str, float]  #: of the data set, percent, by name: ``mIoU`` and others
-    agreement: float  #: percent of all pixels that get the class that they get without merging
-    multiply_adds: int  #: of the network for one image
-    #: Of one image: ``BACKBONE``, ``REST`` (pre-processing, head, results) and ``TOTAL``.
+    agreement: float  #: percent of all pixels or keypoints that are as without merging
+    multiply_adds: int  #: of the network for one image or person, in one pass
+    #: Of one image or person: ``BACKBONE``, ``REST`` (pre-processing, head, results) and ``TOTAL``.
     times: Mapping[str, Timing]
 
 
 class MergedModel:
-    """A trained model that runs as any of :data:`VARIANTS`.
+    """A trained model that runs as any of its ``variants``, see :data:`VARIANTS`.
 
     Args:
         cfg: a model with the backbone ``MixVisionTransformer``; its own token merging is not used.
@@ -70,8 +72,8 @@ class MergedModel:
                 f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME}: expected MixVisionTransformer, "
                 "which merges tokens"
             )
-        is_semantic = cfg.MODEL.META_ARCHITECTURE != "MaskFormer"
-        if not (is_semantic or cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON):
+        kind = cfg.MODEL.META_ARCHITECTURE
+        if kind == "MaskFormer" and not cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON:
             raise ConfigError(
                 "MODEL.MASK_FORMER.TEST.SEMANTIC_ON is False: expected True, because mIoU is "
                 "compared"
@@ -79,13 +81,20 @@ class MergedModel:
         # Merging has no weights: presets are switched in one model. Halved images, with other
         # strides, take another model of the same weights.
         self.cfg, self.device = cfg, torch.device(cfg.MODEL.DEVICE)
-        self.model, self._halved = (self._build(downsample) for downsample in (False, True))
+        self.is_pose = kind == "PoseEstimator"
+        self.model = self._build(downsample=False)
         load(self.model)
-        self._halved.load_state_dict(self.model.state_dict())
+        # Heatmaps of halved crops are no targets that a pose estimator was trained for.
+        self.variants = tuple(PRESETS) if self.is_pose else VARIANTS
+        self._halved: nn.Module | None = None
+        if not self.is_pose:
+            self._halved = self._build(downsample=True)
+            self._halved.load_state_dict(self.model.state_dict())
 
     def variant(self, name: str) -> nn.Module:
-        """The network as one of :data:`VARIANTS`, until another one is asked for."""
+        """The network as one of ``variants``, until another one is asked for."""
         if name == DOWNSAMPLE:
+            assert self._halved is not None  # that of a semantic model
             return self._halved
         backbone = self.model.get_submodule("backbone")
         assert isinstance(backbone, MixVisionTransformer)
@@ -95,6 +104,12 @@ class MergedModel:
     def segmenter(self, name: str) -> nn.Module:
         """:meth:`variant` as it is evaluated, by windows or on whole images."""
         return with_sliding_window(self.cfg, self.variant(name))
+
+    def agreement(self, dataset_name: str) -> SemanticAgreement | PoseAgreement:
+        """What measures the quality and the agreement of the variants."""
+        if self.is_pose:
+            return PoseAgreement(self.cfg, dataset_name, self.variants)
+        return SemanticAgreement(dataset_name, self.variants)
 
     def _build(self, downsample: bool) -> nn.Module:
         cfg = self.cfg.clone()
@@ -107,29 +122,23 @@ class MergedModel:
 def compare_merging(
     merged: MergedModel, loader: Iterable[list[dict]], dataset_name: str, *, repeats: int
 ) -> dict[str, MergingResult]:
-    """Run all variants on a data set; times are those of its first image.
+    """Run all variants on a data set; times are those of its first image or person.
 
     Args:
         merged: the model.
-        loader: batches of one image of the data set ``dataset_name``, as a test loader gives them.
+        loader: batches of one image, or of one person, of the data set ``dataset_name``, as a test
+            loader gives them.
         repeats: calls that count, of each variant.
 
     Raises:
         DataError: the data set is empty.
     """
-    evaluators = {name: SemanticEvaluator(dataset_name) for name in VARIANTS}
-    agreeing = dict.fromkeys(VARIANTS, 0)
+    agreement = merged.agreement(dataset_name)
     first = None
     for batch in loader:
         first = first or batch
-        # In turns on every image: its unmerged labels are the first.
-        labels = {}
-        for name in VARIANTS:
-            outputs = merged.segmenter(name)(batch)
-            evaluators[name].process(batch, outputs)
-            scores = outputs[0]["sem_seg"]
-            labels[name] = scores.argmax(dim=0) if scores.ndim == 3 else scores
-            agreeing[name] += int((labels[name] == labels[NO_MERGING]).sum())
+        # In turns on every image; the unmerged variant is the first.
+        agreement.add(batch, {name: merged.segmenter(name)(batch) for name in merged.variants})
     if first is None:
         raise DataError(f"data set {dataset_name} has no images")
 
@@ -145,18 +154,16 @@ def compare_merging(
         watch.lap(REST)
 
     # Time and cost of the first image stand for all. No warm-up: all of them ran just now.
-    calls = {name: partial(call, name) for name in VARIANTS}
+    calls = {name: partial(call, name) for name in merged.variants}
     times = measure_parts(calls, repeats=repeats, warmup=0, clock=device_clock(merged.device))
     height, width = first[0]["image"].shape[-2:]
     return {
         name: MergingResult(
-            metrics=dict(evaluators[name].evaluate() or {})["sem_seg"],
-            # Unmerged predictions agree with themselves in all pixels.
-            agreement=100 * agreeing[name] / agreeing[NO_MERGING],
+            *agreement.result(name),
             multiply_adds=multiply_adds(merged, name, (height, width)),
             times=times[name],
         )
-        for name in VARIANTS
+        for name in merged.variants
     }
 
 
@@ -187,12 +194,12 @@ class MergedMap:
 
 
 @torch.no_grad()
-def merged_maps(model: nn.Module, image: Tensor) -> list[MergedMap]:
+def merged_maps(model: nn.Module, sample: dict) -> list[MergedMap]:
     """Run a model on a whole image and note the tokens that the first block of every stage merges.
 
     Args:
         model: with the backbone ``MixVisionTransformer``.
-        image: ``(3, H, W)`` as the model takes it.
+        sample: what the model takes of an image or a person.
 
     Returns:
         the maps of the padded image in the order of the stages, without those in which every token
@@ -220,7 +227,7 @@ def merged_maps(model: nn.Module, image: Tensor) -> list[MergedMap]:
         for number, stage in enumerate(model.get_submodule("backbone.stages").children(), 1):
             block = stage.get_submodule("blocks.0")
             hooks.enter_context(block.register_forward_pre_hook(partial(record_block, number)))
-        model([{"image": image}])
+        model([sample])
     return [merged for merged in maps if merged.length < merged.owners.size]
 
 

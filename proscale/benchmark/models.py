@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode
@@ -24,10 +25,11 @@ from proscale.benchmark.machine import (
     peak_allocated,
     peak_resident,
 )
-from proscale.cost.flops import ENCODER, count_flops
+from proscale.cost.flops import count_flops
 from proscale.cost.model_cost import BACKBONE, ENCODER_PART, HEAD, NETWORK, TRANSFORMER_DECODER
 from proscale.cost.shape_tracing import build_without_weights
 from proscale.cost.tables import markdown_table
+from proscale.data.mappers import PoseMapper
 from proscale.utils.types import Size
 
 WARMUP = 2
@@ -44,11 +46,50 @@ CONFIDENT_LOGIT = 10.0
 TARGETS_PER_IMAGE = 10
 
 
+class _Seam(NamedTuple):
+    """Where a part of a call ends: before a module, or after it."""
+
+    part: str
+    module: str  # its name in the model
+    is_after: bool = True
+
+
+_BEGIN = (_Seam(INPUT, "backbone", is_after=False), _Seam(BACKBONE, "backbone"))
+# The head of a MaskFormer calls the pixel decoder by another method than ``forward``: its part lies
+# between the backbone and the predictor. That of a detector begins with projections of the levels.
+_SEAMS = {
+    "MaskFormer": (
+        *_BEGIN,
+        _Seam(ENCODER_PART, "sem_seg_head.predictor", is_after=False),
+        _Seam(TRANSFORMER_DECODER, "sem_seg_head.predictor"),
+    ),
+    "SemanticSegmentor": (*_BEGIN, _Seam(HEAD, "sem_seg_head")),
+    "Detector": (
+        *_BEGIN,
+        _Seam(ENCODER_PART, "detection_head.transformer.encoder"),
+        _Seam(TRANSFORMER_DECODER, "detection_head"),
+    ),
+    "PoseEstimator": (*_BEGIN, _Seam(HEAD, "pose_head")),
+}
+# Methods that ``torch.compile`` compiles: between the seams, so that their hooks stay outside.
+_COMPILED = {
+    "MaskFormer": (
+        ("sem_seg_head.pixel_decoder", "decode"),
+        ("sem_seg_head.predictor", "forward"),
+    ),
+    "SemanticSegmentor": (("sem_seg_head", "forward"),),
+    "Detector": (("detection_head.transformer.encoder", "forward"),),
+    "PoseEstimator": (("pose_head", "forward"),),
+}
+
+
 @dataclass(frozen=True)
 class ModelSettings:
     """Input and mode of the calls."""
 
-    size: Size  #: (height, width) of the images, pixels
+    #: (height, width) of the images, pixels; of a pose estimator, whose crops have the size of
+    #: MODEL.POSE.INPUT_SIZE, those that persons are cut out of
+    size: Size
     batch: int  #: images per call
     dtype: str = "fp32"  #: of :data:`DTYPES`; all but fp32 are mixed precision (autocast)
     #: Forward and backward pass of a training step with random targets, without the optimiser.
@@ -70,9 +111,10 @@ class ModelRun:
     """A model of this project with random weights and its input, to be called again and again.
 
     Inference has the parts ``input`` (transfer, normalisation, padding), ``backbone``, then
-    ``encoder`` (pixel decoder) and ``transformer decoder``, or ``head``, and ``results`` (from
-    logits to the results that are configured, in the size of the image); training has ``losses``
-    (matching included) and ``backward`` in place of the last.
+    ``encoder`` (pixel decoder, or a detector's projections and encoder) and ``transformer
+    decoder``, or ``head``, and ``results`` (from logits to the results that are configured, in the
+    size of the image); training has ``losses`` (matching included) and ``backward`` in place of the
+    last.
 
     Raises:
         ValueError: no model can be built from ``cfg``, whose weights are not loaded.
@@ -84,27 +126,24 @@ class ModelRun:
         self.cfg, self.settings = cfg, settings
         self.device = torch.device(cfg.MODEL.DEVICE)
         self.model = build_model(cfg).train(settings.train)
-        head = self.model.sem_seg_head
-        has_decoders = hasattr(head, "pixel_decoder")
-        self.predictor: nn.Module | None = head.predictor if has_decoders else None
+        kind = cfg.MODEL.META_ARCHITECTURE
+        self.seams = _SEAMS[kind]
+        self.predictor = self.model.sem_seg_head.predictor if kind == "MaskFormer" else None
         # Inputs have a generator of their own: models draw different numbers of weights.
         generator = torch.Generator().manual_seed(0)
-        num_classes = head.num_classes if settings.train else 0
-        self.batch = _random_images(settings, num_classes, generator)
+        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        if kind == "PoseEstimator":
+            self.batch = _random_persons(cfg, settings, generator)
+        else:
+            self.batch = _random_images(settings, num_classes if settings.train else 0, generator)
         if self.predictor is not None and not settings.train:
             num_queries = cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
-            logits = confident_logits(num_queries, head.num_classes, generator)
+            logits = confident_logits(num_queries, num_classes, generator)
             self.class_logits = logits.to(self.device)
-        if not settings.compiled:
-            return
-        # Between the seams, so that their hooks stay outside.
-        self.model.backbone.forward = torch.compile(self.model.backbone.forward)
-        if self.predictor is None:
-            head.forward = torch.compile(head.forward)
-        else:
-            decoder = head.pixel_decoder
-            decoder.decode = torch.compile(decoder.decode)
-            head.predictor.forward = torch.compile(head.predictor.forward)
+        if settings.compiled:
+            for name, method in (("backbone", "forward"), *_COMPILED[kind]):
+                module = self.model.get_submodule(name)
+                setattr(module, method, torch.compile(getattr(module, method)))
 
     def __reduce__(self):
         """Another process builds its own."""
@@ -112,22 +151,16 @@ class ModelRun:
 
     def __call__(self, watch: Stopwatch) -> None:
         """Run once, lapping ``watch`` after every part."""
-        backbone, head, predictor = self.model.backbone, self.model.sem_seg_head, self.predictor
-        # A pre-hook ends the part before the module, a hook the module's own.
-        hooks = [
-            backbone.register_forward_pre_hook(watch.hook(INPUT)),
-            backbone.register_forward_hook(watch.hook(BACKBONE)),
-        ]
-        if predictor is None:
-            hooks.append(head.register_forward_hook(watch.hook(HEAD)))
-        else:
-            # The head calls the pixel decoder by another method than ``forward``: its part lies
-            # between the backbone and the predictor.
-            hooks.append(predictor.register_forward_pre_hook(watch.hook(ENCODER_PART)))
-            hooks.append(predictor.register_forward_hook(watch.hook(TRANSFORMER_DECODER)))
         with ExitStack() as stack:
-            for hook in hooks:
-                stack.enter_context(hook)
+            for seam in self.seams:
+                module, hook = self.model.get_submodule(seam.module), watch.hook(seam.part)
+                # A pre-hook ends the part before the module, a hook the module's own.
+                register = (
+                    module.register_forward_hook
+                    if seam.is_after
+                    else module.register_forward_pre_hook
+                )
+                stack.enter_context(register(hook))
             if not self.settings.train:
                 self.results()
                 watch.lap(RESULTS)
@@ -162,22 +195,34 @@ class ModelRun:
 
     def multiply_adds(self) -> dict[str, int]:
         """See :class:`ModelTimes`."""
-        return {} if self.settings.train else multiply_adds_by_part(self.cfg, self.settings.size)
+        if self.settings.train:
+            return {}
+        height, width = self.batch[0]["image"].shape[-2:]
+        return multiply_adds_by_part(self.cfg, (height, width))
 
 
 def multiply_adds_by_part(cfg: CfgNode, size: Size) -> dict[str, int]:
-    """Of a model's inference for an image of ``size`` (height, width) pixels: :data:`NETWORK_PARTS`
-    as far as it has them, and ``NETWORK``."""
+    """Of a model's inference for an image, or a crop of a person, of ``size`` (height, width)
+    pixels: :data:`NETWORK_PARTS` as far as it has them, and ``NETWORK``."""
     # Of a model of its own, because a compiled one cannot be traced.
     count = count_flops(build_without_weights(cfg), size).by_module
     found = {BACKBONE: count["backbone"]}
-    if ENCODER not in count:
-        found[HEAD] = count["sem_seg_head"]
-    else:
-        decoder = count["sem_seg_head.predictor"]
-        # The pixel decoder is timed with the pyramid's up-sampling.
-        found[ENCODER_PART] = count["sem_seg_head"] - decoder
-        found[TRANSFORMER_DECODER] = decoder
+    match cfg.MODEL.META_ARCHITECTURE:
+        case "MaskFormer":
+            decoder = count["sem_seg_head.predictor"]
+            # The pixel decoder is timed with the pyramid's up-sampling.
+            found[ENCODER_PART] = count["sem_seg_head"] - decoder
+            found[TRANSFORMER_DECODER] = decoder
+        case "Detector":
+            names = ("input_proj", "transformer.encoder")
+            found[ENCODER_PART] = sum(count[f"detection_head.{name}"] for name in names)
+            found[TRANSFORMER_DECODER] = count["detection_head"] - found[ENCODER_PART]
+        case "PoseEstimator":
+            # The flip test sees every crop twice.
+            passes = 2 if cfg.MODEL.POSE.FLIP_TEST else 1
+            found = {BACKBONE: passes * count["backbone"], HEAD: passes * count["pose_head"]}
+        case _:
+            found[HEAD] = count["sem_seg_head"]
     return {**found, NETWORK: sum(found.values())}
 
 
@@ -237,8 +282,29 @@ def _random_images(
             left, right = (int(place * size[1]) for place in columns)
             mask[top : bottom + 1, left : right + 1] = True
         classes = torch.randint(num_classes, (count,), generator=generator)
-        sample["instances"] = Instances(size, gt_classes=classes, gt_masks=BitMasks(masks))
+        objects = Instances(size, gt_classes=classes, gt_masks=BitMasks(masks))
+        objects.gt_boxes = objects.gt_masks.get_bounding_boxes()
+        sample["instances"] = objects
         sample["sem_seg"] = torch.randint(num_classes, size, generator=generator)
+    return samples
+
+
+def _random_persons(
+    cfg: CfgNode, settings: ModelSettings, generator: torch.Generator
+) -> list[dict]:
+    """Samples as the pose mapper makes them, each of a person as large as its image."""
+    height, width = settings.size
+    mapper = PoseMapper(cfg, is_train=False)
+    samples = []
+    for _ in range(settings.batch):
+        image = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
+        samples.append(mapper.view(image.numpy(), (0, 0, width, height)))
+    for sample in samples if settings.train else ():
+        # Keypoints anywhere in the crop, all of them labelled.
+        count = cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS
+        sides = torch.tensor(cfg.MODEL.POSE.INPUT_SIZE)
+        sample["keypoints"] = torch.rand(count, 2, generator=generator) * sides
+        sample["visible"] = torch.ones(count)
     return samples
 
 

@@ -1,9 +1,9 @@
 """``proscale compare-merging``: a trained model with every kind of token merging.
 
 The same weights of a model with the backbone MixVisionTransformer run unmerged, with every preset
-of SegFormer++ and with halved images on DATASETS.TEST: mIoU, agreement with the unmerged
-prediction, multiply-adds and time, side by side. Times are medians of calls in turns in one
-process.
+of SegFormer++ and, unless they estimate poses, with halved images on DATASETS.TEST: mIoU or PCK,
+agreement with the unmerged prediction, multiply-adds and time, side by side. Times are medians of
+calls in turns in one process.
 """
 
 import argparse
@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from detectron2.data.detection_utils import convert_image_to_rgb
 
+from proscale.benchmark.agreement import PoseAgreement, SemanticAgreement
 from proscale.benchmark.latency import TOTAL
 from proscale.benchmark.machine import describe_machine
 from proscale.benchmark.merging import (
     DOWNSAMPLE,
-    VARIANTS,
     MergedModel,
     compare_merging,
     draw_merged_tokens,
@@ -76,8 +76,11 @@ def run(options: argparse.Namespace) -> None:
         results = compare_merging(merged, loader, dataset, repeats=options.repeats)
     # Speeds are relative to the unmerged model.
     unmerged, rows, merging = results[NO_MERGING], [], {}
+    kind = PoseAgreement if merged.is_pose else SemanticAgreement
+    metrics, noun = kind.metrics, kind.noun
     for name, result in results.items():
-        row = [name, f"{result.metrics['mIoU']:.2f}", f"{result.agreement:.2f} %"]
+        row = [name, *(f"{result.metrics[metric]:.2f}" for metric in metrics)]
+        row.append(f"{result.agreement:.2f} %")
         row.append(f"{result.multiply_adds / 1e9:.2f}")
         # Merging speeds up the backbone alone, of which the whole image gains a part.
         for part in (BACKBONE, TOTAL):
@@ -91,8 +94,9 @@ def run(options: argparse.Namespace) -> None:
             "multiply_adds": result.multiply_adds,
             "seconds": times,
         }
-    headers = ["merging", "mIoU", "as unmerged", "GFLOPs"]
-    headers += ["backbone, ms", "backbone's speed", "image, ms", "image's speed"]
+    one = "person" if merged.is_pose else "image"
+    headers = ["merging", *metrics, f"{noun} as unmerged", "GFLOPs"]
+    headers += ["backbone, ms", "backbone's speed", f"{one}, ms", f"{one}'s speed"]
     print(f"{dataset}\n\n{markdown_table(rows, headers, text=('merging',))}")
     settings = {
         "config": options.config_file,
@@ -106,13 +110,14 @@ def run(options: argparse.Namespace) -> None:
     if options.picture is None:
         return
     # Presets alone merge tokens; halved images have none to show.
-    image = next(iter(loader))[0]["image"]
+    sample = next(iter(loader))[0]
+    image = sample["image"]
     photo = convert_image_to_rgb(image.permute(1, 2, 0), cfg.INPUT.FORMAT)
-    drawn = [name for name in VARIANTS if name not in (NO_MERGING, DOWNSAMPLE)]
+    drawn = [name for name in merged.variants if name not in (NO_MERGING, DOWNSAMPLE)]
     draw_merged_tokens(
         options.picture,
         np.full_like(photo, 255) if options.without_photo else photo,
-        {name: merged_maps(merged.variant(name), image) for name in drawn},
+        {name: merged_maps(merged.variant(name), sample) for name in drawn},
         padded_size=padded_size(merged.model, image.shape[-2:]),
     )
     print(f"\nMerged tokens: {options.picture}")

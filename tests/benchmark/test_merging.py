@@ -132,7 +132,7 @@ def image():
 
 def test_pooling_merges_its_windows(image):
     merging = [{}, {"q_mode": "n2d", "q_s": 2}, {"kv_mode": "n2d", "kv_s": 2}, {}]
-    queries, keys = merged_maps(Model(merging).eval(), image)
+    queries, keys = merged_maps(Model(merging).eval(), {"image": image})
     assert (queries.stage, queries.side, queries.length) == (2, QUERIES, 8 * 12)
     windows = np.arange(8 * 12).reshape(8, 12).repeat(2, axis=0).repeat(2, axis=1)
     assert np.array_equal(queries.owners, windows)
@@ -141,7 +141,7 @@ def test_pooling_merges_its_windows(image):
 
 def test_matching_merges_its_fraction(image):
     """Stages 1 and 2 of bsm_hq: 60 % of the reduced keys; 3 and 4: 80 % of the queries."""
-    maps = merged_maps(Model("bsm_hq").eval(), image)
+    maps = merged_maps(Model("bsm_hq").eval(), {"image": image})
     assert [(m.stage, m.side, m.owners.shape) for m in maps] == [
         (1, KEYS_AND_VALUES, (4, 6)),
         (2, KEYS_AND_VALUES, (4, 6)),
@@ -152,14 +152,14 @@ def test_matching_merges_its_fraction(image):
 
 
 def test_nothing_merged_nothing_noted(image):
-    assert merged_maps(Model("none").eval(), image) == []
+    assert merged_maps(Model("none").eval(), {"image": image}) == []
 
 
 def test_model_is_left_as_it_was(image):
     model = Model("bsm_fast").eval()
     with torch.no_grad():
         before = model([{"image": image}])
-        merged_maps(model, image)
+        merged_maps(model, {"image": image})
         after = model([{"image": image}])
     assert all(torch.equal(before[name], after[name]) for name in before)
 

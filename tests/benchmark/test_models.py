@@ -54,6 +54,27 @@ def test_inference_is_lapped_at_every_seam_once(small_cfg):
     assert set(parts.values()) == {1}
 
 
+@pytest.mark.parametrize("kind", ["small_detector_cfg", "small_pose_cfg"])
+@pytest.mark.parametrize("settings", [INFERENCE, TRAINING])
+def test_other_models_are_lapped_at_their_seams(kind, settings, request):
+    run = ModelRun(request.getfixturevalue(kind), settings)
+    parts = parts_of(run)
+    end = ["losses", "backward"] if settings.train else ["results"]
+    middle = ["head"] if kind == "small_pose_cfg" else ["encoder", "transformer decoder"]
+    assert list(parts) == ["input", "backbone", *middle, *end]
+    assert set(parts.values()) == {1}
+    counted = run.multiply_adds()
+    assert set(counted) == (set() if settings.train else {"backbone", *middle, NETWORK})
+
+
+def test_the_flip_test_counts_twice(small_pose_cfg):
+    once, twice = (
+        ModelRun(small_pose_cfg, INFERENCE).multiply_adds()[NETWORK]
+        for small_pose_cfg.MODEL.POSE.FLIP_TEST in (False, True)
+    )
+    assert twice == 2 * once
+
+
 def test_a_batch_is_one_call_of_every_part(small_cfg):
     run = ModelRun(small_cfg, dataclasses.replace(INFERENCE, batch=2))
     sizes = []
