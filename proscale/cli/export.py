@@ -6,11 +6,12 @@ computes something else is not written.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 
@@ -23,6 +24,7 @@ from proscale.errors import ConfigError, ExportError
 from proscale.export import files
 from proscale.export.check import TOLERANCE, CheckedFile, check_file, check_images, evaluate
 from proscale.export.network import describe, exportable
+from proscale.utils.types import Size
 from proscale.utils.whole_files import try_file, whole_file
 
 ONNX = "onnx"
@@ -39,16 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FILE", help="file to write: .onnx or .pt2"
     )
-    help_ = "sizes of the images it is checked on (default: 480x640 640x480)"
-    sizes = ((480, 640), (640, 480))
-    parser.add_argument(
-        "--check-size", nargs=2, type=parse_size, default=sizes, metavar="HxW", help=help_
-    )
+    help_ = "sizes of the images it is checked on (default: 480x640 640x480; of a pose estimator "
+    help_ += "crops of MODEL.POSE.INPUT_SIZE)"
+    parser.add_argument("--check-size", nargs=2, type=parse_size, metavar="HxW", help=help_)
     help_ = "greatest absolute difference of an output that passes (default: %(default)s)"
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, metavar="X", help=help_)
     help_ = f"with --format {ONNX}: weights in eight bits, made from the float32 file once checked"
     parser.add_argument("--int8", action="store_true", help=help_)
-    help_ = "evaluate the file on DATASETS.TEST: PQ, AP and mIoU, as switched on"
+    help_ = "evaluate the file on DATASETS.TEST: PQ, AP, mIoU and PCK, as switched on"
     parser.add_argument("--evaluate", action="store_true", help=help_)
     help_ = "calls of each that are timed (default: %(default)s)"
     parser.add_argument("--repeats", type=positive, default=5, help=help_)
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
     network = exportable(model)
     metadata = describe(cfg, model, network, options.config_file)
     program = files.export_program(network)
-    batches, source = check_images(cfg, options.check_size)
+    batches, source = check_images(cfg, options.check_size or _default_sizes(cfg))
     print(f"Checked on {source}\n", flush=True)
 
     check = partial(
@@ -137,7 +137,7 @@ def _check_options(options: argparse.Namespace) -> None:
             "quantisation has moved to another package"
         )
     least, most = files.MIN_SIDE, files.MAX_SIDE
-    for height, width in options.check_size:
+    for height, width in options.check_size or ():
         if not (least <= height <= most and least <= width <= most):
             raise ConfigError(
                 f"--check-size is {height}x{width}: expected sides from {least} to {most}"
@@ -146,6 +146,13 @@ def _check_options(options: argparse.Namespace) -> None:
         files.require_packages()
     try_file(options.output, "--output")
     try_outputs(json=options.json)
+
+
+def _default_sizes(cfg: CfgNode) -> Sequence[Size]:
+    if cfg.MODEL.META_ARCHITECTURE == "PoseEstimator":
+        width, height = cfg.MODEL.POSE.INPUT_SIZE
+        return ((height, width),)
+    return ((480, 640), (640, 480))
 
 
 def _report(found: Mapping[str, CheckedFile]) -> None:

@@ -20,7 +20,7 @@ from proscale.engine.trainer import Trainer
 from proscale.errors import DataError
 from proscale.evaluation import build_evaluator
 from proscale.export.network import ExportableNetwork
-from proscale.modeling import MaskFormer, with_sliding_window
+from proscale.modeling import Detector, MaskFormer, PoseEstimator, with_sliding_window
 from proscale.utils.types import Size
 
 Runner = Callable[[Tensor], tuple[Tensor, ...]]
@@ -140,7 +140,7 @@ def compare(network: ExportableNetwork, run: Runner, batches: Sequence[Tensor]) 
 
 
 class ExportedModel(nn.Module):
-    """Computes logits by a file, which ``run`` runs, and makes the model's results from them."""
+    """Computes outputs by a file, which ``run`` runs, and makes the model's results from them."""
 
     def __init__(self, model: nn.Module, network: ExportableNetwork, run: Runner):
         super().__init__()
@@ -151,18 +151,31 @@ class ExportedModel(nn.Module):
         """As the model's own in evaluation; an image at a time."""
         found = []
         for sample in batched_inputs:
-            # Logits by the file, a batch of one.
+            # Outputs by the file, a batch of one.
             images = sample["image"][None]
             size = (images.shape[2], images.shape[3])
+            if isinstance(self.model, PoseEstimator):
+                found += self.model.results(self._heatmaps(images), [sample])
+                continue
             outputs: list[Tensor] = [output[0] for output in self.run(images)]
             # Results by the model, at the size of the original image.
+            height, width = sample.get("height", size[0]), sample.get("width", size[1])
             if isinstance(self.model, MaskFormer):
                 sizes = {"padded_size": self.network.padded(size), "image_size": size}
                 found.append(self.model.results(*outputs, **sizes, sample=sample))
+            elif isinstance(self.model, Detector):
+                found.append({"instances": self.model.results(*outputs, (height, width))})
             else:
-                height, width = sample.get("height", size[0]), sample.get("width", size[1])
                 found.append({"sem_seg": sem_seg_postprocess(*outputs, size, height, width)})
         return found
+
+    def _heatmaps(self, images: Tensor) -> Tensor:
+        """Heatmaps of crops ``(B, 3, H, W)`` by the file, with the flip test if it is on."""
+        (plain,) = self.run(images)
+        if not self.model.flip_indices:
+            return plain
+        (mirrored,) = self.run(images.flip(-1))
+        return self.model.average(plain, mirrored)
 
 
 def evaluate(
@@ -176,5 +189,7 @@ def evaluate(
         Trainer.build_test_loader(cfg, name),
         build_evaluator(cfg, name),
     )
-    metrics = {"panoptic_seg": "PQ", "segm": "AP", "sem_seg": "mIoU"}
+    metrics = {"panoptic_seg": "PQ", "segm": "AP", "sem_seg": "mIoU", "keypoints": "PCK@0.1"}
+    if isinstance(model, Detector):
+        metrics["bbox"] = "AP"
     return {metric: results[kind][metric] for kind, metric in metrics.items() if kind in results}

@@ -1,6 +1,7 @@
-"""The part of a model that is exported: from pixels to logits, normalisation and padding included.
+"""The part of a model that is exported: from pixels to logits, boxes or heatmaps, normalisation and
+padding included.
 
-Results are made from logits outside: that takes sizes which only the caller knows, and is short in
+Results are made from these outside: that takes sizes which only the caller knows, and is short in
 NumPy (``docs/export.md``).
 """
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.errors import ExportError
-from proscale.modeling import MaskFormer, SegFormerHead
+from proscale.modeling import Detector, MaskFormer, PoseEstimator, SegFormerHead
 from proscale.modeling.backbones import MixVisionTransformer
 from proscale.modeling.backbones.swin import whole_windows
 from proscale.modeling.backbones.token_merging import BipartiteSoftMatching
@@ -25,13 +26,14 @@ from proscale.utils.types import Size
 
 
 class ExportableNetwork(nn.Module):
-    """From images ``(B, 3, H, W)`` uint8, channels in the order of ``INPUT.FORMAT``, to logits.
+    """From images ``(B, 3, H, W)`` uint8, channels in the order of ``INPUT.FORMAT``, to outputs.
 
     Args:
-        model: its ``backbone``, ``sem_seg_head``, ``pixel_mean`` and ``pixel_std`` are shared.
+        model: its ``backbone``, head, ``pixel_mean`` and ``pixel_std`` are shared.
         size_divisibility: images are padded to a multiple of it, on the right and below.
     """
 
+    head_name = "sem_seg_head"  # of the model's head
     outputs: tuple[str, ...]  # names, in the order of ``forward``
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -41,7 +43,7 @@ class ExportableNetwork(nn.Module):
         # Shared, not copied: the network is as large as the model. Weights of convolutions that
         # are fused are its own.
         self.backbone = model.get_submodule("backbone")
-        self.sem_seg_head = fuse_for_inference(model.get_submodule("sem_seg_head"))
+        self.head = fuse_for_inference(model.get_submodule(self.head_name))
         self.register_buffer("pixel_mean", model.get_buffer("pixel_mean"))
         self.register_buffer("pixel_std", model.get_buffer("pixel_std"))
         self.size_divisibility = max(size_divisibility, 1)
@@ -67,7 +69,7 @@ class MaskNetwork(ExportableNetwork):
     outputs = ("class_logits", "mask_logits")
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = self.sem_seg_head(self.features(images))
+        outputs = self.head(self.features(images))
         return outputs["pred_logits"], outputs["pred_masks"]
 
 
@@ -78,10 +80,43 @@ class SemanticNetwork(ExportableNetwork):
     outputs = ("logits",)
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        logits, _ = self.sem_seg_head(self.features(images))
+        logits, _ = self.head(self.features(images))
         # Without the padding.
         height, width = images.shape[-2:]
         return (logits[..., :height, :width],)
+
+
+class DetectionNetwork(ExportableNetwork):
+    """That of :class:`~proscale.modeling.Detector`: class logits ``(B, Q, K)`` and boxes
+    ``(B, Q, 4)`` of the last layer, (cx, cy, w, h) as fractions of the image."""
+
+    head_name = "detection_head"
+    outputs = ("class_logits", "boxes")
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features, (height, width) = self.features(images), images.shape[-2:]
+        # Cells of the padding are not attended: all images have one size, so that they are left
+        # out at once. Quotients of negative numbers would be rounded to zero in an ONNX file.
+        if self.size_divisibility > 1:
+            features = {
+                name: features[name][
+                    ..., : (height + stride - 1) // stride, : (width + stride - 1) // stride
+                ]
+                for name, stride in self.head.strides.items()
+            }
+        outputs = self.head(features)
+        return outputs["logits"][-1], outputs["boxes"][-1]
+
+
+class PoseNetwork(ExportableNetwork):
+    """That of :class:`~proscale.modeling.PoseEstimator`: heatmaps ``(B, K, h, w)`` of crops of
+    persons, in one pass, without the flip test."""
+
+    head_name = "pose_head"
+    outputs = ("heatmaps",)
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.head(self.features(images)),)
 
 
 def exportable(model: nn.Module) -> ExportableNetwork:
@@ -90,7 +125,7 @@ def exportable(model: nn.Module) -> ExportableNetwork:
     Raises:
         ExportError: models of this kind cannot be exported; the configuration's key is named.
     """
-    backbone, head = model.get_submodule("backbone"), model.get_submodule("sem_seg_head")
+    backbone = model.get_submodule("backbone")
     # Before the kind of model, because every kind may have this backbone.
     stages = backbone.token_merging if isinstance(backbone, MixVisionTransformer) else ()
     methods = [method for stage in stages for method in vars(stage).values()]
@@ -100,21 +135,27 @@ def exportable(model: nn.Module) -> ExportableNetwork:
             "image's size that exporters know: expected none, n2d_2x2, and the modes n1d and n2d"
         )
     # Numbers in half precision would be compared with those of a file in single precision.
+    if isinstance(model, (MaskFormer, Detector)) and model.inference_dtype is not None:
+        name = str(model.inference_dtype).removeprefix("torch.")
+        raise ExportError(f"MODEL.MASK_FORMER.TEST.DTYPE is {name}: expected float32")
     if isinstance(model, MaskFormer):
-        if model.inference_dtype is not None:
-            name = str(model.inference_dtype).removeprefix("torch.")
-            raise ExportError(f"MODEL.MASK_FORMER.TEST.DTYPE is {name}: expected float32")
         if model.gated:
             raise ExportError(
                 "MODEL.PROSCALE.GATE chooses layers image by image: expected [] in a file, with "
                 "MODEL.PROSCALE.BUDGET"
             )
         return MaskNetwork(model, model.size_divisibility).eval()
+    if isinstance(model, Detector):
+        return DetectionNetwork(model, model.size_divisibility).eval()
+    if isinstance(model, PoseEstimator):
+        return PoseNetwork(model, 1).eval()
+    head = getattr(model, "sem_seg_head", None)
     if isinstance(model, SemanticSegmentor) and isinstance(head, SegFormerHead):
         return SemanticNetwork(model, model.backbone.size_divisibility).eval()
     raise ExportError(
         f"MODEL.META_ARCHITECTURE is {type(model).__name__} and MODEL.SEM_SEG_HEAD.NAME "
-        f"{type(head).__name__}: expected MaskFormer, and SemanticSegmentor with SegFormerHead"
+        f"{type(head).__name__}: expected MaskFormer, Detector, PoseEstimator, and "
+        "SemanticSegmentor with SegFormerHead"
     )
 
 
@@ -122,7 +163,8 @@ def describe(cfg: CfgNode, model: nn.Module, network: ExportableNetwork, config_
     """The metadata of a file, from which results can be made without this project.
 
     Returns:
-        JSON of the input's format, the classes, and the thresholds of the panoptic results.
+        JSON of the input's format, the classes, and what the results need besides: thresholds of
+        panoptic results, the number of boxes, or crops and keypoints.
         ``classes`` has the names in the order of the logits, numbers where no data set of the
         configuration has names for all; ``things`` the indices of those that are counted.
     """
@@ -147,11 +189,24 @@ def describe(cfg: CfgNode, model: nn.Module, network: ExportableNetwork, config_
         "proscale": version("proscale"),
         "torch": torch.__version__,
     }
-    # Settings of the panoptic results, which a reader needs to repeat them.
+    # Settings of the results, which a reader needs to repeat them.
     if isinstance(model, MaskFormer):
         document |= {
             "things": sorted(model.things),
             "object_mask_threshold": model.object_mask_threshold,
             "overlap_threshold": model.overlap_threshold,
+        }
+    if isinstance(model, Detector):
+        document["detections"] = model.max_detections
+    if isinstance(model, PoseEstimator):
+        keypoints = MetadataCatalog.get(next(iter((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))))
+        document |= {
+            "keypoints": list(keypoints.keypoint_names),
+            "input_size": list(cfg.MODEL.POSE.INPUT_SIZE),
+            "box_padding": cfg.MODEL.POSE.BOX_PADDING,
+            "keypoint_score_thresh": cfg.MODEL.POSE.KEYPOINT_SCORE_THRESH,
+            # Of each keypoint its counterpart on the other side; null without the flip test.
+            "flip_indices": model.flip_indices,
+            "shift_heatmap": model.shift_heatmap,
         }
     return json.dumps(document)

@@ -142,3 +142,20 @@ def test_other_files_are_refused(tmp_path, runner, make, message):
     with pytest.raises(ExportError, match=message) as error:
         runner(file)
     assert str(error.value).startswith(f"{file}: ") and str(error.value).isprintable()
+
+
+def test_detectors(small_detector_cfg, tmp_path):
+    # 96 pixels to the side make more tokens than queries.
+    network = make_network(small_detector_cfg, "MODEL.DETECTOR.ENCODER", "proscale")
+    file = tmp_path / "model.onnx"
+    write_onnx(export_program(network), network.outputs, file, "{}")
+    assert_equal(network, OnnxRunner(file))
+
+
+def test_pose_estimators(small_pose_cfg, tmp_path):
+    network = make_network(small_pose_cfg)
+    file = tmp_path / "model.onnx"
+    write_onnx(export_program(network), network.outputs, file, "{}")
+    runner = OnnxRunner(file)
+    assert_equal(network, runner)
+    assert runner(torch.zeros(3, 3, 96, 128, dtype=torch.uint8))[0].shape == (3, 17, 24, 32)

@@ -1,12 +1,15 @@
 """What is exported, and what is refused."""
 
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList
 
+from proscale.data import PoseMapper
 from proscale.errors import ExportError
 from proscale.export import exportable
+from proscale.export.check import ExportedModel
 
 
 @pytest.fixture
@@ -54,3 +57,31 @@ def test_refuses_other_heads(small_segformer_cfg):
     small_segformer_cfg.MODEL.SEM_SEG_HEAD.NORM = ""
     with pytest.raises(ExportError, match=r"SEM_SEG_HEAD\.NAME SemSegFPNHead: expected"):
         exportable(build_model(small_segformer_cfg))
+
+
+@torch.no_grad()
+def test_results_of_a_pose_file_are_the_models(small_pose_cfg):
+    torch.manual_seed(0)
+    model = build_model(small_pose_cfg).eval()
+    network = exportable(model)
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    sample = PoseMapper(small_pose_cfg, is_train=False).view(image, [20, 10, 70, 85])
+    ((expected,), (found,)) = model([sample]), ExportedModel(model, network, network)([sample])
+    assert torch.equal(
+        found["instances"].pred_keypoints[..., :2], expected["instances"].pred_keypoints[..., :2]
+    )
+
+
+@torch.no_grad()
+def test_results_of_a_detectors_file_are_the_models(small_detector_cfg):
+    torch.manual_seed(0)
+    model = build_model(small_detector_cfg).eval()
+    network = exportable(model)
+    # Padded in both: Swin takes multiples of 32.
+    image = torch.randint(0, 256, (3, 97, 130), dtype=torch.uint8)
+    sample = {"image": image, "height": 194, "width": 260}
+    ((expected,), (found,)) = model([sample]), ExportedModel(model, network, network)([sample])
+    expected, found = expected["instances"], found["instances"]
+    assert len(found) == len(expected) > 0
+    assert torch.allclose(found.scores, expected.scores, atol=1e-5)
+    assert torch.allclose(found.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-2)

@@ -23,8 +23,7 @@ MARGIN = 0.01
 def inverse_sigmoid(probability: Tensor, eps: float) -> Tensor:
     """``log(p / (1 - p))``, both terms at least ``eps``."""
     # Gradients of boxes at the border of the image stay finite.
-    probability = probability.clamp(0, 1)
-    return (probability.clamp(min=eps) / (1 - probability).clamp(min=eps)).log()
+    return (probability.clamp(eps, 1.0) / (1 - probability).clamp(eps, 1.0)).log()
 
 
 def sine_box_embedding(boxes: Tensor, channels: int, order: Sequence[int]) -> Tensor:

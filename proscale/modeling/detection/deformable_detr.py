@@ -155,7 +155,8 @@ class DeformableDETRHead(DetectionHead):
             position, queries = embedding.chunk(2, dim=-1)
         else:
             # Learned queries with points, (B, Q, C) and (B, Q, 2).
-            position, queries = self.query_embed.weight.expand(len(memory), -1, -1).chunk(2, dim=-1)
+            learned = self.query_embed.weight.expand(memory.shape[0], -1, -1)
+            position, queries = learned.chunk(2, dim=-1)
             references = at_least_float32(self.transformer.reference_points(position)).sigmoid()
 
         all_logits, all_boxes = [], []

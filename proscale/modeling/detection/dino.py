@@ -158,7 +158,7 @@ class DINOHead(DetectionHead):
         proposals = at_least_float32(change) + take(anchors, kept)
 
         # Mixed query selection (§3.4): boxes of the proposals, without gradient; learned content.
-        queries = transformer.tgt_embed.weight[: kept.shape[1]].expand(len(kept), -1, -1)
+        queries = transformer.tgt_embed.weight[: kept.shape[1]].expand(kept.shape[0], -1, -1)
         unbounded, mask = proposals.detach(), None
         if denoising is not None:
             first_queries, first_boxes, blocked = denoising[:3]

@@ -180,7 +180,7 @@ def rank_tokens(scores: Tensor, plan: TokenPlan, count: int) -> Tensor:
 
 def take(tokens: Tensor, numbers: Tensor) -> Tensor:
     """Rows ``numbers`` ``(B, Q)`` of ``tokens`` ``(B or 1, S, C)``: ``(B, Q, C)``."""
-    tokens = tokens.expand(len(numbers), -1, -1)
+    tokens = tokens.expand(numbers.shape[0], -1, -1)
     return tokens.gather(1, numbers[..., None].expand(-1, -1, tokens.shape[2]))
 
 

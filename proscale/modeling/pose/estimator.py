@@ -105,12 +105,17 @@ class PoseEstimator(nn.Module):
         batch = (images - self.pixel_mean) / self.pixel_std
         if self.training:
             return self._losses(self.heatmaps(batch), batched_inputs)
+        return self.results(self.infer(batch), batched_inputs)
+
+    def results(self, heatmaps: Tensor, samples: Sequence[dict]) -> list[dict]:
+        """The results of persons, see :meth:`forward`, whose heatmaps ``(B, K, h, w)`` may come
+        from elsewhere, an exported file say."""
         # Decoded in the crop, (B, K, 2) and (B, K), and taken back to the image.
-        decoded = self.codec.decode(self.infer(batch))
+        decoded = self.codec.decode(heatmaps)
         keypoints, scores = (values.detach().cpu().numpy() for values in decoded)
         return [
             {"instances": self._result(*person)}
-            for person in zip(batched_inputs, keypoints, scores, strict=True)
+            for person in zip(samples, keypoints, scores, strict=True)
         ]
 
     def heatmaps(self, batch: Tensor) -> Tensor:
@@ -122,9 +127,12 @@ class PoseEstimator(nn.Module):
         if self.flip_indices is None:
             return self.heatmaps(batch)
         # The mirrored crops are seen as well, their heatmaps mirrored back, and both averaged.
-        plain, mirrored = self.heatmaps(torch.cat((batch, batch.flip(-1)))).chunk(2)
-        mirrored = flip_heatmaps(mirrored, self.flip_indices, self.shift_heatmap)
-        return (plain + mirrored) / 2
+        return self.average(*self.heatmaps(torch.cat((batch, batch.flip(-1)))).chunk(2))
+
+    def average(self, plain: Tensor, mirrored: Tensor) -> Tensor:
+        """The flip test: heatmaps of crops and of the mirrored crops, averaged."""
+        assert self.flip_indices is not None  # the flip test is on
+        return (plain + flip_heatmaps(mirrored, self.flip_indices, self.shift_heatmap)) / 2
 
     def _losses(self, heatmaps: Tensor, samples: list[dict]) -> dict[str, Tensor]:
         # Targets are made where the heatmaps are: cheaper than moving them there.
