@@ -29,7 +29,12 @@ _COUNTS = {
     "overflowed_steps": "Steps left out by loss scaling",
 }
 # With the main metric those that explain it.
-_FAMILIES = {"PQ": ["PQ", "PQ_th", "PQ_st"], "AP": ["AP", "AP50", "AP75"], "mIoU": ["mIoU", "pACC"]}
+_FAMILIES = {
+    "PQ": ["PQ", "PQ_th", "PQ_st"],
+    "AP": ["AP", "AP50", "AP75"],
+    "mIoU": ["mIoU", "pACC"],
+    "PCK@0.1": ["PCK@0.1", "PCK@0.05"],
+}
 _TIMES = {"time": "in all", "data_time": "waiting for data"}
 
 
@@ -51,7 +56,7 @@ def curve_charts(curves: Mapping[str, Points]) -> str:
 def evaluated(curves: Mapping[str, Points]) -> dict[str, Points]:
     """Those of ``curves`` that are main metrics, such as ``panoptic_seg/PQ``."""
     # The name of a data set may stand before task and metric.
-    names = {f"{task}/{metric}" for task, (_, metric) in HEADLINES.items()}
+    names = {f"{task}/{name}" for task, (_, metrics) in HEADLINES.items() for name in metrics}
     return {key: points for key, points in curves.items() if "/".join(key.split("/")[-2:]) in names}
 
 

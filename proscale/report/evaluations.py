@@ -4,35 +4,53 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from proscale.data.formats.json_file import read_json
 from proscale.engine.trainer import RESULTS_FILE, RESULTS_TTA_FILE
 from proscale.errors import DataError
-from proscale.evaluation import panoptic_evaluator, semantic_evaluator
+from proscale.evaluation import panoptic_evaluator, pose_evaluator, semantic_evaluator
 from proscale.utils.untrusted import inside
 
 HEADLINES = {
-    "panoptic_seg": ("Panoptic segmentation", "PQ"),
-    "segm": ("Instance masks", "AP"),
-    "boundary": ("Instance boundaries", "AP"),
-    "bbox": ("Instance boxes", "AP"),
-    "sem_seg": ("Semantic segmentation", "mIoU"),
+    "panoptic_seg": ("Panoptic segmentation", ("PQ",)),
+    "segm": ("Instance masks", ("AP",)),
+    "boundary": ("Instance boundaries", ("AP",)),
+    "bbox": ("Boxes", ("AP",)),
+    "sem_seg": ("Semantic segmentation", ("mIoU",)),
+    "keypoints": ("Keypoints", ("AP", "PCK@0.1")),
 }
-"""By task its title and its main metric."""
+"""By task its title and its main metrics."""
 
-# By task the evaluator, which names its files, the key of their list of classes, and the metric of
-# images.
+
+class _Details(NamedTuple):
+    """The files of an evaluator."""
+
+    results: str
+    key: str  # of the list of classes in it
+    images: str  # empty where images have no metric
+    image_metric: str
+    noun: str = "classes"  # what the list has
+
+
 _DETAILS = {
-    "panoptic_seg": (panoptic_evaluator, "per_category", "PQ"),
-    "sem_seg": (semantic_evaluator, "per_class", "mIoU"),
+    "panoptic_seg": _Details(
+        panoptic_evaluator.RESULTS_FILE, "per_category", panoptic_evaluator.IMAGES_FILE, "PQ"
+    ),
+    "sem_seg": _Details(
+        semantic_evaluator.RESULTS_FILE, "per_class", semantic_evaluator.IMAGES_FILE, "mIoU"
+    ),
+    "keypoints": _Details(pose_evaluator.RESULTS_FILE, "per_keypoint", "", "", "keypoints"),
 }
+# Whose boxes the persons were in, which the results have beside the metrics.
+_BOXES = ("", pose_evaluator.TRUE_BOXES, pose_evaluator.DETECTED_BOXES)
 _MAX_NUMBER = 2**53
 
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """Metrics of a class; nan where it did not occur. ``kind`` is thing, stuff or unknown, ""."""
+    """Metrics of a class or a keypoint; nan where it did not occur. ``kind`` is thing, stuff or
+    unknown, ""."""
 
     name: str
     kind: str
@@ -58,17 +76,24 @@ class Evaluation:
     image_metric: str  # name of the metric of the images
     images: list[ImageMetric]  # none where images have no metric
     has_views: bool  # with test-time augmentation
+    boxes: str = ""  # of persons: ground-truth or detected ones
 
     @property
     def title(self) -> str:
         """The task, for people."""
-        return HEADLINES.get(self.task, (self.task, ""))[0] + " with views" * self.has_views
+        title, _ = HEADLINES.get(self.task, (self.task, ()))
+        return title + f", {self.boxes}" * bool(self.boxes) + " with views" * self.has_views
 
     @property
-    def headline(self) -> str:
-        """Name of the main metric."""
-        wanted = HEADLINES.get(self.task, ("", ""))[1]
-        return wanted if wanted in self.metrics else next(iter(self.metrics), "")
+    def noun(self) -> str:
+        """What ``classes`` are."""
+        return _DETAILS[self.task].noun if self.task in _DETAILS else "classes"
+
+    @property
+    def headlines(self) -> list[str]:
+        """Names of the main metrics."""
+        _, wanted = HEADLINES.get(self.task, ("", ()))
+        return [name for name in wanted if name in self.metrics] or list(self.metrics)[:1]
 
 
 def read_evaluations(run: Path) -> tuple[list[Evaluation], list[str]]:
@@ -89,8 +114,12 @@ def read_evaluations(run: Path) -> tuple[list[Evaluation], list[str]]:
         if any(isinstance(metrics, Mapping) for metrics in unnamed.values()):
             folders = [path.name for path in (run / folder).glob("*/")]
             by_dataset.append((folders[0] if len(folders) == 1 else "", unnamed))
-        entries = ((dataset, *entry) for dataset, tasks in by_dataset for entry in tasks.items())
-        for dataset, task, metrics in entries:
+        entries = (
+            (dataset, *entry, tasks.get("boxes"))
+            for dataset, tasks in by_dataset
+            for entry in tasks.items()
+        )
+        for dataset, task, metrics, boxes in entries:
             if not isinstance(metrics, Mapping) or not metrics:
                 continue
             # COCO's AP of classes is among the metrics of the data set.
@@ -104,20 +133,28 @@ def read_evaluations(run: Path) -> tuple[list[Evaluation], list[str]]:
             # Files of other tasks are not read; without a data set's name its folder is unknown.
             task = task.removesuffix("_TTA")
             if task in _DETAILS and dataset:
-                evaluator, key, image_metric = _DETAILS[task]
+                details = _DETAILS[task]
+                image_metric = details.image_metric
                 try:
                     files = Path(inside(run / folder, dataset, f"{run / name}: a data set"))
                 except DataError as error:
                     problems.append(str(error))
                     continue
-                records = _records(files / evaluator.RESULTS_FILE, key, problems)
+                records = _records(files / details.results, details.key, problems)
                 classes = [_class_metrics(record) for record in records]
-                images = [
-                    ImageMetric(str(record.get("file_name")), _number(record.get(image_metric)))
-                    for record in _records(files / evaluator.IMAGES_FILE, "images", problems)
-                ]
+                if details.images:
+                    images = [
+                        ImageMetric(str(record.get("file_name")), _number(record.get(image_metric)))
+                        for record in _records(files / details.images, "images", problems)
+                    ]
             has_views = name == RESULTS_TTA_FILE
-            found.append(Evaluation(dataset, task, whole, classes, image_metric, images, has_views))
+            # The files may be somebody else's: one of the known texts, or none.
+            whose = boxes if task == "keypoints" and boxes in _BOXES else ""
+            found.append(
+                Evaluation(
+                    dataset, task, whole, classes, image_metric, images, has_views, boxes=whose
+                )
+            )
     return found, problems
 
 

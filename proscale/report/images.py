@@ -32,7 +32,7 @@ def images_html(run: RunFolder, count: int, missing: list[str]) -> str:
     # Views change predictions, and single images have no AP.
     scored = [e for e in run.evaluations if e.task in _TASKS and not e.has_views]
     if run.evaluations and not scored:
-        missing.append("Best and worst images: AP is not defined for single images.")
+        missing.append("Best and worst images: AP and PCK are not defined for single images.")
     for evaluation in scored:
         subject = f"Best and worst images of {evaluation.dataset}, {evaluation.title.lower()}"
         if not evaluation.images:

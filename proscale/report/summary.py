@@ -21,8 +21,8 @@ def summary_html(run: RunFolder) -> str:
 def _results(run: RunFolder) -> list[_Tile]:
     histories = evaluated(run.curves)
     tiles = []
-    for evaluation in run.evaluations:
-        name = evaluation.headline
+    named = [(one, name) for one in run.evaluations for name in one.headlines]
+    for evaluation, name in named:
         value = evaluation.metrics.get(name, math.nan)
         note = " on ".join(part for part in (evaluation.title, evaluation.dataset) if part)
         # Detectron2 leaves the data set out of a metric's name where there is only one.

@@ -83,7 +83,8 @@ def evaluation_html(evaluation: Evaluation) -> str:
         for suffix, kind in (("", "all"), ("_th", "things"), ("_st", "stuff"))
         if all(name + suffix in metrics for name in names)
     ]
-    parts = [heading(evaluation), table(["classes", *names], summary)]
+    noun = evaluation.noun
+    parts = [heading(evaluation), table([noun, *names], summary)]
     # A class that does not occur has no first metric, the one that its row is about.
     occurring = [
         c for c in evaluation.classes if not math.isnan(next(iter(c.metrics.values()), math.nan))
@@ -97,8 +98,9 @@ def evaluation_html(evaluation: Evaluation) -> str:
         ]
         absent = len(evaluation.classes) - len(occurring)
         note = f" <small>{absent} did not occur</small>" if absent else ""
-        parts.append(f"<h4>{len(occurring)} classes{note}</h4>")
-        headers = ["class", *["kind"] * with_kind, *columns]
+        parts.append(f"<h4>{len(occurring)} {noun}{note}</h4>")
+        singular = "keypoint" if noun == "keypoints" else "class"
+        headers = [singular, *["kind"] * with_kind, *columns]
         parts.append(table(headers, rows, is_sortable=True, bars=columns[:1]))
     return f'<div class="panel">{"".join(parts)}</div>'
 

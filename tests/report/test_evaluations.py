@@ -23,7 +23,7 @@ def test_metrics_of_data_set_classes_and_images(tmp_path):
     write(folder / "panoptic_seg_images.json", {"images": images})
     (found,), problems = read_evaluations(tmp_path)
     assert not problems
-    assert (found.dataset, found.task, found.headline) == ("val", "panoptic_seg", "PQ")
+    assert (found.dataset, found.task, found.headlines) == ("val", "panoptic_seg", ["PQ"])
     assert found.metrics["PQ"] == 50.0 and math.isnan(found.metrics["SQ"])
     cat, sky = found.classes
     assert (cat.name, cat.kind, cat.metrics) == ("cat", "thing", {"PQ": 80.0, "TP": 2})
@@ -39,6 +39,25 @@ def test_classes_of_instances_are_among_the_results(tmp_path):
     assert found.metrics == {"AP": 30.0, "AP50": 40.0}
     assert [c.name for c in found.classes] == ["cat", "traffic light"]
     assert found.images == []
+
+
+def test_poses_have_ap_pck_and_whose_boxes(tmp_path):
+    metrics = {"AP": 60.0, "AP50": 80.0, "PCK@0.1": 90.0, "PCK@0.05": 70.0}
+    write(tmp_path / "results.json", {"keypoints": metrics, "boxes": "detected boxes"})
+    ((found,), _) = read_evaluations(tmp_path)
+    assert found.title == "Keypoints, detected boxes"
+    assert (found.headlines, found.noun) == (["AP", "PCK@0.1"], "keypoints")
+    content = {"val": {"keypoints": {"PCK@0.1": 90.0}, "boxes": "ground-truth boxes"}}
+    write(tmp_path / "results.json", content)
+    rows = [{"name": "nose", "PCK@0.1": 95.0, "PCK@0.05": None}]
+    write(tmp_path / "inference/val/keypoints.json", {"per_keypoint": rows})
+    ((found,), problems) = read_evaluations(tmp_path)
+    assert (found.title, found.headlines) == ("Keypoints, ground-truth boxes", ["PCK@0.1"])
+    assert found.classes[0].name == "nose" and found.classes[0].metrics["PCK@0.1"] == 95
+    assert (found.images, problems) == ([], [])
+    content["val"]["boxes"] = "<b>"  # of somebody else
+    write(tmp_path / "results.json", content)
+    assert read_evaluations(tmp_path)[0][0].title == "Keypoints"
 
 
 def test_views_of_one_data_set_and_of_several(tmp_path):
