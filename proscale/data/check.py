@@ -233,11 +233,11 @@ def _read(metadata: dict[str, Any], problems: list[Problem]) -> tuple[str, Entri
     if not entries:
         report(Problem("image-missing", name, "the data set has no images"))
         return "unknown", []
-    task = next((task for key, task in _TASKS_BY_KEY.items() if key in entries[0]), None)
-    if task is None:
+    found = next((task for key, task in _TASKS_BY_KEY.items() if key in entries[0]), None)
+    if found is None:
         there, expected = ", ".join(entries[0]), ", ".join(_TASKS_BY_KEY)
         raise ConfigError(f"data set {name} has entries with {there}: expected {expected}")
-    return task, entries
+    return found, entries
 
 
 def _unused(

@@ -140,7 +140,7 @@ def flip_pairs_by_name(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """(left, right) of the keypoints whose names begin with ``left`` and ``right``, or ``l`` and
     ``r``, and go on alike."""
     by_lower = {name.lower(): name for name in names}
-    pairs = {}
+    pairs: dict[str, tuple[str, str]] = {}
     for lower, name in by_lower.items():
         for left, right in (("left", "right"), ("l", "r")):
             other = by_lower.get(right + lower.removeprefix(left))
