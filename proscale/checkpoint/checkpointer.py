@@ -8,6 +8,7 @@ are finite. A last checkpoint that is damaged or not finite is passed over for t
 
 import logging
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,9 +64,16 @@ CLASS_LAYER = (
 )
 """Names of the tensors whose first dimension is the number of classes, “no object” included.
 
-Fine-tuning on a data set with other classes keeps everything but these. Any other tensor of another
-shape means that the checkpoint is of another model.
+Fine-tuning on a data set with other classes keeps everything but these, and those of
+:data:`DETECTION_CLASS_LAYER`. Any other tensor of another shape means that the checkpoint is of
+another model.
 """
+DETECTION_CLASS_LAYER = re.compile(
+    r"detection_head\.(transformer\.enc_out_)?class_embed(\.\d+)?\.(weight|bias)"
+    r"|detection_head\.label_enc\.weight"
+)
+"""The same of a detector: class layers of the layers and of the proposals, and the embedding of
+noised labels."""
 
 
 class Mismatch(NamedTuple):
@@ -362,7 +370,9 @@ class Checkpointer(DetectionCheckpointer):
 def has_other_classes(mismatches: Sequence[Mismatch]) -> bool:
     """Whether the number of classes is all that differs, of all tensors whose shape differs."""
     return bool(mismatches) and all(
-        m.key in CLASS_LAYER and m.loaded[1:] == m.expected[1:] for m in mismatches
+        (m.key in CLASS_LAYER or DETECTION_CLASS_LAYER.fullmatch(m.key))
+        and m.loaded[1:] == m.expected[1:]
+        for m in mismatches
     )
 
 

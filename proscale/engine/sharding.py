@@ -35,7 +35,8 @@ def shard(model: nn.Module) -> None:
         distributed.broadcast(parameter.data, src=0)
     containers = (nn.ModuleList, nn.Sequential)
     lists = (module for module in model.modules() if isinstance(module, containers))
-    elements = [element for container in lists for element in container]
+    # Once each: a head that all layers share is in a list under several numbers.
+    elements = list(dict.fromkeys(element for container in lists for element in container))
     # Inner blocks first: an outer unit takes the parameters that no inner one has.
     for block in reversed(elements):
         has_parameters_within = any(list(child.parameters()) for child in block.children())

@@ -1,11 +1,13 @@
 """Names of Deformable DETR and DINO: Transformers' model computes the same here, and back."""
 
+import logging
+
 import pytest
 import torch
 from detectron2.modeling import build_model
 from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
 
-from proscale.checkpoint import convert, convert_state_dict, read_checkpoint
+from proscale.checkpoint import Checkpointer, convert, convert_state_dict, read_checkpoint
 from proscale.checkpoint.detr import LEVELS
 from proscale.errors import CheckpointError
 
@@ -167,3 +169,19 @@ def test_other_numbers_of_levels_are_refused():
     }
     with pytest.raises(CheckpointError, match="160 rows of 8 heads and 4 points: expected 128"):
         convert_state_dict(state)
+
+
+def test_other_classes_start_anew(cfg, tmp_path, caplog):
+    """Published files have 91 class logits for COCO's 80 classes."""
+    cfg.MODEL.META_ARCHITECTURE = "Detector"
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]
+    cfg.MODEL.MASK_FORMER.HIDDEN_DIM = 32
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 91
+    cfg.MODEL.DETECTOR.ENC_LAYERS = cfg.MODEL.DETECTOR.DEC_LAYERS = 1
+    torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "coco.pth")
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 80
+    model = build_model(cfg)
+    with caplog.at_level(logging.WARNING):
+        Checkpointer(model, fine_tune=True).resume_or_load(str(tmp_path / "coco.pth"), resume=False)
+    assert "a class layer of 9" in caplog.text and "all else is loaded" in caplog.text

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
@@ -34,6 +34,17 @@ SWIN = {
     "MODEL.SWIN.EMBED_DIM": 16,
     "MODEL.SWIN.DEPTHS": [1, 1, 2, 1],
     "MODEL.SWIN.NUM_HEADS": [1, 2, 4, 4],
+}
+DETECTION = "coco/detection/dino_swin_tiny"
+DETECTOR = {
+    **{key: SMALL[key] for key in ("MODEL.DEVICE", "MODEL.WEIGHTS")},
+    **SWIN,
+    "MODEL.MASK_FORMER.HIDDEN_DIM": 32,
+    "MODEL.DETECTOR.ENC_LAYERS": 1,
+    "MODEL.DETECTOR.DEC_LAYERS": 2,
+    "MODEL.DETECTOR.DIM_FEEDFORWARD": 48,
+    "MODEL.DETECTOR.NUM_QUERIES": 10,
+    "MODEL.DETECTOR.DN_NUMBER": 4,
 }
 DEMO = "demo/proscale_r18_111"
 MODELS = {
@@ -84,6 +95,12 @@ MODELS = {
             "MODEL.PROSCALE.ELASTIC": True,
         },
     ),
+    # Denoising draws noise: of the same numbers on each rank.
+    "dino": (DETECTION, DETECTOR | {"MODEL.DETECTOR.ENCODER": "lite"}),
+    "deformable detr": (
+        DETECTION,
+        DETECTOR | {"MODEL.DETECTOR.QUERIES": "learned", "MODEL.DETECTOR.BOX_REFINEMENT": False},
+    ),
     "mit": ("coco/panoptic/proscale_mit_b0_333_bsm_hq", SMALL),
     "efficientnet": ("coco/panoptic/proscale_efficientnet_lite0_333", SMALL),
     "segformer": ("cityscapes/semantic/segformer_b0", {**SMALL, "MODEL.SEM_SEG_HEAD.NORM": "BN"}),
@@ -98,7 +115,9 @@ def make_sample(index: int, classes: int) -> dict:
     masks = torch.zeros(2, 64, 64, dtype=torch.bool)
     masks[0, :, :20] = masks[1, 30:, 20:] = True
     labels = torch.randint(classes, (2,), generator=generator)
-    instances = Instances((64, 64), gt_masks=BitMasks(masks), gt_classes=labels)
+    boxes = Boxes(torch.tensor([[0.0, 0.0, 20.0, 64.0], [20.0, 30.0, 64.0, 64.0]]))
+    masks_of = BitMasks(masks)
+    instances = Instances((64, 64), gt_masks=masks_of, gt_boxes=boxes, gt_classes=labels)
     sem_seg = (masks * labels[:, None, None]).sum(0)
     return {"image": image, "instances": instances, "sem_seg": sem_seg}
 
@@ -127,7 +146,8 @@ def train(sharded: bool, rank: int, name: str) -> dict:
         figures.append({key: value for key, (value, _) in latest if not key.endswith("data_time")})
     model.eval()
     with torch.no_grad(), gathered(model):
-        scores = model(samples[: 1 + rank])[0]["sem_seg"]
+        result = model(samples[: 1 + rank])[0]
+        scores = result["sem_seg"] if "sem_seg" in result else result["instances"].scores
     return {"figures": figures, "scores": scores}
 
 
@@ -142,9 +162,12 @@ def worker(rank: int, folder: Path, names: list[str]) -> None:
 @pytest.mark.parametrize(
     "names",
     [
-        ("frozen resnet", "checkpointed swin", "segformer", "rt_m2f", "elastic"),
+        ("frozen resnet", "checkpointed swin", "segformer", "rt_m2f", "elastic", "dino"),
         pytest.param(
-            ("resnet", "swin", "mask2former", "rt_m2f bn", "lite", "mit", "efficientnet"),
+            (
+                *("resnet", "swin", "mask2former", "rt_m2f bn", "lite", "mit", "efficientnet"),
+                "deformable detr",
+            ),
             marks=pytest.mark.slow,
         ),
     ],

@@ -60,3 +60,34 @@ def test_kept_tensors_of_an_inference_serve_training(network, images):
     logits, masks = network(images)
     (logits.sum() + masks.sum()).backward()
     assert all(parameter.grad is not None for parameter in network.head.pixel_decoder.parameters())
+
+
+class Detection(nn.Module):
+    """From a padded batch of images to class logits and boxes."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.backbone, self.head = model.backbone, model.detection_head
+
+    def forward(self, images):
+        outputs = self.head(self.backbone(images))
+        return outputs["logits"][-1], outputs["boxes"][-1]
+
+
+@pytest.fixture(params=["mixed", "deformable", "learned"])
+def detector(small_cfg, request):
+    small_cfg.MODEL.META_ARCHITECTURE = "Detector"
+    small_cfg.MODEL.DETECTOR.QUERIES, small_cfg.MODEL.DETECTOR.NUM_QUERIES = request.param, 20
+    small_cfg.MODEL.DETECTOR.ENCODER, small_cfg.MODEL.DETECTOR.DEC_LAYERS = "proscale", 2
+    small_cfg.MODEL.DETECTOR.PROSCALE_NUM_LAYERS = [0, 1, 1, 1]
+    torch.manual_seed(0)
+    return Detection(build_model(small_cfg)).eval()
+
+
+@torch.no_grad()
+def test_detectors_compile_and_export(detector, images):
+    expected = detector(images)
+    compiled = torch.compile(detector, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(images), expected, rtol=1e-4, atol=1e-4)
+    program = torch.export.export(detector, (images,))
+    torch.testing.assert_close(program.module()(images), expected, rtol=1e-4, atol=1e-4)
