@@ -194,7 +194,6 @@ class PoseEvaluator(DatasetEvaluator):
             write_predictions(self._prediction_dir, PREDICTIONS_FILE, map(json.dumps, results))
         if not self._is_annotated:
             return OrderedDict(keypoints={}, boxes=boxes)
-        # PCK has no meaning where no person's annotation is known.
         per_keypoint, summary = self._pck(poses)
         summary = self._average_precision(results) | summary
         rows = [
@@ -203,7 +202,9 @@ class PoseEvaluator(DatasetEvaluator):
         ]
         name, table = self._dataset_name, metrics_table([summary])
         logger.info("Keypoints on %s, %s:\n%s", name, boxes, table)
-        logger.info("PCK per keypoint:\n%s", metrics_table(rows))
+        # Of a detector's boxes it is not known whose they are.
+        if not is_detected:
+            logger.info("PCK per keypoint:\n%s", metrics_table(rows))
         content = {"dataset": name, "boxes": boxes, "summary": summary, "per_keypoint": rows}
         write_results(self._output_dir, RESULTS_FILE, content)
         return OrderedDict(keypoints=summary, boxes=boxes)

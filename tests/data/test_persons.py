@@ -10,9 +10,18 @@ import pytest
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 
+from proscale.config.schema import check_values
+from proscale.data import build_mapper, build_training_loader
 from proscale.data.datasets.coco import register_coco
-from proscale.data.persons import clipped_box, detected_records, person_records
-from proscale.errors import DataError
+from proscale.data.datasets.own import register_own_data
+from proscale.data.persons import (
+    clipped_box,
+    detected_records,
+    evaluated_persons,
+    person_records,
+)
+from proscale.engine.trainer import Trainer
+from proscale.errors import ConfigError, DataError
 
 KEYPOINTS = [0.5, 0.5, 0, 20.5, 30.5, 2, 40.5, 10.5, 1]
 
@@ -121,6 +130,59 @@ def test_detections_of_persons_become_records(entry, tmp_path):
 def test_wrong_detections_are_named(entry, tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         detected_records([entry], write(tmp_path, content), category_id=1)
+
+
+@pytest.fixture
+def own_persons(cfg, own_block):
+    """A configuration of a pose estimator on the user's own data."""
+    register_own_data([own_block("keypoints") | {"SIGMAS": [0.1] * 3}])
+    cfg.MODEL.META_ARCHITECTURE = "PoseEstimator"
+    cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS = 3
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("own_keypoints_train",), ("own_keypoints_val",)
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SEED, cfg.DATALOADER.NUM_WORKERS = 2, 0, 0
+    return cfg
+
+
+def test_a_pose_estimator_is_trained_with_persons(own_persons):
+    loader = build_training_loader(own_persons, build_mapper(own_persons, is_train=True))
+    entries = DatasetCatalog.get("own_keypoints_train")
+    assert len(loader.dataset) == sum(len(entry["annotations"]) for entry in entries)
+    batch = next(iter(loader))
+    assert [sample["keypoints"].shape for sample in batch] == [(3, 2)] * 2
+
+
+def test_a_pose_estimator_is_evaluated_with_persons(own_persons, tmp_path):
+    """Annotated ones, or those that a detector found."""
+    name = own_persons.DATASETS.TEST[0]
+    entries = DatasetCatalog.get(name)
+    samples = [person for batch in Trainer.build_test_loader(own_persons, name) for person in batch]
+    ids = [annotation["id"] for entry in entries for annotation in entry["annotations"]]
+    assert [sample["annotation_id"] for sample in samples] == ids
+    image_id = entries[0]["image_id"]
+    path = write(tmp_path, [{**DETECTION, "image_id": image_id, "score": 0.25}])
+    own_persons.DATASETS.PERSON_BOXES_TEST = str(path)
+    ((sample,),) = Trainer.build_test_loader(own_persons, name)
+    assert sample["annotation_id"] is None
+    assert sample["box"].tolist() == [-5, 1, 15, 31]
+    assert sample["box_score"] == 0.25
+    path.write_text("[]")
+    with pytest.raises(DataError, match=r"boxes\.json has no persons: expected persons with a box"):
+        evaluated_persons(own_persons, name)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "datasets", "message"),
+    [
+        ("MaskFormer", ("a",), "PERSON_BOXES_TEST is .*: expected '' unless .* PoseEstimator"),
+        ("PoseEstimator", ("a", "b"), "DATASETS.TEST is .*: expected one data set with DATASETS.P"),
+    ],
+)
+def test_boxes_of_persons_are_for_one_data_set_of_poses(cfg, architecture, datasets, message):
+    cfg.MODEL.META_ARCHITECTURE = architecture
+    cfg.DATASETS.PERSON_BOXES_TEST, cfg.DATASETS.TEST = "boxes.json", datasets
+    with pytest.raises(ConfigError, match=message):
+        check_values(cfg)
 
 
 @pytest.fixture
