@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from proscale.ops.selection import largest
 from proscale.utils.types import Size
 
 #: Cells of the mask features along one unit of the relative coordinates: about a small object.
@@ -67,8 +68,7 @@ class QuerySelection(nn.Module):
         with torch.no_grad():
             scores = classify(proposals).softmax(-1)[..., :-1].amax(-1)
             count = self.count if self.training else self.test_count
-            # An exporter keeps sym_min as an expression of the image's size.
-            chosen = scores.topk(torch.sym_min(count, scores.shape[1]), dim=1).indices
+            chosen = largest(scores, count)
         content = proposals.gather(1, chosen[..., None].expand(-1, -1, proposals.shape[2]))
         # Positions are those of the keys, so that a query's place is found again in every level.
         places = torch.cat([cell_centres(size, chosen.device) for size in sizes])

@@ -67,6 +67,11 @@ def test_few_tokens_are_all_chosen():
     tokens, positions = [torch.randn(3, 6, 8)], [torch.randn(6, 8)]
     chosen = selection(tokens, positions, [(2, 3)], lambda x: x[..., :3])
     assert chosen.places.shape == (3, 6, 2)
+    # An exported file's number of queries is constant.
+    with reference_operators():
+        exported = selection(tokens, positions, [(2, 3)], lambda x: x[..., :3])
+    assert exported.places.shape == (3, 50, 2)
+    torch.testing.assert_close(exported.content[:, :6], chosen.content)
 
 
 def test_masks_are_polynomials_of_the_distance():
