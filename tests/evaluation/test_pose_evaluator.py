@@ -117,6 +117,17 @@ def test_whose_boxes_is_said(json_file, persons, caplog):
     assert results["keypoints"]["AP"] > 0
 
 
+def test_images_that_do_not_count(case, json_file):
+    """``image_ids`` of a part of the file: persons of other images are not missed."""
+    annotations = case.meta["ground_truth"]["annotations"]
+    first = [a for a in annotations if a["image_id"] == 1]
+    whole = run(PoseEvaluator(NAME), annotated_persons(first))["keypoints"]
+    assert whole["AR"] < 50
+    MetadataCatalog.get(NAME).set(image_ids=[1])
+    part = run(PoseEvaluator(NAME), annotated_persons(first))["keypoints"]
+    assert part["AR"] == part["PCK@0.05"] == pytest.approx(100)
+
+
 def test_ranks_count_each_person_once(json_file, persons, monkeypatch):
     whole, *ranks = (PoseEvaluator(NAME) for _ in range(3))
     expected = run(whole, persons)

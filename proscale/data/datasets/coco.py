@@ -35,6 +35,13 @@ from proscale.utils.untrusted import inside
 # a small enough task for a model to overfit on a CPU.
 _EIGHT_TRAIN_IMAGES = (9, 144, 194, 387, 443, 450, 508, 510)
 
+# The 25 images of a sample of 50 that have persons with labelled keypoints, 57 in all.
+_IMAGES_OF_57_PERSONS = (
+    *(5802, 12448, 60623, 111076, 113588, 184613, 204805, 222564, 293802, 318219, 328757, 337264),
+    *(368402, 372938, 384553, 391895, 412151, 462565, 483108, 515289, 522418, 554625, 562150),
+    *(574769, 579003),
+)
+
 # Links of the annotation files' skeleton, keypoints counted from 1.
 _SKELETON = (
     *((16, 14), (14, 12), (17, 15), (15, 13), (12, 13), (6, 12), (7, 13), (6, 7), (6, 8), (7, 9)),
@@ -56,7 +63,8 @@ def register_coco(root: Path | None = None) -> None:
     - ``coco_2017_train_panoptic_8`` and ``coco_2017_train_8``: eight images of the training split.
     - ``coco_2017_{train,val}_sem_seg``: label images of the 133 panoptic classes, things included.
     - ``keypoints_coco_2017_{train,val}``: Detectron2's, persons with 17 keypoints; annotations keep
-      their ids, which PCK needs, and links and tolerances are those of COCO.
+      their ids, which PCK needs, and links and tolerances are those of COCO. Of the training
+      split ``keypoints_coco_2017_train_57`` has 57 persons.
     - ``coco_2017_{train,val}_panoptic_stuffonly``: Detectron2's, label images of the 53 stuff
       classes and “things”; from here on their entries are found as those of the others are.
     """
@@ -75,6 +83,9 @@ def register_coco(root: Path | None = None) -> None:
             json_file=root / "annotations" / f"person_keypoints_{split}2017.json",
         )
         register_builtin(f"keypoints_coco_2017_{split}", load_coco_keypoints, poses)
+        if split == "train":
+            poses = poses | {"image_ids": _IMAGES_OF_57_PERSONS}
+            register_builtin("keypoints_coco_2017_train_57", load_coco_keypoints, poses)
         panoptic = detectron2_metadata(f"coco_2017_{split}_panoptic")
         register_builtin(f"coco_2017_{split}_panoptic_with_sem_seg", load_coco_panoptic, panoptic)
         stuff = detectron2_metadata(f"coco_2017_{split}_panoptic_stuffonly")
