@@ -8,6 +8,7 @@ import argparse
 import difflib
 import io
 import logging
+import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from importlib.metadata import version
 
 COMMANDS = {
     "setup": "install Detectron2, which pip does not find",
+    "models": "list configurations and weights by name",
     "demo": "train and evaluate a small model on generated images",
     "flops": "count multiply-adds, parameters, activations and tokens",
     "benchmark": "time models part by part, and measure their memory",
@@ -89,6 +91,10 @@ def errors_in_one_sentence(program: str) -> Iterator[None]:
     hook, threading.excepthook = threading.excepthook, tell
     try:
         yield
+    except BrokenPipeError:
+        # The reader of a pipe, such as head, has had enough: nothing more can be flushed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
         # Not before: `proscale setup` runs where the package cannot be imported yet.
         from proscale.errors import UserError, one_sentence

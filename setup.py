@@ -43,7 +43,7 @@ setup(
     # With a root named, an editable install is a line in a .pth file. Otherwise it is a finder
     # behind Python's own, which takes a clone's folder `proscale` for the package.
     package_dir={"": "."},
-    package_data={"": ["*.html", "py.typed"], "proscale.predict": ["web/*"]},
+    package_data={"": ["*.html", "*.safetensors", "py.typed"], "proscale.predict": ["web/*"]},
     py_modules=["proscale_cli", "proscale_setup"],
     install_requires=[
         "fvcore>=0.1.5.post20221221,<0.1.6",
@@ -71,6 +71,7 @@ setup(
             "yacs>=0.1.8",
         ],
         "cityscapes": ["cityscapesscripts>=2.2"],
+        "hub": ["huggingface-hub>=0.30"],
         "export": ["onnx>=1.16", "onnxruntime>=1.20", "onnxscript>=0.3"],
         "timm": ["timm>=1.0.9"],
         "dev": [

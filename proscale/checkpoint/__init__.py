@@ -8,16 +8,19 @@ from proscale.checkpoint.checkpointer import (
     load_weights,
 )
 from proscale.checkpoint.convert import PROSCALE, SCHEMES, Conversion, convert, convert_state_dict
+from proscale.checkpoint.description import DESCRIPTION, ModelDescription, read_description
 from proscale.checkpoint.files import read_checkpoint, write_checkpoint
 from proscale.errors import CheckpointError
 
 __all__ = [
+    "DESCRIPTION",
     "LAST_CHECKPOINT",
     "PROSCALE",
     "SCHEMES",
     "CheckpointError",
     "Checkpointer",
     "Conversion",
+    "ModelDescription",
     "WeightTransfer",
     "adapt_weights",
     "check_weights",
@@ -25,5 +28,6 @@ __all__ = [
     "convert_state_dict",
     "load_weights",
     "read_checkpoint",
+    "read_description",
     "write_checkpoint",
 ]

@@ -9,7 +9,7 @@ are finite. A last checkpoint that is damaged or not finite is passed over for t
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from proscale.checkpoint.convert import (
     recognise,
     tensors_of,
 )
+from proscale.checkpoint.description import DESCRIPTION, ModelDescription
 from proscale.checkpoint.files import (
     PICKLE,
     find_damage,
@@ -94,6 +95,7 @@ class Checkpointer(DetectionCheckpointer):
             layer; never when resuming.
         trust: see :func:`~proscale.checkpoint.read_checkpoint`.
         keep: how many numbered checkpoints stay in ``save_dir``, the newest; 0 keeps all.
+        describe: gives the model's description, which is written into every file; None writes none.
         checkpointables: see Detectron2.
 
     Attributes:
@@ -108,10 +110,12 @@ class Checkpointer(DetectionCheckpointer):
         fine_tune: bool = False,
         trust: bool = False,
         keep: int = 0,
+        describe: Callable[[], ModelDescription] | None = None,
         **checkpointables: Any,
     ):
         super().__init__(model, save_dir, **checkpointables)
         self.keep = keep
+        self._describe = describe
         self.saved_iteration: int | None = None
         self._fine_tune = fine_tune
         self._trust = trust
@@ -263,6 +267,8 @@ class Checkpointer(DetectionCheckpointer):
                     f"{_first(wrong)}; {otherwise}"
                 )
             self.logger.info("Saving checkpoint to %s", path)
+            if self._describe is not None:
+                content[DESCRIPTION] = self._describe().text()
             save_archive(path, {**content, **values}, iteration=values.get("iteration"))
         return path
 

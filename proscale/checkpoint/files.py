@@ -49,7 +49,7 @@ _STRANGERS = (
 # PyTorch's files from before it wrote archives have this number near their beginning.
 _MAGIC = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
 # Readers raise any of these on damaged files.
-_DAMAGED = (
+DAMAGED = (
     *(pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError, ImportError, LookupError),
     *(AssertionError, MemoryError, RuntimeError, TypeError, ValueError),
     *(SafetensorError, struct.error, zipfile.BadZipFile, zlib.error),
@@ -107,7 +107,7 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
             "but tensors and plain values from a pickle can run code that came with it. If you "
             "trust its author: MODEL.TRUST_WEIGHTS True, or --trust of `proscale convert`"
         ) from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         kind = next((kind for start, kind in _STRANGERS if start.match(beginning)), None)
         # PyTorch's own reason is advice to read the file without care.
@@ -124,9 +124,15 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
 
 
 def write_checkpoint(
-    path: str | Path, state_dict: Mapping[str, Tensor], *, container: str | None
+    path: str | Path,
+    state_dict: Mapping[str, Tensor],
+    *,
+    container: str | None,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
     """Write tensors to ``path``, folders included; in a pickle below the key ``container``.
+
+    ``texts`` are written besides, such as the model's description; a pickle needs a container then.
 
     Raises:
         CheckpointError: the suffix is not accepted; or see :func:`replacing`.
@@ -135,7 +141,8 @@ def write_checkpoint(
     suffix = check_suffix(path, WRITABLE)
     path.parent.mkdir(parents=True, exist_ok=True)
     if suffix != SAFETENSORS:
-        save_archive(path, {container: dict(state_dict)} if container else dict(state_dict))
+        content = {container: dict(state_dict)} if container else dict(state_dict)
+        save_archive(path, {**content, **(texts or {})})
         return
     # Copies, because safetensors refuses tensors that share memory, as tied weights do.
     state = {
@@ -143,7 +150,7 @@ def write_checkpoint(
         for name, tensor in state_dict.items()
     }
     with replacing(path) as partial:
-        save_file(state, partial)
+        save_file(state, partial, dict(texts) if texts else None)
 
 
 def save_archive(path: Path, content: Mapping[str, Any], *, iteration: int | None = None) -> None:
@@ -230,7 +237,7 @@ def stored_iteration(path: Path) -> int:
         content = load_torch(path, is_archive=True, mmap=True)
         if isinstance(content["iteration"], int):
             return content["iteration"]
-    except (*_DAMAGED, OSError):
+    except (*DAMAGED, OSError):
         pass
     number = _NUMBERED.fullmatch(path.name)
     return int(number[1]) if number else -1

@@ -12,6 +12,7 @@ import torch
 
 from proscale.errors import ConfigError, shown
 from proscale.utils.whole_files import try_file
+from proscale.zoo import is_model
 
 # Keys are upper case, unlike the files before them.
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
@@ -50,6 +51,35 @@ def split_at_key(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """KEY VALUE pairs, as ``opts``."""
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration overrides")
+
+
+def add_model(parser: argparse.ArgumentParser, weights: str) -> None:
+    """--model, alias --config-file, and --weights; ``weights`` is the latter's help."""
+    parser.add_argument(
+        *("--model", "--config-file"),
+        dest="config_file",
+        required=True,
+        metavar="MODEL",
+        help="a checkpoint that describes itself, a name of `proscale models`, hf://OWNER/NAME; "
+        "or a configuration, by file or name, with --weights",
+    )
+    parser.add_argument("--weights", metavar="FILE", help=weights)
+
+
+def weights_override(options: argparse.Namespace) -> list[str]:
+    """MODEL.WEIGHTS as an override where --weights is given.
+
+    Raises:
+        ConfigError: it is not, and the configuration comes without.
+    """
+    if options.weights is not None:
+        return ["MODEL.WEIGHTS", options.weights]
+    if not is_model(options.config_file):
+        raise ConfigError(
+            f"--weights is missing: expected a checkpoint file for the configuration "
+            f"{options.config_file}; a checkpoint that describes its model needs --model alone"
+        )
+    return []
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:

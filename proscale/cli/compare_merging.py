@@ -23,7 +23,15 @@ from proscale.benchmark.merging import (
     merged_maps,
 )
 from proscale.checkpoint import check_weights, load_weights
-from proscale.cli.arguments import add_json, add_overrides, naming, positive, try_outputs
+from proscale.cli.arguments import (
+    add_json,
+    add_model,
+    add_overrides,
+    naming,
+    positive,
+    try_outputs,
+    weights_override,
+)
 from proscale.config import setup_cfg
 from proscale.cost.flops import padded_size
 from proscale.cost.model_cost import BACKBONE
@@ -37,8 +45,7 @@ PICTURES = (".png", ".jpg", ".pdf", ".svg")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="the model")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="its weights")
+    add_model(parser, "its weights")
     parser.add_argument(
         "--repeats",
         type=positive,
@@ -66,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError(f"--picture is {options.picture}: expected {', '.join(PICTURES)}")
     try_outputs(json=options.json, picture=options.picture)
     # A missing file is noticed before any model is built.
-    cfg = setup_cfg(options.config_file, [*options.opts, "MODEL.WEIGHTS", options.weights])
+    cfg = setup_cfg(options.config_file, [*options.opts, *weights_override(options)])
     check_weights(cfg, resume=False, required=True)
     dataset = cfg.DATASETS.TEST[0]
 
@@ -100,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"{dataset}\n\n{markdown_table(rows, headers, text=('merging',))}")
     settings = {
         "config": options.config_file,
-        "weights": options.weights,
+        "weights": cfg.MODEL.WEIGHTS,
         "overrides": options.opts,
         "dataset": dataset,
         "repeats": options.repeats,

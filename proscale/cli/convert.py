@@ -14,10 +14,24 @@ from typing import Any
 
 from torch import Tensor
 
-from proscale.checkpoint import PROSCALE, SCHEMES, adapt_weights, convert
+from proscale.checkpoint import (
+    DESCRIPTION,
+    PROSCALE,
+    SCHEMES,
+    ModelDescription,
+    adapt_weights,
+    convert,
+    read_description,
+)
 from proscale.checkpoint.adapt import ENCODER_LAYERS, slice_budget
 from proscale.checkpoint.convert import tensors_of
-from proscale.checkpoint.files import WRITABLE, check_suffix, read_checkpoint, write_checkpoint
+from proscale.checkpoint.files import (
+    SAFETENSORS,
+    WRITABLE,
+    check_suffix,
+    read_checkpoint,
+    write_checkpoint,
+)
 from proscale.checkpoint.tensors import check_fit
 from proscale.cli.arguments import parse_layers, split_overrides
 from proscale.config import setup_cfg
@@ -63,6 +77,9 @@ def run(options: argparse.Namespace) -> None:
     check_suffix(options.output, WRITABLE)
     try_file(options.output, "OUTPUT")
     content = read_checkpoint(options.input, trust=options.trust)
+    # The file goes on describing its model, unless the layers are others.
+    is_same = options.to == PROSCALE and options.budget is None
+    texts = _description(content, options.input) if is_same else {}
     if options.budget:
         # Under this project's names stages can be told apart.
         state = convert(content, file=options.input).state_dict
@@ -75,7 +92,7 @@ def run(options: argparse.Namespace) -> None:
     # Without a model the names alone change.
     conversion = convert(content, to=options.to, file=options.input)
     container = "model" if options.to == PROSCALE else SCHEMES[options.to][0].container
-    write_checkpoint(options.output, conversion.state_dict, container=container)
+    write_checkpoint(options.output, conversion.state_dict, container=container, texts=texts)
     print(f"{options.input}: names of scheme {conversion.source}")
     print(f"{options.output}: {len(conversion.state_dict)} tensors under the names of {options.to}")
     kept = "kept under their names" if options.to == PROSCALE else "left out"
@@ -93,6 +110,17 @@ def _halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def _description(content: Mapping[str, Any], file: Path) -> dict[str, str]:
+    """The description in a file by its key; nothing if it has none."""
+    if file.suffix == SAFETENSORS:
+        found = read_description(file)
+    elif DESCRIPTION in content:
+        found = ModelDescription.parse(content[DESCRIPTION], file)
+    else:
+        return {}
+    return {DESCRIPTION: found.text()} if found else {}
+
+
 def _adapt(content: Mapping[str, Any], options: argparse.Namespace) -> None:
     (file,) = options.config_file
     cfg = setup_cfg(file, [*options.opts, "MODEL.DEVICE", "cpu"])
@@ -107,7 +135,8 @@ def _adapt(content: Mapping[str, Any], options: argparse.Namespace) -> None:
             f"model {', '.join(result.new[:3])}, …"
         )
     check_fit(options.input, result.state_dict, model.state_dict())
-    write_checkpoint(options.output, result.state_dict, container="model")
+    texts = {DESCRIPTION: ModelDescription.of(cfg).text()}
+    write_checkpoint(options.output, result.state_dict, container="model", texts=texts)
     print(f"{options.input}: names of scheme {conversion.source}")
     print(f"{options.output}: {len(result.state_dict)} tensors for the model of {file}")
     _print_names("Taken over", result.state_dict)

@@ -17,7 +17,7 @@ from detectron2.modeling import build_model
 
 from proscale.benchmark.machine import describe_machine
 from proscale.checkpoint import check_weights, load_weights
-from proscale.cli.arguments import parse_size, positive, try_outputs
+from proscale.cli.arguments import add_model, parse_size, positive, try_outputs, weights_override
 from proscale.config import built_from_keys, setup_cfg
 from proscale.cost.tables import markdown_table, write_json
 from proscale.errors import ConfigError, ExportError
@@ -33,10 +33,7 @@ SUFFIXES = {"torch-export": ".pt2", ONNX: ".onnx"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="the model")
-    parser.add_argument(
-        "--weights", required=True, metavar="FILE", help="its weights; '' takes random ones"
-    )
+    add_model(parser, "its weights; '' takes random ones")
     parser.add_argument("--format", required=True, choices=tuple(SUFFIXES), help="of the file")
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FILE", help="file to write: .onnx or .pt2"
@@ -60,9 +57,9 @@ def run(options: argparse.Namespace) -> None:
     """Run the command."""
     _check_options(options)
     # Files are checked on the CPU; they run elsewhere, too.
-    overrides = [*options.opts, "MODEL.WEIGHTS", options.weights, "MODEL.DEVICE", "cpu"]
+    overrides = [*options.opts, *weights_override(options), "MODEL.DEVICE", "cpu"]
     cfg = setup_cfg(options.config_file, overrides)
-    check_weights(cfg, resume=False, required=bool(options.weights))
+    check_weights(cfg, resume=False, required=options.weights != "")
     data_set = next(iter(cfg.DATASETS.TEST), "")
     try:
         if options.evaluate:
@@ -110,7 +107,8 @@ def run(options: argparse.Namespace) -> None:
                 "config": options.config_file,
                 "overrides": options.opts,
                 "images": source,
-                **{key: getattr(options, key) for key in ("weights", "format", "tolerance")},
+                "weights": cfg.MODEL.WEIGHTS,
+                **{key: getattr(options, key) for key in ("format", "tolerance")},
             },
             "written": str(options.output) if passed else None,
             "files": {name: checked.as_dict() for name, checked in found.items()},

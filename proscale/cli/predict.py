@@ -13,13 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from proscale.cli.arguments import (
+    add_model,
     naming,
     parse_milliseconds,
     parse_percentage,
     positive,
     split_at_key,
+    weights_override,
 )
-from proscale.config import setup_cfg
+from proscale.config import class_dataset, setup_cfg
 from proscale.errors import ConfigError, DataError
 from proscale.predict import TASKS, Predictor
 from proscale.predict.files import VIDEO_SAMPLES, FilePredictor, find_sources, first_image
@@ -39,9 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"Every frame of a video is predicted into a video; {VIDEO_SAMPLES} of them, evenly "
         "spread, have results like images."
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="the model")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="its weights")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder")
+    add_model(parser, "its weights")
+    help_ = "folder (default: %(default)s)"
+    folder = Path("output/predictions")
+    parser.add_argument("--output", default=folder, type=Path, metavar="DIR", help=help_)
     parser.add_argument(
         "--task", choices=TASKS, help="which results (default: the first of these that it gives)"
     )
@@ -99,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
     inputs, overrides = split_at_key([*options.inputs, *options.opts])
     disable_malloc_trim()
     sources = find_sources(inputs, leave_out=options.output)
-    cfg = setup_cfg(options.config_file, overrides)
+    cfg = setup_cfg(options.config_file, [*overrides, *weights_override(options)])
     task = choose_task(cfg, options.task)
     threshold = options.score_threshold
     if task == "semantic" and threshold is not None:
@@ -110,7 +113,6 @@ def run(options: argparse.Namespace) -> None:
     try_output_folder(options.output, task)
     predictor = Predictor(
         cfg,
-        options.weights,
         task=task,
         score_threshold=threshold,
         persons=_person_predictor(options),
@@ -128,7 +130,7 @@ def run(options: argparse.Namespace) -> None:
         options.output,
         task=task,
         classes=predictor.classes,
-        dataset=cfg.DATASETS.TEST[0],
+        dataset=class_dataset(cfg),
         title=f"Predictions of {Path(options.config_file).stem}",
     )
     if options.latency or options.budget:

@@ -10,9 +10,17 @@ from pathlib import Path
 
 from detectron2.modeling import build_model
 
-from proscale.checkpoint import check_weights, load_weights
+from proscale.checkpoint import DESCRIPTION, ModelDescription, check_weights, load_weights
 from proscale.checkpoint.files import WRITABLE, check_suffix, write_checkpoint
-from proscale.cli.arguments import add_overrides, naming, parse_budgets, positive, spell_layers
+from proscale.cli.arguments import (
+    add_model,
+    add_overrides,
+    naming,
+    parse_budgets,
+    positive,
+    spell_layers,
+    weights_override,
+)
 from proscale.config import setup_cfg
 from proscale.cost.tables import markdown_table
 from proscale.engine.gate_training import collect_quality, train_gate
@@ -24,8 +32,7 @@ from proscale.utils.whole_files import try_file
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="the elastic model")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="its weights")
+    add_model(parser, "its weights")
     help_ = "budgets to choose from, such as 1,1,1:2,2,2:3,3,3 (default: these)"
     parser.add_argument(
         "--exits", type=parse_budgets, default="1,1,1:2,2,2:3,3,3", metavar="BUDGETS", help=help_
@@ -49,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     try_file(options.output, "--output")
     cfg = setup_cfg(
         options.config_file,
-        [*options.opts, "MODEL.WEIGHTS", options.weights, "MODEL.PROSCALE.GATE", "[]"],
+        [*options.opts, *weights_override(options), "MODEL.PROSCALE.GATE", "[]"],
     )
     check_weights(cfg, resume=False, required=True)
     if not cfg.DATASETS.TRAIN:
@@ -70,7 +77,11 @@ def run(options: argparse.Namespace) -> None:
     gate, report = train_gate(data, exits, beta=options.beta)
     prefix = "sem_seg_head.pixel_decoder.gate."
     state = model.state_dict() | {prefix + name: t for name, t in gate.state_dict().items()}
-    write_checkpoint(options.output, state, container="model")
+    gated = cfg.clone()
+    gated.defrost()
+    gated.MODEL.PROSCALE.GATE = [list(budget) for budget in exits]
+    texts = {DESCRIPTION: ModelDescription.of(gated).text()}
+    write_checkpoint(options.output, state, container="model", texts=texts)
 
     rows = [
         [

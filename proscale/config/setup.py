@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 from fvcore.common.config import BASE_KEY
 
+from proscale.checkpoint.description import ModelDescription
 from proscale.config.own_data import KEY, fit_to_own_data
 from proscale.config.schema import (
     add_proscale_config,
@@ -35,9 +36,10 @@ from proscale.config.schema import (
     walk,
 )
 from proscale.data.datasets.own import register_own_data
-from proscale.errors import ConfigError, printable, shown
+from proscale.errors import ConfigError, UserError, printable, shown
 from proscale.utils.untrusted import fetched, read_bounded
 from proscale.utils.whole_files import try_file, try_folder
+from proscale.zoo import find_model, find_weights, is_model, model_names
 
 MAX_NODES = 100_000
 """Values that a file may have once its aliases are replaced by what they stand for."""
@@ -66,7 +68,9 @@ def setup_cfg(
     warning.
 
     Args:
-        config_file: YAML file, or its name (:func:`proscale.config.find_config`); the empty string
+        config_file: YAML file, or its name (:func:`proscale.config.find_config`); or a model
+            (:func:`proscale.zoo.find_model`): a checkpoint that describes itself, a name of the
+            catalogue, ``hf://OWNER/NAME``. ``MODEL.WEIGHTS`` is then its file. The empty string
             takes the defaults.
         overrides: KEY VALUE pairs in a row, as on the command line.
         saved: ``config_file`` is one that a run saved, which has all keys: no ``_BASE_`` is read
@@ -79,16 +83,22 @@ def setup_cfg(
         ConfigError: an unknown key (the nearest known ones are named), a value of the wrong type or
             out of range, a file that is missing, no YAML or runs code, a device that this machine
             does not have, or own data that are not described as accepted.
+        CheckpointError: a model cannot be found or does not describe itself.
         DataError: files of own data are wrong.
     """
     # 1. Defaults of Detectron2 and of this project.
     cfg = get_cfg()
     add_proscale_config(cfg)
     cfg.MODEL.DEVICE = ""
-    # 2. The file on its bases, then the command line.
+    # 2. The file on its bases, or what a model says of itself, then the command line.
+    model = find_model(config_file) if is_model(config_file) else None
     if config_file:
-        config_file = find_config(config_file)
-        content = load_config_file(config_file, bases_allowed=not saved)
+        if model is not None and model.description and model.description.config:
+            content = _load_described(model.description.config, config_file)
+        else:
+            config_file = find_config(model.config if model else config_file)
+            content = load_config_file(config_file, bases_allowed=not saved)
+            _merge(model.keys if model else {}, content)
         # Detectron2 would convert keys of version 1, whose names are not known here.
         if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
             version, expected = printable(content["VERSION"]), f"expected {cfg.VERSION}, that of"
@@ -103,6 +113,8 @@ def setup_cfg(
         if cfg.MODEL.TRUST_WEIGHTS:
             logger.warning("%s: MODEL.TRUST_WEIGHTS is not obeyed in a file", config_file)
             cfg.MODEL.TRUST_WEIGHTS = False
+    if model is not None:
+        cfg.MODEL.WEIGHTS = str(model.weights)
     if len(overrides) % 2:
         raise ConfigError(f"overrides are pairs of KEY VALUE; {overrides[-1]} is left over")
     keys = dict(walk(cfg)).keys()
@@ -116,10 +128,16 @@ def setup_cfg(
         set_value(cfg, key, convert(key, value, default))
     for key in ("OUTPUT_DIR", "MODEL.WEIGHTS", "DATASETS.PERSON_BOXES_TEST"):
         set_value(cfg, key, _expand_home(key, value_of(cfg, key)))
-    # 3. Keys that follow from the user's data, and the device of this machine.
-    if cfg.DATASETS.OWN:
+    if "MODEL.WEIGHTS" in overrides[::2]:
+        cfg.MODEL.WEIGHTS = find_weights(cfg.MODEL.WEIGHTS)
+    # 3. Keys that follow from the user's data or the model's, and the device of this machine.
+    is_described = model is not None and KEY not in overrides[::2]
+    if cfg.DATASETS.OWN and not is_described:
         datasets = register_own_data(cfg.DATASETS.OWN)
-        fit_to_own_data(cfg, datasets, kept=keys_set_by_user(config_file, overrides))
+        kept = keys_set_by_user("" if model else config_file, overrides)
+        fit_to_own_data(cfg, datasets, kept=kept)
+    if model is not None and is_described and model.description is not None:
+        _use_described_classes(cfg, model.description, kept=overrides[::2])
     cfg.MODEL.DEVICE = _choose_device(cfg.MODEL.DEVICE)
     # 4. Values, each alone and together.
     check_values(cfg)
@@ -152,9 +170,14 @@ def find_config(name: str) -> str:
     known, wanted = _configs(), _short(name)
     if wanted in known:
         return str(known[wanted])
-    nearest = ", ".join(difflib.get_close_matches(wanted, known))
+    nearest = ", ".join(difflib.get_close_matches(wanted, [*known, *model_names()]))
     hint = f"; nearest are {nearest}" if nearest else ""
     raise ConfigError(f"there is no configuration file {name}{hint}")
+
+
+def config_names() -> list[str]:
+    """Names of the configurations of this project, those that others are based on apart."""
+    return sorted(name for name in _configs() if not name.rpartition("/")[2].startswith("base"))
 
 
 def load_config_file(path: str, *, bases_allowed: bool = True) -> dict[str, Any]:
@@ -212,8 +235,26 @@ def read_config_file(path: str) -> tuple[dict[str, Any], list[str]]:
             message has the line where there is one, and nothing of a file that holds no keys.
     """
     local = fetched(path, raises=ConfigError) if "://" in path else os.path.expanduser(path)
+    content = _parse(read_bounded(local, limit=MAX_BYTES, raises=ConfigError), path)
+    bases = content.pop(BASE_KEY, [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path}: {BASE_KEY} is {quoted(bases)}: expected names of files")
+    for i, base in enumerate(bases):
+        beside = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        is_beside = os.path.exists(beside)
+        bases[i] = beside if is_beside else str(_configs().get(_short(base), beside))
+        # Other files may hold secrets, which messages would quote.
+        if "://" in bases[i] or not bases[i].endswith((".yaml", ".yml")):
+            expected = "expected YAML files (.yaml) of this machine"
+            raise ConfigError(f"{path}: {BASE_KEY} is {printable(base)}: {expected}")
+    return content, bases
+
+
+def _parse(text: bytes, path: str) -> dict[str, Any]:
+    """The blocks of a YAML text; ``path`` is for messages. See :func:`read_config_file`."""
     try:
-        loader = _Loader(read_bounded(local, limit=MAX_BYTES, raises=ConfigError).decode())
+        loader = _Loader(text.decode())
         loader.path = path
         # Nodes first: small files may describe huge values by aliases of aliases.
         root = loader.get_single_node()
@@ -231,19 +272,7 @@ def read_config_file(path: str) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(content, dict):
         kind = "text" if isinstance(content, str) else type(content).__name__
         raise ConfigError(f"{path}: it holds a {kind}: expected keys with values")
-    bases = content.pop(BASE_KEY, [])
-    bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ConfigError(f"{path}: {BASE_KEY} is {quoted(bases)}: expected names of files")
-    for i, base in enumerate(bases):
-        beside = os.path.join(os.path.dirname(path), os.path.expanduser(base))
-        is_beside = os.path.exists(beside)
-        bases[i] = beside if is_beside else str(_configs().get(_short(base), beside))
-        # Other files may hold secrets, which messages would quote.
-        if "://" in bases[i] or not bases[i].endswith((".yaml", ".yml")):
-            expected = "expected YAML files (.yaml) of this machine"
-            raise ConfigError(f"{path}: {BASE_KEY} is {printable(base)}: {expected}")
-    return content, bases
+    return content
 
 
 def keys_set_by_user(config_file: str, overrides: Sequence[str] = ()) -> set[str]:
@@ -264,6 +293,44 @@ def keys_set_by_user(config_file: str, overrides: Sequence[str] = ()) -> set[str
     return keys | in_file | in_base if KEY in in_file | in_base else keys
 
 
+def _load_described(text: str, path: str) -> dict[str, Any]:
+    """The configuration in a checkpoint, without what is of the machine that trained it.
+
+    Raises:
+        ConfigError: it is no YAML of keys, is too long, or has a ``_BASE_``.
+    """
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{path}: its configuration has {len(text)} characters: expected fewer")
+    content = _parse(text.encode(), path)
+    if BASE_KEY in content:
+        raise ConfigError(f"{path}: its configuration has {BASE_KEY}: expected a complete one")
+    content.pop("OUTPUT_DIR", None)
+    for key in ("DEVICE", "WEIGHTS", "TRUST_WEIGHTS"):
+        if isinstance(content.get("MODEL"), dict):
+            content["MODEL"].pop(key, None)
+    return content
+
+
+def _use_described_classes(
+    cfg: CfgNode, description: ModelDescription, kept: Collection[str]
+) -> None:
+    """Make the classes of a model known, and its own data where they are on this machine."""
+    if cfg.DATASETS.OWN:
+        try:
+            register_own_data(cfg.DATASETS.OWN)
+        except UserError as error:
+            # Prediction needs the names of the classes alone; an evaluation misses the data set.
+            logger.info("The data that the model was trained on are not used: %s", error)
+            cfg.DATASETS.OWN = []
+    name = description.register_classes()
+    if not name:
+        return
+    is_own = name == description.dataset and name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    for key in {"TRAIN", "TEST"} - {key.removeprefix("DATASETS.") for key in kept}:
+        known = tuple(n for n in cfg.DATASETS[key] if n == name or n in DatasetCatalog)
+        cfg.DATASETS[key] = known if is_own and known else (name,)
+
+
 def check_datasets(names: Sequence[str], where: str = "", *, required: bool = False) -> None:
     """Make sure that data sets are registered; ``where`` is the key that has them.
 
@@ -277,6 +344,18 @@ def check_datasets(names: Sequence[str], where: str = "", *, required: bool = Fa
         if name not in known:
             place, nearest = f"{where}: " * bool(where), nearest_names(str(name), known)
             raise ConfigError(f"{place}there is no data set {name}; nearest are {nearest}")
+
+
+def class_dataset(cfg: CfgNode) -> str:
+    """The data set that gives names and colours of classes: the first to test on, else to train on.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        return name
+    expected = "expected a data set in one, which gives names and colours of classes"
+    raise ConfigError(f"DATASETS.TEST and DATASETS.TRAIN are empty: {expected}")
 
 
 def check_output_dir(cfg: CfgNode) -> None:

@@ -31,7 +31,7 @@ from fvcore.common.history_buffer import HistoryBuffer
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from proscale.checkpoint import Checkpointer
+from proscale.checkpoint import Checkpointer, ModelDescription
 from proscale.config.schema import check_values
 from proscale.data import build_mapper
 from proscale.data.persons import evaluated_persons
@@ -189,6 +189,7 @@ class Trainer(DefaultTrainer):
             fine_tune=True,
             keep=cfg.SOLVER.CHECKPOINTS_TO_KEEP,
             trust=cfg.MODEL.TRUST_WEIGHTS,
+            describe=partial(ModelDescription.of, cfg),
             # A cycle would keep the model's memory after the training.
             trainer=weakref.proxy(self),
         )

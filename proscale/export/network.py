@@ -6,6 +6,7 @@ NumPy (``docs/export.md``).
 """
 
 import json
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -16,6 +17,7 @@ from detectron2.modeling import SemanticSegmentor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from proscale.checkpoint import ModelDescription
 from proscale.errors import ExportError
 from proscale.modeling import Detector, MaskFormer, PoseEstimator, SegFormerHead
 from proscale.modeling.backbones import MixVisionTransformer
@@ -186,6 +188,8 @@ def describe(cfg: CfgNode, model: nn.Module, network: ExportableNetwork, config_
         "classes": classes or [str(number) for number in range(count)],
         "config": config_file,
         "weights": cfg.MODEL.WEIGHTS,
+        # What a checkpoint has, from which the model can be built again.
+        "description": asdict(ModelDescription.of(cfg)),
         "proscale": version("proscale"),
         "torch": torch.__version__,
     }

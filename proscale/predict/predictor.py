@@ -18,7 +18,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from proscale.checkpoint import check_weights, load_weights
-from proscale.config import setup_cfg
+from proscale.config import class_dataset, setup_cfg
 from proscale.cost.model_cost import resize_for_test
 from proscale.data.formats.image_file import read_image, to_array
 from proscale.data.mappers import EvaluationMapper
@@ -59,7 +59,7 @@ class Predictor:
 
     ::
 
-        predictor = proscale.Predictor("config.yaml", "model_final.pth")
+        predictor = proscale.Predictor("model_final.pth")
         for segment in predictor("street.jpg").segments:
             print(segment.name, segment.score, segment.area, segment.box)
 
@@ -72,9 +72,11 @@ class Predictor:
             print(person.score, person.box, person.keypoints)
 
     Args:
-        config: a YAML file, or a configuration as ``proscale.config.setup_cfg`` returns it, which
-            is not changed. Names and colours of classes are those of its first ``DATASETS.TEST``.
-        weights: checkpoint file; None or an empty text takes ``MODEL.WEIGHTS``.
+        config: a checkpoint that describes its model, a name of ``proscale models``, a YAML file
+            or its name; or a configuration as ``proscale.config.setup_cfg`` returns it, which is
+            not changed. Names and colours of classes are the checkpoint's, or those of the first
+            ``DATASETS.TEST``.
+        weights: checkpoint file; None or an empty text takes ``MODEL.WEIGHTS``, or the model's.
         task: one of ``TASKS`` that the model gives; None takes the first.
         score_threshold: panoptic segments, instances, boxes and poses scored below it are left out,
             in [0, 1]. (Panoptic ones have passed ``MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD``
@@ -112,10 +114,7 @@ class Predictor:
         check_weights(cfg, resume=False, required=True)
         self.task = choose_task(cfg, task)
         self.score_threshold = score_threshold
-        if not cfg.DATASETS.TEST:
-            expected = "expected a data set, which gives names and colours of classes"
-            raise ConfigError(f"DATASETS.TEST is empty: {expected}")
-        self.classes = ClassMetadata.of_dataset(cfg.DATASETS.TEST[0], self.task)
+        self.classes = ClassMetadata.of_dataset(class_dataset(cfg), self.task)
         _check_number(cfg, self.task, self.classes)
         self.persons = persons
         if persons is not None:
@@ -299,7 +298,7 @@ def _check_number(cfg: CfgNode, task: str, classes: ClassMetadata) -> None:
     if cfg.MODEL[node][name] != number:
         raise ConfigError(
             f"MODEL.{key} is {cfg.MODEL[node][name]}: expected {number}, the {expected} for {task} "
-            f"results of {cfg.DATASETS.TEST[0]} in DATASETS.TEST"
+            f"results of {class_dataset(cfg)} in DATASETS.TEST"
         )
 
 

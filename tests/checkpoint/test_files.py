@@ -257,7 +257,7 @@ def test_full_disk_leaves_the_old_file(path, numbers):
 
 
 def test_conversion_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    def fill_disk(state, path):
+    def fill_disk(state, path, metadata):
         path.write_bytes(b"half")
         raise SafetensorError("No space left on device")
 

@@ -35,7 +35,7 @@ def test_every_command_describes_itself(name, capsys):
 
 
 @pytest.mark.parametrize(
-    ("word", "hint"), [("predcit", "did you mean predict?"), ("xyz", "expected setup, demo, ")]
+    ("word", "hint"), [("predcit", "did you mean predict?"), ("xyz", "expected setup, models, ")]
 )
 def test_unknown_commands_name_the_nearest(word, hint, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -209,10 +209,18 @@ def test_semantic_models_give_no_other_task(segformer_cfg, random_weights):
         proscale.Predictor(segformer_cfg, random_weights(segformer_cfg), task="panoptic")
 
 
+def test_classes_may_come_from_the_training_data(mask_cfg, random_weights):
+    weights = random_weights(mask_cfg)
+    mask_cfg.DATASETS.TEST = ()
+    assert len(proscale.Predictor(mask_cfg, weights).classes) == 133
+    mask_cfg.DATASETS.TRAIN = ()
+    with pytest.raises(ConfigError, match=r"DATASETS.TEST and DATASETS.TRAIN are empty"):
+        proscale.Predictor(mask_cfg, weights)
+
+
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("DATASETS.TEST", (), "DATASETS.TEST is empty"),
         ("DATASETS.TEST", ("coco_2017_vla",), "'coco_2017_vla'.*nearest are .*coco_2017_val"),
         ("DATASETS.TEST", ("ade20k_sem_seg_val",), "NUM_CLASSES is 133: expected 150"),
         ("DATASETS.TEST", ("coco_2017_val",), "expected .* stuff_classes"),
