@@ -8,12 +8,12 @@ from proscale.evaluation.keypoints import (
     keypoint_pck,
     object_keypoint_similarity,
     oks_nms,
-    pose_scores,
 )
 from proscale.evaluation.panoptic_evaluator import CocoPanopticEvaluator
 from proscale.evaluation.panoptic_quality import PanopticQuality
 from proscale.evaluation.pose_evaluator import PoseEvaluator
 from proscale.evaluation.semantic_evaluator import SemanticEvaluator
+from proscale.modeling.pose.scores import pose_scores
 
 __all__ = [
     "BoxEvaluator",

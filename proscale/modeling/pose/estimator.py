@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from proscale.data.skeleton import flip_indices
 from proscale.modeling.pose.head import SegFormerPoseHead
 from proscale.modeling.pose.heatmap_codec import HeatmapCodec, flip_heatmaps, heatmap_loss
+from proscale.modeling.pose.scores import pose_scores
 
 
 @META_ARCH_REGISTRY.register()
@@ -148,13 +149,11 @@ class PoseEstimator(nn.Module):
         # From pixel indices in the crop to those in the image, then to Detectron2's coordinates.
         found = sample["crop"].to_image(keypoints) + 0.5
         points = torch.from_numpy(np.column_stack((found, scores))).float()
-        # Score of the pose: the box's times the mean of the keypoints' that count.
-        counts = scores > self.keypoint_score_thresh
-        mean = scores[counts].mean() if counts.any() else 0.0
+        score = pose_scores(scores[None], [sample["box_score"]], self.keypoint_score_thresh)
         return Instances(
             (sample["height"], sample["width"]),
             pred_keypoints=points[None],
-            scores=torch.tensor([sample["box_score"] * float(mean)]),
+            scores=torch.from_numpy(score).float(),
             pred_boxes=Boxes(sample["box"][None]),
             box_scores=torch.tensor([sample["box_score"]]),
             pred_classes=torch.zeros(1, dtype=torch.int64),
