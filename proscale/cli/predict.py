@@ -30,9 +30,9 @@ from proscale.predict.persons import read_boxes
 from proscale.predict.predictor import choose_task
 from proscale.utils.malloc import disable_malloc_trim
 
-OBJECT_THRESHOLD = 0.5
-"""Default score below which instances and boxes are left out; a model gives a hundred of an
-image."""
+THRESHOLDS = {"instance": 0.5, "detection": 0.3}
+"""Default scores below which instances and boxes are left out; a model gives hundreds of an image.
+The scores of a detector's classes, which are trained by the focal loss, are the lower ones."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SCORE",
         help="leave out what scores less, 0 to 1 (default: 0 for panoptic segments, which have "
         "passed MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD, and for poses; "
-        f"{OBJECT_THRESHOLD} for instances and boxes; semantic results have no scores)",
+        "{instance} for instances, {detection} for boxes; semantic results have no "
+        "scores)".format(**THRESHOLDS),
     )
     numbers = {
         "--batch-size": (1, "images in the model together, as far as they have one size"),
@@ -108,7 +109,7 @@ def run(options: argparse.Namespace) -> None:
     if task == "semantic" and threshold is not None:
         raise ConfigError("--score-threshold is for results with scores: semantic ones have none")
     if threshold is None:
-        threshold = _default_threshold(task)
+        threshold = THRESHOLDS.get(task, 0.0)
     _check_persons(options, task, sources)
     try_output_folder(options.output, task)
     predictor = Predictor(
@@ -146,10 +147,6 @@ def run(options: argparse.Namespace) -> None:
         sys.exit(f"proscale: {len(failures)} of {len(sources)} files could not be read or written")
 
 
-def _default_threshold(task: str) -> float:
-    return OBJECT_THRESHOLD if task in ("instance", "detection") else 0.0
-
-
 def _check_persons(options: argparse.Namespace, task: str, sources: Sequence[Source]) -> None:
     """Refuse options for persons that do not go together; before any model is built."""
     config, weights = options.person_config, options.person_weights
@@ -181,7 +178,7 @@ def _person_predictor(options: argparse.Namespace) -> Predictor | None:
     with naming(options.person_config):
         cfg = setup_cfg(options.person_config)
         task = choose_task(cfg, None)
-        threshold = _default_threshold(task)
+        threshold = THRESHOLDS.get(task, 0.0)
         return Predictor(cfg, options.person_weights, task=task, score_threshold=threshold)
 
 
