@@ -45,6 +45,12 @@ _LAYERS = """
 _MERGING = """
         merging: of tokens (SegFormer++): none, bsm_hq, bsm_fast, n2d_2x2, or a list as
             MODEL.MIT.TOKEN_MERGING takes it. The weights are the same for all."""
+_ENCODER = """
+        encoder: full, lite (Lite DETR's), or the layers of PRO-SCALE's four stages, such as "0333"
+            or "0111"."""
+_CROPS = """
+        (Of each person in place of an image: what ``proscale.data.PoseMapper.view`` makes of it;
+        ``proscale.Predictor`` does that of whole images.)"""
 _MASK_TASKS = "coco/panoptic, ade20k/semantic, cityscapes/instance"
 
 
@@ -123,6 +129,29 @@ def _segformer(variant: str) -> _Callable[..., _nn.Module]:
     return build
 
 
+def _dino(backbone: str, title: str) -> _Callable[..., _nn.Module]:
+    def build(weights=None, *, task="coco/detection", encoder="full", device="cpu", overrides=()):
+        kind = {"full": "", "lite": "lite_"}.get(encoder, "proscale_")
+        layers = f"_{encoder}" if kind == "proscale_" else ""
+        file = f"{task}/dino_{kind}{backbone}{layers}.yaml"
+        return _load(file, weights, device, overrides)
+
+    build.__doc__ = f"DINO with {title}." + _COMMON.format(tasks="coco/detection", more=_ENCODER)
+    return build
+
+
+def _segformer_pose(variant: str) -> _Callable[..., _nn.Module]:
+    build_any = _segformer(variant)
+
+    def build(weights=None, *, task="coco/keypoints", **options):
+        return build_any(weights, task=task, **options)
+
+    build.__doc__ = f"SegFormer++ {variant} for human pose." + _COMMON.format(
+        tasks="coco/keypoints, jbd/keypoints", more=_MERGING + _CROPS
+    )
+    return build
+
+
 mask2former_r50 = _mask2former("r50", "ResNet-50")
 mask2former_swin_t = _mask2former("swin_tiny", "Swin-T")
 proscale_r50 = _proscale("r50", "ResNet-50")
@@ -136,3 +165,6 @@ proscale_mit_b0, proscale_mit_b2, proscale_mit_b5 = map(_proscale_mit, ("b0", "b
 (
     segformer_b0, segformer_b1, segformer_b2, segformer_b3, segformer_b4, segformer_b5,
 ) = map(_segformer, ("b0", "b1", "b2", "b3", "b4", "b5"))  # fmt: skip
+dino_r50 = _dino("r50", "ResNet-50")
+dino_swin_t = _dino("swin_tiny", "Swin-T")
+segformer_pose_b0, segformer_pose_b5 = map(_segformer_pose, ("b0", "b5"))

@@ -42,6 +42,7 @@ def test_entries():
         "lite_m2f_r50", "lite_m2f_swin_t",
         "proscale_efficientnet_lite0", "proscale_mit_b0", "proscale_mit_b2", "proscale_mit_b5",
         *(f"segformer_b{i}" for i in range(6)),
+        "dino_r50", "dino_swin_t", "segformer_pose_b0", "segformer_pose_b5",
     }  # fmt: skip
 
 
@@ -56,6 +57,14 @@ def test_every_entry_builds(entry):
         assert word in documented
     assert ("merging:" in documented) == ("mit" in entry or "segformer" in entry)
     assert ("layers:" in documented) == ("proscale" in entry)
+
+
+def test_encoders_of_detectors():
+    with torch.device("meta"):
+        stages = load("dino_r50", encoder="0111", device="meta").detection_head.transformer.encoder
+        lite = load("dino_swin_t", encoder="lite", device="meta").detection_head.transformer.encoder
+    assert stages.num_layers == [0, 1, 1, 1]
+    assert type(lite).__name__ == "InterleavedEncoder"
 
 
 def test_layers_and_task():

@@ -19,7 +19,7 @@ NEAR = 0.05
 class SemanticAgreement:
     """Of semantic models: the pixels that get the same class."""
 
-    noun = "pixels"
+    header = "as unmerged"
     metrics = ("mIoU",)
 
     def __init__(self, dataset_name: str, names: Iterable[str]):
@@ -47,7 +47,7 @@ class SemanticAgreement:
 class PoseAgreement:
     """Of pose estimators: the keypoints that stay within :data:`NEAR`."""
 
-    noun = f"keypoints within {NEAR}"
+    header = f"within {NEAR} of unmerged"
     metrics = ("PCK@0.1", "PCK@0.05")
 
     def __init__(self, cfg: CfgNode, dataset_name: str, names: Iterable[str]):

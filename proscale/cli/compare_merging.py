@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> None:
     # Speeds are relative to the unmerged model.
     unmerged, rows, merging = results[NO_MERGING], [], {}
     kind = PoseAgreement if merged.is_pose else SemanticAgreement
-    metrics, noun = kind.metrics, kind.noun
+    metrics, header = kind.metrics, kind.header
     for name, result in results.items():
         row = [name, *(f"{result.metrics[metric]:.2f}" for metric in metrics)]
         row.append(f"{result.agreement:.2f} %")
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
             "seconds": times,
         }
     one = "person" if merged.is_pose else "image"
-    headers = ["merging", *metrics, f"{noun} as unmerged", "GFLOPs"]
+    headers = ["merging", *metrics, header, "GFLOPs"]
     headers += ["backbone, ms", "backbone's speed", f"{one}, ms", f"{one}'s speed"]
     print(f"{dataset}\n\n{markdown_table(rows, headers, text=('merging',))}")
     settings = {

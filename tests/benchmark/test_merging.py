@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Instances
 from PIL import Image
 from torch import nn
 
+from proscale.benchmark import agreement
 from proscale.benchmark.latency import TOTAL
 from proscale.benchmark.merging import (
     KEYS_AND_VALUES,
@@ -77,6 +79,45 @@ def test_comparison(segformer_cfg, samples, fill):
     assert results["bsm_fast"].metrics["pACC"] == pytest.approx(
         100 * (labels["bsm_fast"] == 1).float().mean().item()
     )
+
+
+class Evaluator:
+    """Stands for a pose evaluator: the PCK of its first person's first coordinate."""
+
+    def reset(self):
+        self.first = None
+
+    def process(self, batch, outputs):
+        self.first = self.first or float(outputs[0]["instances"].pred_keypoints[0, 0, 0])
+
+    def evaluate(self):
+        return {"keypoints": {"PCK@0.1": self.first}}
+
+
+def person(points):
+    """What a pose estimator gives of a person with these keypoints."""
+    keypoints = torch.cat([torch.tensor(points).float(), torch.ones(len(points), 1)], dim=1)
+    return {"instances": Instances((50, 50), pred_keypoints=keypoints[None])}
+
+
+def test_keypoints_that_stay(small_pose_cfg, monkeypatch):
+    monkeypatch.setattr(agreement, "build_evaluator", lambda cfg, name: Evaluator())
+    found = agreement.PoseAgreement(small_pose_cfg, "poses", ["none", "merged"])
+    # Boxes of 40 and 20 pixels: 0.05 of them are 2 and 1.
+    batch = [{"box": torch.tensor([0.0, 0, 40, 10])}, {"box": torch.tensor([0.0, 0, 20, 20])}]
+    outputs = {
+        "none": [person([(3, 4), (10, 10)]), person([(3, 4), (10, 10)])],
+        "merged": [person([(4.5, 4), (10, 13)]), person([(4.5, 4), (10, 10.5)])],
+    }
+    found.add(batch, outputs)
+    assert found.result("none") == ({"PCK@0.1": 3.0}, 100.0)
+    assert found.result("merged") == ({"PCK@0.1": 4.5}, 50.0)
+
+
+def test_crops_of_persons_are_not_halved(small_pose_cfg):
+    merged = MergedModel(small_pose_cfg, lambda model: None)
+    assert merged.variants == VARIANTS[:-1]
+    assert multiply_adds(merged, "bsm_fast", (96, 64)) < multiply_adds(merged, "none", (96, 64))
 
 
 def test_windows_count_each(segformer_cfg):
