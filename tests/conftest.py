@@ -4,7 +4,7 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -15,6 +15,8 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from proscale import add_proscale_config
+from proscale.data.datasets.coco import register_coco
+from proscale.data.persons import person_records
 from tests.hostile import material
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -29,6 +31,18 @@ def sample_coco() -> Path:
     if not (root / "annotations" / "panoptic_val2017.json").is_file():
         pytest.skip(f"no COCO panoptic images under {root}; point DETECTRON2_DATASETS at them")
     return root
+
+
+@pytest.fixture
+def sample_persons(tmp_path, restored_catalogs) -> Callable[[str], list[dict]]:
+    """`sample_persons(split)`: the persons of `$DETECTRON2_DATASETS/coco_person`, which is laid out
+    as COCO, under the names of COCO; skips without it."""
+    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).resolve() / "coco_person"
+    if not root.is_dir():
+        pytest.skip(f"there is no {root}; point DETECTRON2_DATASETS at sample data")
+    (tmp_path / "coco").symlink_to(root)
+    register_coco(tmp_path)
+    return lambda split: person_records(DatasetCatalog.get(f"keypoints_coco_2017_{split}"))
 
 
 @pytest.fixture(autouse=True)

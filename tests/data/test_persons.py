@@ -2,8 +2,6 @@
 
 import copy
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from detectron2.structures import BoxMode
 
 from proscale.config.schema import check_values
 from proscale.data import build_mapper, build_training_loader
-from proscale.data.datasets.coco import register_coco
 from proscale.data.datasets.own import register_own_data
 from proscale.data.persons import (
     clipped_box,
@@ -185,16 +182,6 @@ def test_boxes_of_persons_are_for_one_data_set_of_poses(cfg, architecture, datas
         check_values(cfg)
 
 
-@pytest.fixture
-def sample_persons(tmp_path, restored_catalogs):
-    """``$DETECTRON2_DATASETS/coco_person``, laid out as COCO, under the names of COCO."""
-    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).resolve() / "coco_person"
-    if not root.is_dir():
-        pytest.skip(f"there is no {root}; point DETECTRON2_DATASETS at sample data")
-    (tmp_path / "coco").symlink_to(root)
-    register_coco(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("split", "annotations", "persons", "images", "labelled", "many"),
     [
@@ -204,9 +191,9 @@ def sample_persons(tmp_path, restored_catalogs):
     ],
 )
 def test_sample_persons(sample_persons, split, annotations, persons, images, labelled, many):
+    records = sample_persons(split)
     entries = DatasetCatalog.get(f"keypoints_coco_2017_{split}")
     assert sum(len(entry["annotations"]) for entry in entries) == annotations
-    records = person_records(entries)
     assert (len(records), len({r["image_id"] for r in records})) == (persons, images)
     counts = [
         (np.reshape(r["annotations"][0]["keypoints"], (-1, 3))[:, 2] > 0).sum() for r in records

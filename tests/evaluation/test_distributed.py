@@ -11,14 +11,22 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import Instances
+from detectron2.structures import BitMasks, Instances
 
-from proscale.evaluation import CocoPanopticEvaluator, InstanceEvaluator, SemanticEvaluator
+from proscale.evaluation import (
+    BoxEvaluator,
+    CocoPanopticEvaluator,
+    InstanceEvaluator,
+    PoseEvaluator,
+    SemanticEvaluator,
+)
 
 EVALUATORS = {
     "panoptic": CocoPanopticEvaluator,
     "instance": InstanceEvaluator,
     "semantic": SemanticEvaluator,
+    "detection": BoxEvaluator,
+    "keypoints": PoseEvaluator,
 }
 
 
@@ -31,7 +39,7 @@ def evaluate(job: dict, image_ids: tuple[int, ...], output_dir: str) -> dict:
     results = {}
     for kind, evaluator in EVALUATORS.items():
         options = {} if kind == "semantic" else {"save_predictions": True}
-        evaluator = evaluator(name, output_dir, **options)
+        evaluator = evaluator(name, output_dir=output_dir, **options)
         evaluator.reset()
         for image_id in image_ids:
             evaluator.process([job["inputs"][image_id]], [job["outputs"][image_id]])
@@ -58,7 +66,11 @@ def perturbed_outputs(toy):
         things = [s for s in infos if s["isthing"]]
         instances = Instances(tuple(segment_map.shape))
         instances.pred_masks = torch.stack([segment_map == s["id"] for s in things])
-        instances.scores = torch.tensor([0.5] * len(things))
+        instances.pred_boxes = BitMasks(instances.pred_masks).get_bounding_boxes()
+        corners = instances.pred_boxes.tensor[:, [0, 1]] + 1.5
+        points = torch.cat([corners, torch.ones(len(things), 1)], dim=1)
+        instances.pred_keypoints = points[:, None].expand(-1, 17, -1)
+        instances.scores = instances.box_scores = torch.tensor([0.5] * len(things))
         instances.pred_classes = torch.tensor([s["category_id"] for s in things])
         classes = np.roll(toy.classes(image_id), 1, axis=1) % 4
         outputs[image_id] = {
@@ -69,8 +81,19 @@ def perturbed_outputs(toy):
     return outputs
 
 
+def add_keypoints(path: Path) -> None:
+    """Make poses of the instances of a file's first category, all keypoints in one place."""
+    content = json.loads(path.read_text())
+    content["categories"][0]["keypoints"] = [f"k{i}" for i in range(17)]
+    for annotation in content["annotations"]:
+        x, y, *_ = annotation["bbox"]
+        annotation |= {"keypoints": [int(x) + 1, int(y) + 1, 2] * 17, "num_keypoints": 17}
+    path.write_text(json.dumps(content))
+
+
 def test_two_processes_equal_one(toy_with_instances, tmp_path):
     toy = toy_with_instances
+    add_keypoints(Path(MetadataCatalog.get(toy.name).json_file))
     job = {
         "name": toy.name,
         "entries": DatasetCatalog.get(toy.name),
@@ -90,6 +113,7 @@ def test_two_processes_equal_one(toy_with_instances, tmp_path):
         for rank in range(2)
     ]
     expected = evaluate(job, (3, 5, 7), f"{tmp_path}/one")
+    assert expected["keypoints"]["keypoints"]["AP"] > 0
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     first, second = ((tmp_path / f"{rank}.json").read_text() for rank in range(2))
     assert first == json.dumps(expected), "not to the last digit"

@@ -4,19 +4,13 @@ The numbers are those of the released code, in percent, with ground-truth boxes.
 lies between COCO's coordinates and Detectron2's, would change PCK@0.05 and AP.
 """
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from proscale.data import build_mapper
-from proscale.data.datasets.coco import register_coco
-from proscale.data.persons import person_records
 from proscale.evaluation import PoseEvaluator, build_evaluator
 
 SIZES = {"coco": [288, 384], "jbd": [480, 640]}
@@ -37,17 +31,6 @@ METRICS = ("AP", "APm", "APl", "PCK@0.1", "PCK@0.05")
 
 
 @pytest.fixture
-def records(tmp_path, restored_catalogs):
-    """``records(split)``: the persons of ``$DETECTRON2_DATASETS/coco_person``."""
-    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).resolve() / "coco_person"
-    if not root.is_dir():
-        pytest.skip(f"there is no {root}; point DETECTRON2_DATASETS at sample data")
-    (tmp_path / "coco").symlink_to(root)
-    register_coco(tmp_path)
-    return lambda split: person_records(DatasetCatalog.get(f"keypoints_coco_2017_{split}"))
-
-
-@pytest.fixture
 def pose_cfg(small_segformer_cfg):
     cfg = small_segformer_cfg
     cfg.MODEL.META_ARCHITECTURE = "PoseEstimator"
@@ -63,13 +46,13 @@ def truth(record):
 
 
 @pytest.mark.parametrize(("split", "size"), DECODED)
-def test_targets_decoded(records, pose_cfg, monkeypatch, split, size):
+def test_targets_decoded(sample_persons, pose_cfg, monkeypatch, split, size):
     pose_cfg.MODEL.POSE.INPUT_SIZE = SIZES[size]
     model = build_model(pose_cfg).eval()
     mapper = build_mapper(pose_cfg, is_train=False)
     evaluator = build_evaluator(pose_cfg, f"keypoints_coco_2017_{split}")
     evaluator.reset()
-    for record in records(split):
+    for record in sample_persons(split):
         sample = mapper(record)
         # A network that gives the targets.
         points = sample["crop"].to_input(truth(record)[:, :2])
@@ -83,9 +66,9 @@ def test_targets_decoded(records, pose_cfg, monkeypatch, split, size):
 
 
 @pytest.mark.parametrize("split", ANNOTATED)
-def test_annotations_themselves(records, split):
+def test_annotations_themselves(sample_persons, split):
     evaluator = PoseEvaluator(f"keypoints_coco_2017_{split}")
-    for record in records(split):
+    for record in sample_persons(split):
         keypoints = truth(record) + [0.5, 0.5, 0]
         keypoints[:, 2] = 1
         (annotation,) = record["annotations"]
