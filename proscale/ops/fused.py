@@ -149,6 +149,23 @@ def _pool_rows(block: Tensor, above: Tensor, below: Tensor) -> Tensor:
     return last
 
 
+def reduce_bilinear(maps: Tensor, size: Size) -> Tensor:
+    """Bilinear resizing to a smaller ``size``, without anti-aliasing: ``(B, C, H, W)`` to
+    ``(B, C, *size)``."""
+    steps = [length // smaller for length, smaller in zip(maps.shape[-2:], size, strict=True)]
+    whole = all(
+        step % 2 == 0 and step * smaller == length
+        for step, length, smaller in zip(steps, maps.shape[-2:], size, strict=True)
+    )
+    if use_reference() or maps.device.type != "cpu" or not whole:
+        return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    # By an even factor a cell's centre lies midway between the two middle ones of those that it
+    # stands for, along each axis. PyTorch's own works through such maps number by number.
+    (row, rows), (column, columns) = ((step // 2 - 1, step) for step in steps)
+    pairs = maps[..., row::rows, :] + maps[..., row + 1 :: rows, :]
+    return (pairs[..., column::columns] + pairs[..., column + 1 :: columns]) / 4
+
+
 class BatchNorm(Protocol):
     """A batch normalisation with running statistics and learned affine parameters."""
 

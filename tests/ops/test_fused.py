@@ -13,7 +13,9 @@ from proscale.ops.fused import (
     fold_frozen_norms,
     map_rows,
     max_pool_3x3,
+    reduce_bilinear,
 )
+from proscale.ops.tracing import reference_operators
 
 
 @pytest.mark.parametrize("shape", [(2, 7, 4), (1, 3, 4), (5, 4)])
@@ -28,6 +30,16 @@ def test_feed_forward_of_blocks_of_tokens(shape, monkeypatch):
     assert whole.requires_grad
     torch.testing.assert_close(blocks, linear2(linear1(tokens).relu()))
     torch.testing.assert_close(blocks, whole)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(4, 6), (2, 3), (8, 3), (5, 4), (3, 5)])
+def test_bilinear_reduction(size, layout):
+    maps = torch.randn(2, 3, 16, 24).contiguous(memory_format=layout)
+    expected = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(reduce_bilinear(maps, size), expected)
+    with reference_operators():
+        assert torch.equal(reduce_bilinear(maps, size), expected)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (9, 1), (2, 2), (6, 5), (7, 5)])

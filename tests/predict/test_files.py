@@ -2,10 +2,12 @@
 
 import os
 
+import numpy as np
 import pytest
 
-from proscale.errors import ConfigError
-from proscale.predict.files import find_sources, unique_name
+from proscale.errors import ConfigError, DataError
+from proscale.predict.files import find_sources, first_image, unique_name
+from proscale.predict.video import VideoWriter
 
 
 @pytest.fixture
@@ -105,3 +107,21 @@ def test_awkward_names_are_shorter_and_simpler(tmp_path, stem, name):
     assert name in {source.name for source in sources}
     assert len({source.name for source in sources}) == 2
     assert {source.image_id for source in sources} == {1, 2}
+
+
+def test_the_first_image_may_be_a_frame(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    video = VideoWriter(tmp_path / "b.mp4", 25.0)
+    for shade in (250, 0):
+        video.add(np.full((48, 64, 3), shade, dtype=np.uint8))
+    video.close()
+    frame = first_image(find_sources([str(tmp_path)], leave_out=tmp_path / "out"))
+    assert frame.shape == (48, 64, 3)
+    assert frame.min() > 200
+
+
+def test_without_a_first_image(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    (tmp_path / "b.mp4").write_bytes(b"no video")
+    with pytest.raises(DataError, match="INPUT has 2 files: none of them can be read"):
+        first_image(find_sources([str(tmp_path)], leave_out=tmp_path / "out"))

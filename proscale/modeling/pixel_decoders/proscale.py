@@ -13,7 +13,6 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from proscale.modeling.pixel_decoders.base import PixelDecoder, PyramidArguments
 from proscale.modeling.pixel_decoders.budget_gate import BudgetGate
@@ -22,7 +21,7 @@ from proscale.modeling.pixel_decoders.deformable_encoder import (
     EncoderLayerArguments,
     TokenPlan,
 )
-from proscale.ops.fused import to_map, to_tokens
+from proscale.ops.fused import reduce_bilinear, to_map, to_tokens
 
 LAYOUTS = ("released", "transposed")
 
@@ -56,12 +55,7 @@ class TokenRecalibration(nn.Module):
     ) -> Tensor:
         """``tokens`` ``(B, h·w, C)`` and ``finest`` ``(B, H·W, C)``; returns ``(B, h·w, C)``."""
         # The finest level, resized to the size of the tokens' level: (B, C, h, w).
-        guide = F.interpolate(
-            self._to_map(finest, finest_shape),
-            size=spatial_shape,
-            mode="bilinear",
-            align_corners=False,
-        )
+        guide = reduce_bilinear(self._to_map(finest, finest_shape), spatial_shape)
         # One gate in (0, 1) a token: (B, 1, h, w), or (B, h·w, 1) in the linear form.
         if self.convolution:
             # The gate multiplies the tokens read as a map.
@@ -163,7 +157,8 @@ class ProgressiveEncoder(nn.Module):
     def forward(self, levels: Sequence[Tensor], plan: TokenPlan) -> list[Tensor]:
         """``levels``: ``(B, H·W, C)`` each, coarse to fine; returns the same shapes."""
         last = len(self.num_layers) - 1
-        tokens = inputs = levels[0][:, :0]
+        tokens = levels[0][:, :0]
+        entered: list[Tensor] = []
         for stage, num_layers in enumerate(self.budget):
             # Token Re-Calibration of the level that enters, (B, H·W, C), by the finest one.
             entering = levels[stage]
@@ -172,7 +167,7 @@ class ProgressiveEncoder(nn.Module):
                 entering = self.token_excite(entering, shapes[stage], levels[last], shapes[last])
             # The stage's tokens: the stage before's output, then the next finer level.
             tokens = torch.cat((tokens, entering), dim=1)
-            inputs = torch.cat((inputs, entering), dim=1)
+            entered.append(entering)
             # p_s layers over the s coarsest levels: token length grows with depth.
             seen = plan.first(stage + 1)
             # Layers are numbered through, so that parameter names do not tell stages.
@@ -181,7 +176,7 @@ class ProgressiveEncoder(nn.Module):
                 tokens = layer(tokens, seen)
                 # The stage's input, recalibrated, on a residual branch of each layer.
                 if self.residual and stage < last:
-                    tokens = tokens + inputs
+                    tokens = tokens + torch.cat(entered, dim=1)
         return list(tokens.split(plan.lengths, dim=1))
 
 
