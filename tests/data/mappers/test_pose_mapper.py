@@ -78,6 +78,13 @@ def test_evaluation(small_pose_cfg, record):
     np.testing.assert_array_equal(sample["image"].numpy().transpose(1, 2, 0), expected)
 
 
+def test_padding_of_the_box(small_pose_cfg, record):
+    small_pose_cfg.MODEL.POSE.BOX_PADDING = 2.0
+    sample = PoseMapper(small_pose_cfg, False)(record)
+    # The box is higher than wide for its crop.
+    assert sample["crop"].scale[1] == pytest.approx(2 * 75.5)
+
+
 def test_boxes_of_a_detector(small_pose_cfg, record):
     """They have corners, scores, and neither ids nor keypoints; they are not clipped."""
     box = {"bbox": [-20.0, 10.0, 70.0, 95.5], "bbox_mode": BoxMode.XYXY_ABS, "score": 0.25}

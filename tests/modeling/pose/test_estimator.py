@@ -190,6 +190,20 @@ def test_loss_weight(small_pose_cfg, person):
     torch.testing.assert_close(losses[1], 3 * losses[0])
 
 
+def test_keys_reach_the_model(small_pose_cfg):
+    node, head = small_pose_cfg.MODEL.POSE, small_pose_cfg.MODEL.POSE_HEAD
+    node.SIGMA, node.KEYPOINT_SCORE_THRESH, head.NORM = 2.0, 0.3, "SyncBN"
+    head.IN_FEATURES = ["res3", "res4"]
+    model = build_model(small_pose_cfg)
+    # Heatmaps have the resolution of the finest stage.
+    assert model.codec.heatmap_size == (8, 12)
+    assert model.codec.sigma == 2.0
+    assert model.keypoint_score_thresh == 0.3
+    assert type(model.pose_head.fuse.norm) is torch.nn.SyncBatchNorm
+    with torch.no_grad():
+        assert model.heatmaps(torch.zeros(2, 3, 96, 64)).shape == (2, 17, 12, 8)
+
+
 def test_a_data_set_with_another_skeleton_is_refused(small_pose_cfg):
     small_pose_cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS = 20
     with pytest.raises(ConfigError, match="NUM_KEYPOINTS is 20: expected 17, the keypoints of"):
