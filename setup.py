@@ -43,7 +43,11 @@ setup(
     # With a root named, an editable install is a line in a .pth file. Otherwise it is a finder
     # behind Python's own, which takes a clone's folder `proscale` for the package.
     package_dir={"": "."},
-    package_data={"": ["*.html", "*.safetensors", "py.typed"], "proscale.predict": ["web/*"]},
+    package_data={
+        "": ["*.html", "py.typed"],
+        "proscale.predict": ["web/*"],
+        "proscale.zoo": ["weights/*.safetensors"],
+    },
     py_modules=["proscale_cli", "proscale_setup"],
     install_requires=[
         "fvcore>=0.1.5.post20221221,<0.1.6",

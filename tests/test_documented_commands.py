@@ -145,6 +145,7 @@ ELSEWHERE = {
     "docs/install.md": "tests/test_setup.py and tests/cli/test_demo.py",
     "docs/export.md": "tests/cli/test_export.py, with weights of its own",
     "datasets/README.md": "tests/data/prepare",
+    "proscale prepare nuclei": "tests/data/prepare, on folders like the published ones",
     "proscale replay": "tests/cli/test_replay.py, on a step that fails",
     "benchmarks/hostile_inputs.py": "tests/hostile/test_hostile_inputs.py",
     "proscale convert rtdetr": "tests/checkpoint/test_rt_detr.py, on weights like the published",
