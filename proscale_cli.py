@@ -19,6 +19,8 @@ from importlib.metadata import version
 COMMANDS = {
     "setup": "install Detectron2, which pip does not find",
     "models": "list configurations and weights by name",
+    "train": "train a model",
+    "evaluate": "evaluate a model",
     "demo": "train and evaluate a small model on generated images",
     "flops": "count multiply-adds, parameters, activations and tokens",
     "benchmark": "time models part by part, and measure their memory",

@@ -82,6 +82,23 @@ def weights_override(options: argparse.Namespace) -> list[str]:
     return []
 
 
+def add_job(parser: argparse.ArgumentParser) -> None:
+    """The configuration, by position or by --config-file, and the processes of a job."""
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="file, name or checkpoint")
+    parser.add_argument("--config-file", metavar="CONFIG", help="the same as an option")
+    help_ = "processes of this machine, each with a GPU (default: %(default)s)"
+    parser.add_argument("--num-gpus", type=positive, default=1, metavar="N", help=help_)
+    add_overrides(parser)
+
+
+def words_of_job(options: argparse.Namespace) -> list[str]:
+    """The words that ``train_net.py`` takes; a CONFIG behind --config-file is the first KEY."""
+    if options.config_file is not None and options.config is not None:
+        options.opts = [options.config, *options.opts]
+    config = options.config_file if options.config_file is not None else options.config
+    return ["--config-file", config or "", "--num-gpus", str(options.num_gpus)]
+
+
 def add_models(parser: argparse.ArgumentParser) -> None:
     """--config-file with several models, and KEY VALUE pairs."""
     parser.add_argument(

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import EventWriter, JSONWriter, get_event_storage
+from detectron2.utils.events import EventWriter, JSONWriter
 from PIL import Image
 from tabulate import tabulate
 from torch import nn
@@ -28,6 +28,7 @@ from proscale.cost.tables import model_name
 from proscale.data import build_mapper
 from proscale.data.datasets.shapes import DEFAULT_ROOT, generate
 from proscale.data.formats.image_file import read_image, read_panoptic_png
+from proscale.engine.console import ProgressLine
 from proscale.engine.output_dir import remove_training, writing_to
 from proscale.engine.trainer import Trainer
 from proscale.predict.drawing import side_by_side
@@ -102,31 +103,7 @@ class _DemoTrainer(Trainer):
 
     def build_writers(self) -> list[EventWriter]:
         metrics = Path(self.cfg.OUTPUT_DIR, "metrics.json")
-        return [_ProgressLine(self.max_iter), JSONWriter(str(metrics))]
-
-
-class _ProgressLine(EventWriter):
-    """Prints the iteration, the loss and the time that is left."""
-
-    def __init__(self, max_iter: int):
-        self._max_iter, self._start, self._written = max_iter, time.monotonic(), 0
-
-    def write(self) -> None:
-        storage = get_event_storage()
-        # Detectron2 writes once more behind the last iteration.
-        done = min(storage.iter + 1, self._max_iter)
-        if done == self._written:
-            return
-        self._written = done
-        # At the mean pace so far.
-        elapsed = time.monotonic() - self._start
-        left = elapsed / done * (self._max_iter - done)
-        loss = storage.history("total_loss").median(20)
-        print(
-            f"      iteration {done:4d}/{self._max_iter}   loss {loss:5.1f}   "
-            f"{elapsed / done:.2f} s each   {int(left) // 60}:{int(left) % 60:02d} left",
-            flush=True,
-        )
+        return [ProgressLine(0, self.max_iter), JSONWriter(str(metrics))]
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def test_detectron2s_arguments(start_training, wait_for):
+def test_detectron2s_arguments(start_training, wait_for, tmp_path):
     url = f"tcp://127.0.0.1:{free_port()}"
     jobs = {
         f"machine_{rank}": start_training(
@@ -44,7 +44,8 @@ def test_detectron2s_arguments(start_training, wait_for):
         for rank in range(2)
     }
     wait_for(jobs)
-    assert "World size: 2" in start_training.output("machine_0")
+    log = tmp_path / "machine_0" / "output" / "log.txt"
+    assert "World size: 2" in log.read_text()
     assert start_training.results("machine_0") == start_training.results("one")
 
 
