@@ -33,6 +33,7 @@ class PersonCrop:
         padding: float = 1.25,
         rotation: float = 0.0,
     ):
+        # float32 as published: rounding moves pixels.
         box = np.asarray(box_xyxy, np.float32)
         self._set((box[:2] + box[2:]) / 2, padding * (box[2:] - box[:2]), input_size, rotation)
 
@@ -67,6 +68,7 @@ class PersonCrop:
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
         """``(h, w, C)`` uint8, the whole image, to the input ``(H, W, C)``; black outside."""
+        # Bilinear, on the pixels as they are: normalisation comes after.
         return cv2.warpAffine(image, self.matrix, self.input_size, flags=cv2.INTER_LINEAR)
 
     def to_input(self, points: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ def flip_indices(cfg: CfgNode) -> list[int]:
     """
     metadata = _metadata(cfg)
     position = {name: index for index, name in enumerate(metadata.keypoint_names)}
+    # Pairs of names, each to be read in both directions.
     pairs = metadata.get("keypoint_flip_map", ())
     mirror = {name: other for pair in pairs for name, other in (pair, pair[::-1])}
     return [position[mirror.get(name, name)] for name in metadata.keypoint_names]
@@ -37,6 +38,7 @@ def upper_body(cfg: CfgNode) -> list[int]:
 
 
 def _metadata(cfg: CfgNode) -> Metadata:
+    # Of several data sets the first one; they describe the same keypoints.
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     metadata = MetadataCatalog.get(names[0]) if names else Metadata()
     count, expected = len(metadata.get("keypoint_names", ())), cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS

@@ -81,6 +81,7 @@ class PersonAugmentation:
         """Change the view of ``person``, by draws from NumPy's generator."""
         if np.random.rand() < self.flip_prob:
             self._flip(person)
+        # Of bodies of which enough is seen, now and then one half alone.
         labelled = person.visible.sum()
         if labelled >= self.half_body_min_keypoints and np.random.rand() < self.half_body_prob:
             self._see_half(person)
@@ -94,6 +95,7 @@ class PersonAugmentation:
 
     def _flip(self, person: Person) -> None:
         """Mirror the image; left becomes right."""
+        # Column x becomes column width − 1 − x.
         last = person.image.shape[1] - 1
         person.image = np.ascontiguousarray(person.image[:, ::-1])
         person.center = np.array([last - person.center[0], person.center[1]])
@@ -116,6 +118,7 @@ class PersonAugmentation:
         if has_upper and has_lower:
             takes_upper = np.random.rand() < self.half_body_upper_prob
         half = upper if takes_upper else lower
+        # Keypoints at one place have no extent that could be cropped.
         extent = np.ptp(half, axis=0)
         if not extent.any():
             return
@@ -177,6 +180,7 @@ class PoseMapper:
             DataError: the image is missing, cannot be read, or has another size than stated; the
                 record has not exactly one annotation, or that has an empty box or no keypoints.
         """
+        # 1. Read the image, and the one person of the record.
         image = read_entry_image(record, self.image_format)
         file_name, annotations = record["file_name"], record.get("annotations", ())
         if len(annotations) != 1:
@@ -185,8 +189,10 @@ class PoseMapper:
         box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
         if not (box[2] > box[0] and box[3] > box[1]):
             raise DataError(f"{file_name}: bbox is {shown(list(box))}: expected width and height")
+        # 2. What evaluators join results by.
         sample = {key: record[key] for key in ("file_name", "image_id") if key in record}
         sample["annotation_id"] = annotation.get("id")
+        # 3. The crop: the padded box, or a random view of it.
         if self.augmentation is None:
             return sample | self.view(image, box, annotation.get("score", 1.0))
         keypoints = self._keypoints(file_name, annotation)

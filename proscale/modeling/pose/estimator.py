@@ -63,6 +63,7 @@ class PoseEstimator(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         backbone = build_backbone(cfg)
+        # The head's heatmaps have the resolution of the finest stage, a quarter of the crop's.
         node, head = cfg.MODEL.POSE, SegFormerPoseHead(cfg, backbone.output_shape())
         width, height = node.INPUT_SIZE
         heatmap_size = (width // head.common_stride, height // head.common_stride)
@@ -105,6 +106,7 @@ class PoseEstimator(nn.Module):
         images = torch.stack([sample["image"].to(self.device) for sample in batched_inputs])
         batch = (images - self.pixel_mean) / self.pixel_std
         if self.training:
+            # No flip test: the mapper mirrors crops at random.
             return self._losses(self.heatmaps(batch), batched_inputs)
         return self.results(self.infer(batch), batched_inputs)
 
@@ -121,6 +123,7 @@ class PoseEstimator(nn.Module):
 
     def heatmaps(self, batch: Tensor) -> Tensor:
         """``(B, K, h, w)`` for normalised crops ``(B, 3, H, W)``."""
+        # Mix Transformer, then the all-MLP decoder; mixed precision ends before the loss.
         return self.pose_head(self.backbone(batch)).float()
 
     def infer(self, batch: Tensor) -> Tensor:
@@ -141,6 +144,7 @@ class PoseEstimator(nn.Module):
             torch.stack([sample[name] for sample in samples]).to(self.device)
             for name in ("keypoints", "visible")
         )
+        # A Gaussian for each labelled keypoint; others have weight 0.
         targets, weights = self.codec.encode(keypoints, visible)
         return {"loss_keypoint": self.loss_weight * heatmap_loss(heatmaps, targets, weights)}
 
@@ -149,6 +153,7 @@ class PoseEstimator(nn.Module):
         # From pixel indices in the crop to those in the image, then to Detectron2's coordinates.
         found = sample["crop"].to_image(keypoints) + 0.5
         points = torch.from_numpy(np.column_stack((found, scores))).float()
+        # The box's score times the mean of the keypoints' scores that count.
         score = pose_scores(scores[None], [sample["box_score"]], self.keypoint_score_thresh)
         return Instances(
             (sample["height"], sample["width"]),
@@ -156,5 +161,6 @@ class PoseEstimator(nn.Module):
             scores=torch.from_numpy(score).float(),
             pred_boxes=Boxes(sample["box"][None]),
             box_scores=torch.tensor([sample["box_score"]]),
+            # Persons are the only class.
             pred_classes=torch.zeros(1, dtype=torch.int64),
         )

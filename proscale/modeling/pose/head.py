@@ -37,7 +37,8 @@ class SegFormerPoseHead(AllMLPDecoder):
             dropout=0.0,
         )
         self.num_keypoints = num_keypoints
-        # As published: small weights, but for the fusion.
+        # As published: small weights, so that training starts from empty heatmaps, but for the
+        # fusion, which batch norm follows.
         for conv in (*self.projections, self.predictor):
             nn.init.normal_(conv.weight, std=0.001)
         nn.init.zeros_(self.predictor.bias)
@@ -61,4 +62,5 @@ class SegFormerPoseHead(AllMLPDecoder):
         ``published_order`` resizes the stages before they are fused: the same numbers at the
         published cost.
         """
+        # A 1x1 convolution and bilinear resizing commute.
         return self.published_layers(features) if published_order else self.layers(features)
