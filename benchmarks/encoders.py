@@ -6,13 +6,14 @@ that other load of the machine touches both alike.
 """
 
 import argparse
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from proscale.benchmark.latency import TOTAL, Timing, device_clock, measure_parts
+from proscale.benchmark.latency import TOTAL, Clock, Timing, device_clock, measure_parts
 from proscale.benchmark.machine import print_header
 from proscale.benchmark.models import WARMUP, ModelRun, ModelSettings
 from proscale.cli.arguments import (
@@ -25,6 +26,7 @@ from proscale.cli.arguments import (
 from proscale.config import setup_cfg
 from proscale.cost.model_cost import ENCODER_PART, NETWORK
 from proscale.cost.tables import markdown_table, model_name, print_report
+from proscale.errors import ConfigError
 from proscale.utils.malloc import disable_malloc_trim
 from proscale_cli import errors_in_one_sentence
 
@@ -54,9 +56,10 @@ class EncoderFigures:
     image_time: Timing  #: from image to results
 
 
-def measure_encoders(runs: Mapping[str, ModelRun], *, repeats: int) -> dict[str, EncoderFigures]:
+def measure_encoders(
+    runs: Mapping[str, ModelRun], *, repeats: int, clock: Clock
+) -> dict[str, EncoderFigures]:
     """Time the models in turns and count them."""
-    clock = device_clock(next(iter(runs.values())).device)
     times = measure_parts(runs, repeats=repeats, warmup=WARMUP, clock=clock)
     figures = {}
     for name, run in runs.items():
@@ -104,6 +107,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--size", type=parse_size, default="640x960", metavar="HxW", help="of the image, pixels"
     )
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="time that all threads compute, instead of that on the clock: hardly changed by other "
+        "processes, if threads do not spin while they wait (OMP_WAIT_POLICY=PASSIVE)",
+    )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table, too")
     add_benchmark_arguments(parser, repeats=15)
     with errors_in_one_sentence("benchmarks/encoders.py"):
@@ -113,6 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(options: argparse.Namespace) -> None:
     """Build, measure, print."""
     device = find_device(options.device)
+    if options.processor_time and device.type != "cpu":
+        raise ConfigError("--processor-time is for --device cpu: others compute by themselves")
     try_outputs(json=options.json, markdown=options.markdown)
     # As ``proscale predict`` does.
     disable_malloc_trim()
@@ -127,10 +138,12 @@ def run(options: argparse.Namespace) -> None:
         "backbone": options.backbone,
         "size": "{}x{}".format(*options.size),
         "weights": "random",
+        "time": "of all threads" if options.processor_time else "on the clock",
         "repeats": options.repeats,
     }
     header = print_header(device, described)
-    figures = measure_encoders(runs, repeats=options.repeats)
+    clock = time.process_time if options.processor_time else device_clock(device)
+    figures = measure_encoders(runs, repeats=options.repeats, clock=clock)
     encoders = {
         name: asdict(one)
         | {"encoder_time": one.encoder_time.as_dict(), "image_time": one.image_time.as_dict()}

@@ -1,9 +1,11 @@
 """The encoders' table, on a small image and with a clock that the test winds."""
 
+import itertools
 import json
 
 import encoders
 import pytest
+import torch
 from encoders import ENCODERS, median_ratio
 
 from proscale.benchmark.latency import Timing
@@ -38,6 +40,20 @@ def test_all_encoders_have_configurations():
     for backbone in encoders.BACKBONES:
         for pattern in ENCODERS:
             assert (encoders.CONFIGS / f"{pattern.format(backbone)}.yaml").is_file()
+
+
+def test_processor_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(encoders, "WARMUP", 0)
+    monkeypatch.setattr(encoders, "ENCODERS", ENCODERS[-1:])
+    # A clock that ticks once a reading.
+    monkeypatch.setattr("time.process_time", itertools.count().__next__)
+    file = tmp_path / "encoders.json"
+    encoders.main(f"--processor-time --size 32x32 --repeats 1 --device cpu --json {file}".split())
+    (figures,) = json.loads(file.read_text())["encoders"].values()
+    assert figures["encoder_time"]["samples"] == [1]
+    monkeypatch.setattr(encoders, "find_device", torch.device)
+    with pytest.raises(SystemExit, match="--processor-time is for --device cpu"):
+        encoders.main(["--processor-time", "--device", "cuda"])
 
 
 def test_wrong_arguments_are_refused(capsys):
