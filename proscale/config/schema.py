@@ -222,6 +222,12 @@ def _rules(cfg: CfgNode) -> Iterator[tuple[bool, str, str]]:
 
     # Evaluation by views and by windows.
     views, window, node = cfg.TEST.AUG, cfg.TEST.SLIDING_WINDOW, "TEST.SLIDING_WINDOW"
+    # Views and windows are averaged by pixel: boxes and poses have none.
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    is_dense = architecture not in ("Detector", "PoseEstimator")
+    expected = f"False with MODEL.META_ARCHITECTURE {architecture}"
+    yield is_dense or not views.ENABLED, "TEST.AUG.ENABLED", expected
+    yield is_dense or not window.ENABLED, f"{node}.ENABLED", expected
     fits = not views.ENABLED or len(views.MIN_SIZES) > 0
     yield fits, "TEST.AUG.MIN_SIZES", "short sides in pixels, one or more"
     if window.ENABLED:

@@ -251,3 +251,12 @@ def test_commands_end_with_one_line():
     assert str(stop.value.code).startswith(
         "proscale: there is no data set coco_2017_vall; nearest are coco_2017_val"
     )
+
+
+@pytest.mark.parametrize("architecture", ["Detector", "PoseEstimator"])
+@pytest.mark.parametrize("key", ["TEST.AUG.ENABLED", "TEST.SLIDING_WINDOW.ENABLED"])
+def test_boxes_and_poses_have_no_views_and_windows(architecture, key):
+    overrides = ["MODEL.META_ARCHITECTURE", architecture, key, "True", "MODEL.DEVICE", "cpu"]
+    message = rf"{key} is True: expected False with MODEL.META_ARCHITECTURE {architecture}"
+    with pytest.raises(ConfigError, match=message):
+        setup_cfg("", overrides)
