@@ -34,7 +34,8 @@ _NAMES = ("thing_classes", "stuff_classes", "keypoint_names")
 _COLORS = ("thing_colors", "stuff_colors")
 _IDS = ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
 _PAIRS = ("keypoint_flip_map",)
-_FIELDS = (*_NAMES, *_COLORS, *_IDS, *_PAIRS, "keypoint_connection_rules", "ignore_label")
+_SIGMAS = "keypoint_oks_sigmas"
+_FIELDS = (*_NAMES, *_COLORS, *_IDS, *_PAIRS, _SIGMAS, "keypoint_connection_rules", "ignore_label")
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,8 @@ def _fits(key: str, value: object) -> bool:
         return False
     if key in _NAMES:
         return all(map(is_name, value))
+    if key == _SIGMAS:
+        return all(type(sigma) in (int, float) and 0 < sigma <= 10 for sigma in value)
     if key in _COLORS:
         return all(_are_numbers(color, 3) and max(color) < 256 for color in value)
     if key in _IDS:

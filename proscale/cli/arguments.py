@@ -66,18 +66,22 @@ def add_model(parser: argparse.ArgumentParser, weights: str) -> None:
     parser.add_argument("--weights", metavar="FILE", help=weights)
 
 
-def weights_override(options: argparse.Namespace) -> list[str]:
-    """MODEL.WEIGHTS as an override where --weights is given.
+def weights_override(options: argparse.Namespace, prefix: str = "") -> list[str]:
+    """MODEL.WEIGHTS as an override where --weights is given; ``prefix`` of the options' names, such
+    as ``person_``, for a second model.
 
     Raises:
         ConfigError: it is not, and the configuration comes without.
     """
-    if options.weights is not None:
-        return ["MODEL.WEIGHTS", options.weights]
-    if not is_model(options.config_file):
+    config: str = getattr(options, f"{prefix}config_file")
+    weights: str | None = getattr(options, f"{prefix}weights")
+    if weights is not None:
+        return ["MODEL.WEIGHTS", weights]
+    if not is_model(config):
+        dashed = prefix.replace("_", "-")
         raise ConfigError(
-            f"--weights is missing: expected a checkpoint file for the configuration "
-            f"{options.config_file}; a checkpoint that describes its model needs --model alone"
+            f"--{dashed}weights is missing: expected a checkpoint file for the configuration "
+            f"{config}; a checkpoint that describes its model needs --{dashed}model alone"
         )
     return []
 

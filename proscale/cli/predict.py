@@ -72,9 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a detector's boxes, as COCO's results: image_id, category_id, bbox, score",
     )
     persons.add_argument(
-        "--person-config", metavar="FILE", help="a panoptic, instance or detection model"
+        *("--person-model", "--person-config"),
+        dest="person_config_file",
+        metavar="MODEL",
+        help="a panoptic, instance or detection model, as --model",
     )
-    persons.add_argument("--person-weights", metavar="FILE", help="its weights")
+    persons.add_argument("--person-weights", metavar="FILE", help="its weights, as --weights")
     parser.add_argument(
         "--latency",
         type=parse_milliseconds,
@@ -149,37 +152,40 @@ def run(options: argparse.Namespace) -> None:
 
 def _check_persons(options: argparse.Namespace, task: str, sources: Sequence[Source]) -> None:
     """Refuse options for persons that do not go together; before any model is built."""
-    config, weights = options.person_config, options.person_weights
+    config, weights = options.person_config_file, options.person_weights
     given = [options.boxes is not None, config is not None or weights is not None]
     if task != "keypoints":
         if any(given):
             raise ConfigError(
-                f"--boxes and --person-config are for pose estimators: the task is {task}"
+                f"--boxes and --person-model are for pose estimators: the task is {task}"
             )
         return
     if sum(given) != 1:
         raise ConfigError(
             "a pose estimator needs the boxes of persons: expected either --boxes FILE, or "
-            "--person-config FILE with --person-weights FILE, a model that finds persons"
+            "--person-model MODEL, which finds persons"
         )
-    if given[1] and (config is None or weights is None):
-        raise ConfigError("--person-config FILE and --person-weights FILE go together")
+    if given[1] and config is None:
+        raise ConfigError(
+            "--person-weights are given alone: expected --person-model, too, with their "
+            "configuration"
+        )
     videos = [source for source in sources if source.image_id is None]
     if given[0] and videos:
         raise ConfigError(
             f"--boxes has no frames of videos such as {videos[0].path}: expected images, or "
-            "--person-config"
+            "--person-model"
         )
 
 
 def _person_predictor(options: argparse.Namespace) -> Predictor | None:
-    if options.person_config is None:
+    if options.person_config_file is None:
         return None
-    with naming(options.person_config):
-        cfg = setup_cfg(options.person_config)
+    overrides = weights_override(options, "person_")
+    with naming(options.person_config_file):
+        cfg = setup_cfg(options.person_config_file, overrides)
         task = choose_task(cfg, None)
-        threshold = THRESHOLDS.get(task, 0.0)
-        return Predictor(cfg, options.person_weights, task=task, score_threshold=threshold)
+        return Predictor(cfg, task=task, score_threshold=THRESHOLDS.get(task, 0.0))
 
 
 def _some_ids(sources: Sequence[Source]) -> str:

@@ -12,11 +12,12 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch import nn
 
+from proscale.config import class_dataset
 from proscale.data.datasets.coco import SIGMAS
 from proscale.data.formats.json_file import read_json_records
 from proscale.data.mappers import PoseMapper
 from proscale.data.persons import DETECTIONS
-from proscale.errors import DataError
+from proscale.errors import ConfigError, DataError
 from proscale.evaluation import oks_nms
 from proscale.predict.result import ClassMetadata, Poses, Prediction, from_poses
 from proscale.utils.untrusted import AnyPath
@@ -47,8 +48,13 @@ class PosePredictor:
         self._cfg, self._model, self._classes = cfg, model, classes
         self._score_threshold = score_threshold
         self._mapper = PoseMapper(cfg, is_train=False)
-        metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
-        self._sigmas = metadata.get("keypoint_oks_sigmas", SIGMAS)
+        name, number = class_dataset(cfg), cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS
+        self._sigmas = MetadataCatalog.get(name).get("keypoint_oks_sigmas", SIGMAS)
+        if len(self._sigmas) != number:
+            raise ConfigError(
+                f"keypoint_oks_sigmas of the data set {name} are {len(self._sigmas)}: expected "
+                f"{number}, one for each keypoint"
+            )
 
     @torch.no_grad()
     def __call__(

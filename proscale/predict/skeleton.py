@@ -44,7 +44,12 @@ class Skeleton:
         rules = metadata.get("keypoint_connection_rules") or ()
         return cls(
             names=tuple(names),
-            links=tuple((position[first], position[second]) for first, second, _ in rules),
+            # The metadata may come with a foreign file of weights.
+            links=tuple(
+                (position[first], position[second])
+                for first, second, _ in rules
+                if first in position and second in position
+            ),
             sides=tuple(side_of.get(name, MIDDLE) for name in names),
         )
 

@@ -259,8 +259,12 @@ def test_poses_in_the_boxes_of_a_file(pose_command, boxes, images, tmp_path):
     ("arguments", "message"),
     [
         ([], "a pose estimator needs the boxes of persons: expected either --boxes FILE, or"),
-        (["--boxes", "a", "--person-config", "b"], "expected either --boxes FILE, or"),
-        (["--person-weights", "b"], "--person-config FILE and --person-weights FILE go together"),
+        (["--boxes", "a", "--person-model", "b"], "expected either --boxes FILE, or"),
+        (["--person-weights", "b"], "--person-weights are given alone: expected --person-model"),
+        (
+            ["--person-config", "configs/coco/panoptic/proscale_r50_333.yaml"],
+            r"--person-weights is missing: .* needs --person-model alone",
+        ),
     ],
 )
 def test_persons_have_one_source(pose_command, images, arguments, message):
