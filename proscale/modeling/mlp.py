@@ -12,6 +12,13 @@ class MLP(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
 
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that makes the output."""
+        layer = self.layers[-1]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
     def forward(self, x: Tensor) -> Tensor:
         """``(…, widths[0])`` to ``(…, widths[-1])``."""
         # No activation after the last layer.

@@ -63,6 +63,9 @@ class DeformableDecoderLayer(nn.Module):
 class DeformableDecoder(nn.Module):
     """The layers, and a norm where predictions are made from normed queries (DINO)."""
 
+    norm: nn.Module
+    ref_point_head: nn.Module  #: of DINO: positions of encoded boxes
+
     def __init__(self, layers: Sequence[DeformableDecoderLayer], norm: nn.Module | None = None):
         super().__init__()
         self.layers = nn.ModuleList(layers)

@@ -110,7 +110,7 @@ class DeformableDETRHead(DetectionHead):
             class_heads = [class_head(hidden_dim, num_classes)] * dec_layers
             box_heads = [box_head(hidden_dim)] * dec_layers
         if not two_stage:
-            nn.init.constant_(box_heads[0].layers[-1].bias[2:], FIRST_SIZE)
+            nn.init.constant_(box_heads[0].last.bias[2:], FIRST_SIZE)
         self.class_embed = nn.ModuleList(class_heads)
         self.bbox_embed = nn.ModuleList(box_heads)
 

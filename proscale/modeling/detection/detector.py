@@ -108,9 +108,9 @@ class Detector(ImageModel):
             for index, logits, boxes in zip(
                 indices, outputs["pred_logits"], outputs["pred_boxes"], strict=True
             ):
-                size = batched_inputs[index]
+                sample = batched_inputs[index]
                 height, width = images[index].shape[-2:]
-                size = (size.get("height", height), size.get("width", width))
+                size = (sample.get("height", height), sample.get("width", width))
                 results[index] = {"instances": self.results(logits, boxes, size)}
         return results
 

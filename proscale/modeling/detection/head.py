@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proscale.modeling.detection.boxes import propose_boxes
+from proscale.modeling.detection.decoder import DeformableDecoder
 from proscale.modeling.mlp import MLP
 from proscale.modeling.pixel_decoders.base import (
     GROUPS,
@@ -31,6 +32,7 @@ from proscale.modeling.pixel_decoders.deformable_encoder import (
 from proscale.modeling.pixel_decoders.lite_detr import InterleavedEncoder, InterleavingArguments
 from proscale.modeling.pixel_decoders.mask2former import DeformableEncoder
 from proscale.modeling.pixel_decoders.proscale import ProgressiveEncoder
+from proscale.ops.selection import largest
 from proscale.utils.types import Size
 
 ENCODERS = ("full", "proscale", "lite")
@@ -44,6 +46,23 @@ class Proposals(NamedTuple):
     tokens: Tensor  #: ``(B, Q)`` their numbers
     logits: Tensor  #: ``(B, Q, K)``
     boxes: Tensor  #: ``(B, Q, 4)`` before the sigmoid
+
+
+class DetectionTransformer(LevelTransformer):
+    """The encoder, and the modules that stand beside it under their published names; a head has
+    some of them."""
+
+    # Proposals, and DINO's content of the queries.
+    enc_output: nn.Linear
+    enc_output_norm: nn.LayerNorm
+    enc_out_class_embed: nn.Linear
+    enc_out_bbox_embed: MLP
+    tgt_embed: nn.Embedding
+    # Queries of Deformable DETR: of the proposals, or places of learned ones.
+    pos_trans: nn.Linear
+    pos_trans_norm: nn.LayerNorm
+    reference_points: nn.Linear
+    decoder: DeformableDecoder
 
 
 class DetectionHead(nn.Module):
@@ -98,7 +117,7 @@ class DetectionHead(nn.Module):
         )
         self.input_proj.extend(project_level(width, hidden_dim) for width in channels)
         layer = EncoderLayerArguments(hidden_dim, dim_feedforward, 0.0, nheads, n_points)
-        self.transformer = LevelTransformer(
+        self.transformer = DetectionTransformer(
             encoder or full_encoder(layer, num_levels, enc_layers),
             num_levels,
             hidden_dim,
@@ -175,7 +194,7 @@ def rank_tokens(scores: Tensor, plan: TokenPlan, count: int) -> Tensor:
     # Tokens of padding come last.
     if plan.padding is not None:
         scores = scores.masked_fill(plan.padding, -math.inf)
-    return scores.topk(min(count, scores.shape[1]), dim=1).indices
+    return largest(scores, count)
 
 
 def take(tokens: Tensor, numbers: Tensor) -> Tensor:
@@ -241,8 +260,8 @@ def class_head(width: int, num_classes: int) -> nn.Linear:
 def box_head(width: int) -> MLP:
     """An MLP to a change of boxes before the sigmoid, none at the start."""
     mlp = MLP(width, width, width, 4)
-    nn.init.zeros_(mlp.layers[-1].weight)
-    nn.init.zeros_(mlp.layers[-1].bias)
+    nn.init.zeros_(mlp.last.weight)
+    nn.init.zeros_(mlp.last.bias)
     return mlp
 
 

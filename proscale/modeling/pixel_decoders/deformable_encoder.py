@@ -6,7 +6,7 @@ Token order everywhere: levels one after another, each level's cells row by row.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
@@ -124,7 +124,8 @@ class DeformableAttention(nn.Module):
         """φ_l(p_q) + Δp_mlqk, ``(B, N, M, L, P, 2)`` as fractions of the map, around points or
         boxes ``places``, ``(B, N, L or 1, 2 or 4)``."""
         per_level = (self.n_heads, self.n_levels, self.n_points, 2)
-        weight, bias = self.sampling_offsets.weight, self.sampling_offsets.bias
+        weight: Tensor = self.sampling_offsets.weight
+        bias: Tensor = self.sampling_offsets.bias
         is_box = places.shape[-1] == 4
         if not is_box:
             # Offsets Δp are linear in the query; cells of level l are 1 / (W_l, H_l) of the map.
@@ -251,15 +252,17 @@ def plan_tokens(
             + embedding
             for shape, embedding in zip(shapes, level_embed, strict=True)
         ]
-        centres = _cell_centres(shapes, device)
-        return TokenPlan(list(shapes), torch.cat(position)[None], centres[None], cell_sizes)
+        points = cell_centres(shapes, device)
+        return TokenPlan(list(shapes), torch.cat(position)[None], points[None], cell_sizes)
     # Padded images: places are fractions of the image's own part of the map, (B, L, 2) cells.
     valid = torch.tensor([list(map(list, sizes)) for sizes in valid_shapes]).to(device)
     position, centres, padding = [], [], []
     for shape, embedding, own in zip(shapes, level_embed, valid.unbind(1), strict=True):
-        rows, columns = _places(shape, own, centred=centred)
+        # (B, 1) each, rows and columns.
+        own = own.split(1, dim=1)
+        rows, columns = _places(shape, own, device, centred=centred)
         position.append(_encode_map(rows, columns, channels, temperature) + embedding)
-        centres.append(_centres(shape, own))
+        centres.append(_centres(shape, own, device))
         padding.append((centres[-1] >= 1).any(-1))
     # (x, y) is the order of places, (H, W) that of shapes.
     ratios = valid.flip(-1) * cell_sizes
@@ -293,18 +296,23 @@ def sine_position_encoding(
     Returns:
         ``(height * width, channels)`` float32, values in [-1, 1].
     """
-    size = torch.tensor([[height, width]], device=device)
-    rows, columns = _places((height, width), size, centred)
-    return _encode_map(rows, columns, channels, temperature)[0]
+    rows, columns = _places((height, width), (height, width), device, centred=centred)
+    return _encode_map(rows[None], columns[None], channels, temperature)[0]
 
 
-def _places(shape: tuple[int, int], own: Tensor, centred: bool) -> tuple[Tensor, Tensor]:
-    """Coordinates of the rows ``(B, H)`` and columns ``(B, W)`` of maps that ``own`` ``(B, 2)``
-    rows and columns are the image of, in (0, 1] there."""
+# Rows and columns of maps that are the image: of all maps, or (B, 1) of each.
+_Own = Sequence[Any]
+
+
+def _places(
+    shape: tuple[int, int], own: _Own, device: torch.device | str, *, centred: bool
+) -> tuple[Tensor, Tensor]:
+    """Coordinates of the rows ``(H,)`` or ``(B, H)`` and columns of maps, in (0, 1] where the image
+    is."""
     rows, columns = (
         # The small constant is part of the published definition.
-        (torch.arange(1, length + 1, device=own.device) - 0.5 * centred) / (count[:, None] + 1e-6)
-        for length, count in zip(shape, own.unbind(1), strict=True)
+        (torch.arange(1, length + 1, device=device) - 0.5 * centred) / (count + 1e-6)
+        for length, count in zip(shape, own, strict=True)
     )
     return rows, columns
 
@@ -328,19 +336,17 @@ def _encode_map(rows: Tensor, columns: Tensor, channels: int, temperature: float
 
 
 @cached_table
-def _cell_centres(spatial_shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
-    sizes = torch.tensor(spatial_shapes, device=device)[:, None]
-    pairs = zip(spatial_shapes, sizes, strict=True)
-    return torch.cat([_centres(shape, size)[0] for shape, size in pairs])
+def cell_centres(spatial_shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """Centres of the cells ``(ΣH·W, 2)`` of maps (H, W), as (x, y) in (0, 1), row by row."""
+    return torch.cat([_centres(shape, shape, device)[0] for shape in spatial_shapes])
 
 
-def _centres(shape: tuple[int, int], own: Tensor) -> Tensor:
-    """Cells' centres ``(B, H·W, 2)`` as (x, y) in maps that ``own`` ``(B, 2)`` rows and columns are
-    the image of, as fractions of the image."""
-    # Centres at half-integers: ((x + ½) / W, (y + ½) / H).
+def _centres(shape: tuple[int, int], own: _Own, device: torch.device) -> Tensor:
+    """Cells' centres ``(B or 1, H·W, 2)`` as (x, y), fractions of the image."""
+    # Centres at half-integers: ((x + ½) / W, (y + ½) / H), (1, H) or (B, H).
     y, x = (
-        (torch.arange(length, device=own.device) + 0.5) / count[:, None]
-        for length, count in zip(shape, own.unbind(1), strict=True)
+        ((torch.arange(length, device=device) + 0.5) / count).view(-1, length)
+        for length, count in zip(shape, own, strict=True)
     )
     size = (-1, *shape)
     points = (x[:, None].expand(size), y[:, :, None].expand(size))

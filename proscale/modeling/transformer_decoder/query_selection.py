@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from proscale.modeling.pixel_decoders.deformable_encoder import cell_centres
 from proscale.ops.selection import largest
 from proscale.utils.types import Size
 
@@ -71,7 +72,7 @@ class QuerySelection(nn.Module):
             chosen = largest(scores, count)
         content = proposals.gather(1, chosen[..., None].expand(-1, -1, proposals.shape[2]))
         # Positions are those of the keys, so that a query's place is found again in every level.
-        places = torch.cat([cell_centres(size, chosen.device) for size in sizes])
+        places = cell_centres(tuple(sizes), chosen.device)
         return SelectedQueries(content, torch.cat(list(positions))[chosen], places[chosen])
 
 
@@ -100,7 +101,7 @@ class RelativeCoordinates(nn.Module):
     def extend_features(self, features: Tensor) -> Tensor:
         """Append x², y², x, y and 1 to ``(B, C, H, W)`` mask features: ``(B, C + 5, H, W)``."""
         batch, _, height, width = features.shape
-        place = cell_centres((height, width), features.device).to(features.dtype)
+        place = cell_centres(((height, width),), features.device).to(features.dtype)
         x, y = self._units(place, (height, width)).unbind(-1)
         polynomial = torch.stack((x * x, y * y, x, y, torch.ones_like(x)))
         polynomial = polynomial.view(1, 5, height, width).expand(batch, -1, -1, -1)
@@ -136,13 +137,3 @@ class RelativeCoordinates(nn.Module):
         # From the middle of the map, which keeps the numbers small.
         x, y = (places - 0.5).unbind(-1)
         return torch.stack((x * size[1], y * size[0]), dim=-1) / CELLS_PER_UNIT
-
-
-def cell_centres(size: Size, device: torch.device) -> Tensor:
-    """``(H·W, 2)`` as (x, y) in (0, 1), row by row."""
-    height, width = size
-    y = (torch.arange(height, device=device) + 0.5) / height
-    x = (torch.arange(width, device=device) + 0.5) / width
-    return torch.stack((x.expand(height, width), y[:, None].expand(height, width)), -1).flatten(
-        0, 1
-    )

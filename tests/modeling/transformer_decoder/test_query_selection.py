@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from proscale.modeling import HungarianMatcher, build_transformer_decoder
+from proscale.modeling.pixel_decoders.deformable_encoder import cell_centres
 from proscale.modeling.transformer_decoder.query_selection import (
     CELLS_PER_UNIT,
     INITIAL_LOGIT,
     INITIAL_RADIUS,
     QuerySelection,
     RelativeCoordinates,
-    cell_centres,
 )
 from proscale.ops import reference_operators
 
@@ -38,7 +38,7 @@ def features():
 
 
 def test_cells_are_counted_row_by_row():
-    centres = cell_centres((2, 4), torch.device("cpu"))
+    centres = cell_centres(((2, 4),), torch.device("cpu"))
     assert centres[0].tolist() == [0.125, 0.25]
     assert centres[1].tolist() == [0.375, 0.25]
     assert centres[-1].tolist() == [0.875, 0.75]
@@ -99,7 +99,7 @@ def test_masks_are_polynomials_of_the_distance():
 def test_a_new_mask_is_a_circle_around_its_token():
     coordinates, size = RelativeCoordinates(8), (32, 32)
     features = coordinates.extend_features(torch.zeros(1, 1, *size))
-    place = cell_centres(size, torch.device("cpu"))[32 * 10 + 20].view(1, 1, 2)
+    place = cell_centres((size,), torch.device("cpu"))[32 * 10 + 20].view(1, 1, 2)
     embedding = coordinates.extend_embeddings(
         torch.zeros(1, 1, 1), torch.randn(1, 1, 8), place, size
     )
