@@ -171,6 +171,7 @@ class ExportedModel(nn.Module):
 
     def _heatmaps(self, images: Tensor) -> Tensor:
         """Heatmaps of crops ``(B, 3, H, W)`` by the file, with the flip test if it is on."""
+        assert isinstance(self.model, PoseEstimator)
         (plain,) = self.run(images)
         if not self.model.flip_indices:
             return plain

@@ -36,6 +36,7 @@ class ExportableNetwork(nn.Module):
     """
 
     head_name = "sem_seg_head"  # of the model's head
+    head: Any
     outputs: tuple[str, ...]  # names, in the order of ``forward``
     pixel_mean: Tensor
     pixel_std: Tensor

@@ -1,6 +1,5 @@
 """Boxes and skeletons drawn over their image."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -128,7 +127,7 @@ class PoseDrawing(BoxDrawing):
 
 def _marks(
     prediction: Prediction, classes: ClassMetadata
-) -> tuple[Sequence[Color], list[str], Size, np.ndarray]:
+) -> tuple[list[Color], list[str], Size, np.ndarray]:
     colors = object_colors(classes, [one.class_id for one in prediction.objects])
     captions = [caption(one) for one in prediction.objects]
     return colors, captions, (prediction.height, prediction.width), prediction.boxes

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -158,7 +158,7 @@ class FilePredictor:
         *,
         batch_size: int,
         workers: int,
-        boxes: Mapping[int | str, np.ndarray] | None = None,
+        boxes: Mapping[Any, np.ndarray] | None = None,
     ) -> None:
         self._predictor, self._output, self._workers = predictor, output, workers
         self._batch_size = batch_size

@@ -60,9 +60,9 @@ class MaskDrawing(Drawing):
     def layers(self) -> tuple[np.ndarray, np.ndarray]:
         """See :class:`Drawing`."""
         paint = np.array([(0, 0, 0), *self.colors], np.uint8)[self.index_map]
-        fill = np.where(self.index_map > 0, round(255 * OPACITY), 0)
-        lines = np.where(outlines(self.index_map), 255, 0)
-        return tuple(np.dstack([paint, alpha.astype(np.uint8)]) for alpha in (fill, lines))
+        fill = np.where(self.index_map > 0, round(255 * OPACITY), 0).astype(np.uint8)
+        lines = np.where(outlines(self.index_map), 255, 0).astype(np.uint8)
+        return np.dstack([paint, fill]), np.dstack([paint, lines])
 
     def label_places(self) -> dict[int, tuple[int, int]]:
         """See :class:`Drawing`; the pixels deepest inside, of the largest segments first."""

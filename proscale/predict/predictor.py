@@ -153,7 +153,7 @@ class Predictor:
     def __call__(
         self,
         images: ImageInput | list[_Input] | tuple[_Input, ...],
-        boxes: PersonBoxes | Sequence[PersonBoxes] | None = None,
+        boxes: Any = None,
     ) -> Prediction | list[Prediction]:
         """The prediction for an image, or a list of them for a list or tuple.
 

@@ -38,7 +38,7 @@ class Skeleton:
                 "names of the keypoints"
             )
         position = {name: index for index, name in enumerate(names)}
-        side_of = {}
+        side_of: dict[str, str] = {}
         for left, right in metadata.get("keypoint_flip_map") or ():
             side_of |= {left: LEFT, right: RIGHT}
         rules = metadata.get("keypoint_connection_rules") or ()
