@@ -4,6 +4,7 @@ A drawing has two layers, transparent where nothing is drawn: the fill, and the 
 """
 
 import colorsys
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
@@ -47,6 +48,13 @@ class Drawing(ABC):
         Of labels that overlap the first one is drawn. Objects may have no place.
         """
 
+    def areas(self) -> dict[int, int]:
+        """Pixels of the objects that a label would hide, by number; those drawn around have none.
+
+        Objects smaller than their label are not labelled.
+        """
+        return {}
+
     def tinted(self, image: np.ndarray) -> np.ndarray:
         """The layers over the image, both ``(H, W, 3)`` uint8 RGB."""
         canvas = Image.fromarray(image)
@@ -63,10 +71,13 @@ class Drawing(ABC):
         size = max(10, round(0.022 * (canvas.width * canvas.height) ** 0.5))
         font = ImageFont.truetype(str(_FONT), size)
         taken: list[tuple[float, float, float, float]] = []
+        areas = self.areas()
         for index, (x, y) in self.label_places().items():
             # The label is centred on its place, and moved inside where it would leave the image.
             caption, color = self.captions[index - 1], self.colors[index - 1]
             width, height = draw.textlength(caption, font) + size / 2, 1.3 * size
+            if areas.get(index, math.inf) < width * height:
+                continue
             x0 = min(max(x - width / 2, 0), max(canvas.width - width, 0))
             x1 = x0 + width
             # It keeps clear of others by some lines. A label that finds no free line is left out:

@@ -68,6 +68,10 @@ class MaskDrawing(Drawing):
         """See :class:`Drawing`; the pixels deepest inside, of the largest segments first."""
         return deepest_places(self.index_map)
 
+    def areas(self) -> dict[int, int]:
+        """See :class:`Drawing`."""
+        return dict(enumerate(np.bincount(self.index_map.ravel()).tolist()))
+
 
 def indices_of(id_map: np.ndarray, ids: Sequence[int]) -> np.ndarray:
     """The index map of segments that have these ids in a map of any integers; others become 0."""

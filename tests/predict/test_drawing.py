@@ -38,6 +38,12 @@ def test_captions_are_drawn(index_map):
     assert (without != with_text).any(-1)[15:25].any()
 
 
+def test_a_label_hides_no_smaller_segment(index_map):
+    image = np.zeros((40, 60, 3), np.uint8)
+    drawing = MaskDrawing(COLORS, ["a caption longer than a segment is wide"] * 2, index_map)
+    assert np.array_equal(drawing.over(image), drawing.tinted(image))
+
+
 def test_outlines_are_pixels_of_segments_beside_others(index_map):
     on_outline = outlines(index_map)
     assert not on_outline[index_map == 0].any()
