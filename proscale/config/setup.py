@@ -442,8 +442,11 @@ def _choose_device(wanted: str) -> str:
     return wanted
 
 
-def _expand_home(key: str, path: str) -> str:
+def _expand_home(key: str, path: str | None) -> str:
     """``path`` with the home folder in place of ``~``; of an unknown user it is a ConfigError."""
+    # Detectron2 takes None for any value.
+    if not isinstance(path, str):
+        raise ConfigError(f"{key} is {path}: expected a path")
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
         user = expanded.partition("/")[0]

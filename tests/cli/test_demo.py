@@ -31,7 +31,7 @@ def test_trains_evaluates_and_draws(few_shapes, tmp_path, monkeypatch, capsys, r
 
     printed = capsys.readouterr().out
     assert "8 training and 4 held-out images" in printed
-    assert "iteration    2/2" in printed
+    assert "iteration 2/2" in printed
     assert "encoder GFLOPs" in printed
     assert "Mask2Former" in printed
     results = json.loads((output / "results.json").read_text())

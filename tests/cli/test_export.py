@@ -73,8 +73,8 @@ def test_a_checked_file_and_the_documents_example(arguments, tmp_path, capsys):
     assert all(one["mask_logits"] < 1e-3 for one in found["differences"])
     assert found["bytes"] == file.stat().st_size
 
-    # The example, as it stands in the document, on an image that needs no resizing.
-    (example,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    # The first example, as it stands in the document, on an image that needs no resizing.
+    example, *_ = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     script, picture = tmp_path / "example.py", tmp_path / "image.png"
     script.write_text(example)
     random = np.random.default_rng(0)

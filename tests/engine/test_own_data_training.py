@@ -1,29 +1,18 @@
 """Own data and other classes in the trainer and in every process of train_net.py."""
 
-import importlib.util
 import logging
 from argparse import Namespace
-from pathlib import Path
 
-import pytest
 import torch
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 from proscale.config import setup_cfg
+from proscale.engine import run
 
 
-@pytest.fixture
-def train_net():
-    path = Path(__file__).parents[2] / "train_net.py"
-    spec = importlib.util.spec_from_file_location("train_net_with_own_data", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_process_registers_the_data(train_net, own_block, tmp_path, monkeypatch):
+def test_every_process_registers_the_data(own_block, tmp_path, monkeypatch):
     file = tmp_path / "own.yaml"
     file.write_text(yaml.safe_dump({"DATASETS": {"OWN": [own_block("semantic")]}}))
     cfg = setup_cfg(str(file), ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path / "output")])
@@ -33,20 +22,13 @@ def test_every_process_registers_the_data(train_net, own_block, tmp_path, monkey
         MetadataCatalog.remove(name)
     trained_on = []
 
-    class StandIn:
-        def __init__(self, cfg):
-            trained_on.extend(DatasetCatalog.get(cfg.DATASETS.TRAIN[0]))
+    def train(args, cfg):
+        trained_on.extend(DatasetCatalog.get(cfg.DATASETS.TRAIN[0]))
 
-        def resume_or_load(self, resume):
-            pass
-
-        def train(self):
-            pass
-
-    monkeypatch.setattr(train_net, "Trainer", StandIn)
-    monkeypatch.setattr(train_net, "default_setup", lambda cfg, args: None)
-    monkeypatch.setattr(train_net, "setup_logger", lambda *_, **__: None)
-    train_net.main(Namespace(eval_only=False, resume=False, overwrite=False), cfg)
+    monkeypatch.setattr(run, "train", train)
+    monkeypatch.setattr(run, "default_setup", lambda cfg, args: None)
+    monkeypatch.setattr(run, "setup_logger", lambda *_, **__: None)
+    run.main(Namespace(eval_only=False, resume=False, overwrite=False), cfg)
     assert len(trained_on) == 3
 
 
