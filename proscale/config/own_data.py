@@ -27,8 +27,9 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from proscale.config.own_labels import KEYS as LABEL_KEYS
+from proscale.config.own_labels import OwnLabels, parse_labels
 from proscale.config.schema import set_value, value_of
-from proscale.data.formats.semantic_folders import MASK_SUFFIX
 from proscale.errors import ConfigError, shown
 from proscale.utils.untrusted import is_name
 
@@ -54,7 +55,7 @@ _OPTIONAL = ("INSTANCES",)
 _COMMON_KEYS = ("NAME", "TASK", "ROOT", *SPLITS)
 # Keys of one task alone, and where it is told in others.
 _TASK_KEYS = {
-    "semantic": ("CLASSES", "IMAGE_SUFFIX", "MASK_SUFFIX"),
+    "semantic": (*LABEL_KEYS, "IMAGE_SUFFIX", "MASK_SUFFIX"),
     "keypoints": ("FLIP_PAIRS", "SIGMAS"),
 }
 
@@ -84,8 +85,8 @@ class OwnDataset:
     Attributes:
         task: one of ``TASKS``.
         splits: by their key, one of ``SPLITS``; at least one.
-        classes: names of the labels 0, 1, … of a semantic data set; None takes those found.
-        image_suffix, mask_suffix: see ``semantic_metadata``.
+        labels: what the pixels of semantic label images mean.
+        image_suffix, mask_suffix: see ``semantic_metadata``; None takes those found.
         flip_pairs: (left, right) names of keypoints; None takes those that the names tell.
         sigmas: tolerances of the keypoints, see ``keypoint_metadata``; None takes 0.1 for each.
     """
@@ -94,9 +95,9 @@ class OwnDataset:
     name: str
     task: str
     splits: Mapping[str, OwnSplit]
-    classes: tuple[str, ...] | None
+    labels: OwnLabels
     image_suffix: str | None
-    mask_suffix: str
+    mask_suffix: str | None
     flip_pairs: tuple[tuple[str, str], ...] | None
     sigmas: tuple[float, ...] | None
 
@@ -132,9 +133,9 @@ def fit_to_own_data(cfg: CfgNode, datasets: Sequence[OwnDataset], kept: Collecti
             model; or ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` (of poses
             ``MODEL.POSE_HEAD.NUM_KEYPOINTS``) is kept and not the number of classes.
     """
-    # Label images were read for these names: other processes need not.
+    # Files were read for what a block leaves out: other processes need not.
     cfg.DATASETS.OWN = [
-        {**block, "CLASSES": list(dataset.classes)} if dataset.classes else block
+        {**_found(dataset), **block}
         for block, dataset in zip(cfg.DATASETS.OWN, datasets, strict=True)
     ]
     # 1. Data sets to train and to evaluate on.
@@ -183,6 +184,15 @@ def fit_to_own_data(cfg: CfgNode, datasets: Sequence[OwnDataset], kept: Collecti
             set_value(cfg, key, value)
 
 
+def _found(dataset: OwnDataset) -> dict[str, Any]:
+    """Keys of a semantic block with what its files told."""
+    found: dict[str, Any] = {"IMAGE_SUFFIX": dataset.image_suffix}
+    found["MASK_SUFFIX"] = dataset.mask_suffix
+    if dataset.labels.classes and dataset.labels.table is None:
+        found["CLASSES"] = list(dataset.labels.classes)
+    return {key: value for key, value in found.items() if value is not None}
+
+
 def _results(task: str, architecture: str, in_use: Sequence[OwnDataset]) -> dict[str, Any]:
     """The mapper and the results that follow from a task, by their keys."""
     if task == "keypoints":
@@ -226,22 +236,14 @@ def _parse_block(block: Any, where: str) -> OwnDataset:
     }
     if not splits:
         raise ConfigError(f"{where} has neither TRAIN nor VAL: expected one of them or both")
-    classes: Any = block.get("CLASSES")
-    if "CLASSES" in block:
-        is_list = isinstance(classes, (list, tuple)) and len(classes) > 0
-        if not is_list or not all(map(is_name, classes)):
-            expected = "a list of texts on one line, the names of the labels 0, 1, …"
-            raise ConfigError(f"{where}.CLASSES is {classes!r}: expected {expected}")
-        if len(set(classes)) < len(classes):
-            raise ConfigError(f"{where}.CLASSES has a name twice: expected each once")
     return OwnDataset(
         where=where,
         name=name,
         task=task,
         splits=splits,
-        classes=tuple(classes) if classes else None,
-        image_suffix=_suffix(block, "IMAGE_SUFFIX", where) if "IMAGE_SUFFIX" in block else None,
-        mask_suffix=_suffix(block, "MASK_SUFFIX", where, default=MASK_SUFFIX),
+        labels=parse_labels(block, where),
+        image_suffix=_suffix(block, "IMAGE_SUFFIX", where),
+        mask_suffix=_suffix(block, "MASK_SUFFIX", where),
         flip_pairs=_flip_pairs(block, where),
         sigmas=_sigmas(block, where),
     )
@@ -312,8 +314,10 @@ def _string(block: Mapping[str, Any], key: str, where: str, *, default: str | No
     return value
 
 
-def _suffix(block: Mapping[str, Any], key: str, where: str, *, default: str | None = None) -> str:
-    value = _string(block, key, where, default=default)
+def _suffix(block: Mapping[str, Any], key: str, where: str) -> str | None:
+    if key not in block:
+        return None
+    value = _string(block, key, where)
     if "/" in value or "\0" in value:
         raise ConfigError(f"{where}.{key} is {value!r}: expected the ending of a file's name")
     return value

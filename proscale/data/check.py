@@ -37,7 +37,12 @@ from proscale.data.formats.image_file import (
 )
 from proscale.data.formats.json_file import NUMBER
 from proscale.data.formats.problems import ERRORS, WARNINGS, Problem, Reporter, first_few
-from proscale.data.formats.semantic_folders import IMAGE_SUFFIXES, load_semantic_folders, mask_files
+from proscale.data.formats.semantic_folders import (
+    BLACK_AND_WHITE,
+    IMAGE_SUFFIXES,
+    load_semantic_folders,
+    mask_files,
+)
 from proscale.data.mappers.annotations import (
     BoxReader,
     Entry,
@@ -58,6 +63,8 @@ _TASKS_BY_KEY = {
 # The keys that annotations are in; others have a list of them.
 _KEYS_BY_TASK = {"panoptic": PanopticReader.key, "semantic": SemanticReader.key}
 _CHUNK = 16
+# Fraction of pixels above which one class, or the ignored label, is warned of.
+_NEARLY_ALL = 0.95
 _ROWS, _COLUMNS = 20, 3
 _ALIGN = ("left", "right", "right", "right")
 # Names of what is counted, and of the last column.
@@ -69,7 +76,8 @@ _HEADERS = {
 
 @dataclass
 class Findings:
-    """Results of checking one image: ``segments`` and ``pixels`` count those of each class.
+    """Results of checking one image: ``segments`` and ``pixels`` count those of each class, and
+    ``ignored`` the pixels of label images that have none.
 
     ``digest`` is of the pixels in RGB: the same for a picture, whatever its file's format.
     """
@@ -78,6 +86,7 @@ class Findings:
     digest: str | None = None
     segments: Counter[int] = field(default_factory=Counter)
     pixels: Counter[int] = field(default_factory=Counter)
+    ignored: int = 0
 
     def count(self, class_: int | None, area: int) -> None:
         """Count a segment; None is an unknown class."""
@@ -90,7 +99,8 @@ class Findings:
 class DatasetReport:
     """Results for a data set; its ``task`` is ``unknown`` if it cannot be read.
 
-    ``images``, ``segments`` and ``pixels`` count, by place, those with or of each class.
+    ``images``, ``segments`` and ``pixels`` count, by place, those with or of each class;
+    ``ignored`` counts pixels of label images without one.
     ``digests`` has the files by their pixels.
     """
 
@@ -102,6 +112,7 @@ class DatasetReport:
     images: Counter[int] = field(default_factory=Counter)
     segments: Counter[int] = field(default_factory=Counter)
     pixels: Counter[int] = field(default_factory=Counter)
+    ignored: int = 0
     digests: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     image_ids: set = field(default_factory=set)
 
@@ -164,6 +175,7 @@ def _check(name: str, workers: int) -> DatasetReport:
         report.images.update(findings.segments.keys())
         report.segments.update(findings.segments)
         report.pixels.update(findings.pixels)
+        report.ignored += findings.ignored
         if findings.digest is not None:
             report.digests[findings.digest].append(entry["file_name"])
         if entry.get("image_id") is not None:
@@ -173,12 +185,30 @@ def _check(name: str, workers: int) -> DatasetReport:
         if len(files) > 1:
             detail = f"also {first_few(files[1:])}"
             report.problems.append(Problem("image-duplicate", files[0], detail))
+    if report.task == "semantic":
+        report.problems += _check_shares(report)
     # A class without a segment cannot be learned, or not be evaluated.
     absent = [n for i, n in enumerate(report.class_names) if not report.segments[i]]
     if absent and entries:
         detail = f"{len(absent)} of {len(report.class_names)} classes: {first_few(absent)}"
         report.problems.append(Problem("class-absent", name, detail))
     return report
+
+
+def _check_shares(report: DatasetReport) -> Iterable[Problem]:
+    """Label images of which nearly all is one class, or none, teach nothing."""
+    labelled = report.pixels.total()
+    for class_, pixels in report.pixels.items():
+        if pixels > _NEARLY_ALL * labelled:
+            share = f"{100 * pixels / labelled:.1f} % of labelled pixels"
+            # As masks of 0 and 255 look, of which 255 is ignored.
+            hint = f"; if {BLACK_AND_WHITE}" if pixels == labelled and report.ignored else ""
+            detail = f"{report.class_names[class_]} has {share}{hint}"
+            yield Problem("pixels-of-one-class", report.name, detail)
+    if report.ignored > _NEARLY_ALL * (labelled + report.ignored):
+        share = f"{100 * report.ignored / (labelled + report.ignored):.1f} %"
+        detail = f"{share} of all pixels: expected IGNORE_LABEL to be rare"
+        yield Problem("pixels-ignored", report.name, detail)
 
 
 def _read(metadata: dict[str, Any], problems: list[Problem]) -> tuple[str, Entries]:
@@ -369,7 +399,7 @@ def _check_semantic(
         return
     areas = count_values(labels)
     # Unlabelled pixels are of no class.
-    areas.pop(reader.ignore_label, None)
+    findings.ignored = areas.pop(reader.ignore_label, 0)
     for label, area in areas.items():
         findings.count(label if 0 <= label < reader.num_classes else None, area)
     if not areas:
@@ -483,7 +513,11 @@ def histogram(dataset: DatasetReport) -> str:
     lines = [[value for cell in cells[row::rows] for value in cell] for row in range(rows)]
     names = _HEADERS.get(dataset.task, ("class", "images", "segments", "pixels %"))
     headers = names * columns
-    return tabulate(lines, headers=headers, disable_numparse=True, colalign=_ALIGN * columns)
+    table = tabulate(lines, headers=headers, disable_numparse=True, colalign=_ALIGN * columns)
+    if not dataset.ignored:
+        return table
+    share = 100 * dataset.ignored / (total + dataset.ignored)
+    return f"{table}\n\nignored: {dataset.ignored} pixels, {share:.2f} % of all"
 
 
 def summary(report: Report) -> str:
@@ -520,6 +554,7 @@ def as_document(report: Report) -> dict[str, Any]:
                 "name": dataset.name,
                 "task": dataset.task,
                 "images": dataset.num_images,
+                "ignored_pixels": dataset.ignored,
                 "classes": [
                     {"name": name, "images": dataset.images[i]}
                     | {"segments": dataset.segments[i], "pixels": dataset.pixels[i]}

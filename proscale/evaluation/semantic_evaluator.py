@@ -15,7 +15,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from proscale.data.formats.image_file import VOID, read_label_image, read_panoptic_png, relabel
+from proscale.data.formats.image_file import VOID, read_panoptic_png, relabel
+from proscale.data.formats.problems import raise_first
+from proscale.data.mappers.annotations import SemanticReader
 from proscale.errors import DataError
 from proscale.evaluation.boundary import inner_boundary
 from proscale.evaluation.results import metrics_table, nan_mean, write_results
@@ -180,17 +182,14 @@ class SemanticEvaluator(DatasetEvaluator):
         if entry is None:
             raise DataError(f"image {file_name}: data set {self._dataset_name!r} has no such entry")
         if "sem_seg_file_name" in entry:
-            path = entry["sem_seg_file_name"]
-            labels = read_label_image(path).astype(np.int64)
-            # Before the check: the label may lie within the range of the classes or above it.
-            is_ignored = labels == self._ignore_label
-            wrong = labels[~is_ignored & ((labels < 0) | (labels >= len(self._class_names)))]
-            if wrong.size:
-                raise DataError(
-                    f"{path}: it has class id {wrong.max()}: expected 0 to "
-                    f"{len(self._class_names) - 1} and {self._ignore_label} (unlabelled)"
-                )
-            return np.where(is_ignored, IGNORE, labels)
+            reader = SemanticReader(
+                num_classes=len(self._class_names), ignore_label=self._ignore_label
+            )
+            labels = reader.read_labels(entry, None, raise_first)
+            assert labels is not None  # else raise_first has raised
+            labels = labels.astype(np.int64)
+            # The label may lie within the range of the classes or above it.
+            return np.where(labels == self._ignore_label, IGNORE, labels)
         if "pan_seg_file_name" in entry:
             path, segments = entry["pan_seg_file_name"], entry["segments_info"]
             ids = read_panoptic_png(path)

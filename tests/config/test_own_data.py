@@ -8,7 +8,7 @@ from proscale.config.own_data import TASKS, parse_blocks
 @pytest.mark.parametrize("task", TASKS)
 def test_a_block_becomes_paths(own_data, own_block, task):
     (dataset,) = parse_blocks([own_block(task)])
-    assert (dataset.name, dataset.task, dataset.classes) == (f"own_{task}", task, None)
+    assert (dataset.name, dataset.task, dataset.labels.classes) == (f"own_{task}", task, None)
     train, val = dataset.splits["TRAIN"], dataset.splits["VAL"]
     assert (train.name, val.name) == (f"own_{task}_train", f"own_{task}_val")
     assert train.images == own_data / "train"

@@ -64,6 +64,13 @@ class Editor:
             labels[:3, :3] = value
             Image.fromarray(labels).save(path)
 
+    def label(self, value, *, rest=None):
+        for mask in sorted((self.root / "labels_train").glob("*.png")):
+            labels = np.full((64, 64), value, np.uint8)
+            if rest is not None:
+                labels[:16] = rest
+            Image.fromarray(labels).save(mask)
+
     def segment(self, **values):
         self.json(
             self.panoptic_json, lambda c: c["annotations"][0]["segments_info"][0].update(values)
@@ -350,6 +357,24 @@ FAULTS = {
         "box-empty",
         "bbox [1, 2, 3, -1]",
     ),
+    "one label": (
+        "semantic",
+        lambda e: e.label(3),
+        "pixels-of-one-class",
+        "d has 100.0 % of labelled pixels",
+    ),
+    "black and white": (
+        "semantic",
+        lambda e: e.label(0, rest=255),
+        "pixels-of-one-class",
+        "`LABELS: {background: 0, object: 255}` in DATASETS.OWN makes them two",
+    ),
+    "no label": (
+        "semantic",
+        lambda e: e.label(255),
+        "pixels-ignored image-empty",
+        "100.0 % of all pixels",
+    ),
     "labels without image": ("semantic", lambda e: e.image.unlink(), "mask-unused", "000001.png"),
 }
 
@@ -432,6 +457,13 @@ def test_polygons_are_measured(own_data, own_block):
     (code,) = pycocotools.mask.frPyObjects([polygon], 64, 64)
     report = check(own_block("instance")).datasets[0]
     assert sum(report.pixels.values()) == pycocotools.mask.area(code)
+
+
+def test_ignored_pixels_are_counted(own_data, own_block):
+    Editor(own_data).label(0, rest=255)
+    report = check(own_block("semantic")).datasets[0]
+    assert report.ignored == 3 * 16 * 64
+    assert histogram(report).endswith("ignored: 3072 pixels, 25.00 % of all")
 
 
 def test_boxes_and_keypoints_are_counted(own_block):

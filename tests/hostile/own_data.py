@@ -110,7 +110,10 @@ def _save_labels(labels: Any, **options: Any) -> Callable[[OwnData], None]:
 
 # What is done to the label image of the first image.
 _LABELS = {
-    "colours": (_save_labels(np.zeros((64, 64, 3), np.uint8)), ("one channel", "mode RGB")),
+    "colours": (
+        _save_labels(np.eye(3, dtype=np.uint8)[np.ones((64, 64), int)]),
+        ("one channel", "mode RGB"),
+    ),
     "of another size": (_save_labels(np.zeros((8, 8), np.uint8)), ("(8, 8)", "(64, 64)")),
     "a label too high": (_save_labels(np.full((64, 64), 9, np.uint8)), ("9", "0 to 8")),
     "a label of 16 bits": (_save_labels(np.full((64, 64), 999, np.uint16)), ("999", "0 to 8")),

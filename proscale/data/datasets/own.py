@@ -26,10 +26,17 @@ from proscale.data.formats.coco_format import (
     load_coco_panoptic,
     read_categories,
 )
-from proscale.data.formats.image_file import read_palette
+from proscale.data.formats.image_file import GREY_MODES, image_mode, read_palette
 from proscale.data.formats.json_file import read_json
+from proscale.data.formats.label_table import IGNORE_LABEL, MAX_CLASSES, LabelTable
 from proscale.data.formats.problems import first_few
-from proscale.data.formats.semantic_folders import count_labels, load_semantic_folders, mask_files
+from proscale.data.formats.semantic_folders import (
+    MASK_SUFFIX,
+    count_labels,
+    find_suffixes,
+    load_semantic_folders,
+    mask_files,
+)
 from proscale.errors import ConfigError, DataError
 
 # Tolerance of a keypoint of which none is known; JBD's.
@@ -150,8 +157,16 @@ def flip_pairs_by_name(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 
 def _register_semantic(dataset: OwnDataset) -> OwnDataset:
-    def metadata(split: OwnSplit, names: Sequence[str], colors: Sequence = ()) -> dict[str, Any]:
+    dataset, labels = _with_suffixes(dataset), dataset.labels
+
+    def metadata(
+        split: OwnSplit,
+        names: Sequence[str],
+        colors: Sequence = (),
+        label_table: LabelTable | None = None,
+    ) -> dict[str, Any]:
         assert split.masks is not None
+        assert dataset.mask_suffix is not None  # has been found
         return semantic_metadata(
             names,
             image_root=split.images,
@@ -159,24 +174,58 @@ def _register_semantic(dataset: OwnDataset) -> OwnDataset:
             image_suffix=dataset.image_suffix,
             mask_suffix=dataset.mask_suffix,
             colors=colors,
+            label_table=label_table,
         )
 
     # Classes and colours are those of all splits together.
     masks = [m for split in dataset.splits.values() for m in mask_files(metadata(split, ()))]
-    names = dataset.classes
+    names, table, ignored = labels.classes, labels.table, labels.ignored
     # Labels that occur are the classes; this reads every label image, once.
     if names is None:
         try:
-            names = tuple(f"class_{label}" for label in range(count_labels(masks)))
+            numbers = range(count_labels(masks, ignored))
         except DataError as error:
             raise DataError(f"{dataset.where}.CLASSES is not given, and {error}") from error
-    colors: list[list[int]] = []
-    # The palette of the first readable label image; the mapper names the unreadable ones.
+        names = tuple(f"class_{number}" for number in numbers if number not in ignored)
+    if table is None and ignored != (IGNORE_LABEL,):
+        if len(names) > MAX_CLASSES:
+            raise DataError(
+                f"{dataset.where}.IGNORE_LABEL leaves {len(names)} classes: expected {MAX_CLASSES} "
+                "at most"
+            )
+        table = LabelTable.without(ignored, len(names))
+    mode, colors = "", labels.colors
+    # The first readable label image; the mapper names the unreadable ones.
     for mask in masks:
         with suppress(DataError):
-            colors = read_palette(mask)
+            mode = image_mode(mask)
+            # A palette is of the labels, which are not the class ids where there is a table.
+            colors = colors if table else read_palette(mask)
             break
+    if mode in GREY_MODES and not (table and table.in_color):
+        _logger.info("Own data %s: label images have mode %s, read as grey", dataset.name, mode)
     for split in dataset.splits.values():
-        register(split.name, load_semantic_folders, metadata(split, names, colors))
+        register(split.name, load_semantic_folders, metadata(split, names, colors, table))
     _logger.info("Own data %s: semantic, %d classes", dataset.name, len(names))
-    return replace(dataset, classes=names)
+    return replace(dataset, labels=replace(labels, classes=names))
+
+
+def _with_suffixes(dataset: OwnDataset) -> OwnDataset:
+    """The endings of file names that are not given, as they are found."""
+    if dataset.mask_suffix is not None:
+        return dataset
+    folders = [(split.images, split.masks) for split in dataset.splits.values() if split.masks]
+    try:
+        image_suffix, mask_suffix = find_suffixes(folders, dataset.image_suffix)
+    except DataError as error:
+        raise DataError(
+            f"{dataset.where}.MASK_SUFFIX is not given, and {error}: expected one of them"
+        ) from error
+    if mask_suffix != MASK_SUFFIX or image_suffix != dataset.image_suffix:
+        message = "Own data %s: %s belongs to %s (IMAGE_SUFFIX, MASK_SUFFIX)"
+        image = f"NAME{image_suffix or '.*'}"
+        _logger.info(message, dataset.name, f"NAME{mask_suffix}", image)
+    if mask_suffix.lower().endswith((".jpg", ".jpeg")):
+        message = "Own data %s: label images are JPEG, which changes labels: expected PNG"
+        _logger.warning(message, dataset.name)
+    return replace(dataset, image_suffix=image_suffix, mask_suffix=mask_suffix)

@@ -19,7 +19,8 @@ from proscale.data.formats.coco_format import (
     load_coco_panoptic,
     read_categories,
 )
-from proscale.data.formats.semantic_folders import IGNORE_LABEL, MASK_SUFFIX
+from proscale.data.formats.label_table import IGNORE_LABEL, LabelTable
+from proscale.data.formats.semantic_folders import MASK_SUFFIX
 from proscale.errors import DataError, MissingFileError
 
 # Colours of a skeleton's links, RGB.
@@ -238,16 +239,19 @@ def semantic_metadata(
     image_suffix: str | None = None,
     mask_suffix: str = MASK_SUFFIX,
     colors: Sequence[Sequence[int]] = (),
+    label_table: LabelTable | None = None,
 ) -> dict[str, Any]:
     """Detectron2's metadata of a semantic data set.
 
     Args:
-        class_names: of the labels 0, 1, …
+        class_names: by class id.
         image_root, mask_root: folders of the images and label images, with the same sub-folders.
         image_suffix: ending of the images' names; None takes all of ``IMAGE_SUFFIXES``.
         mask_suffix: ending of the label images' names, which replaces ``image_suffix``.
         colors: RGB of the classes. Missing ones repeat Detectron2's palette.
+        label_table: class ids of the labels; without it they are the labels.
     """
+    table = {} if label_table is None else {"label_table": label_table}
     chosen = colormap(rgb=True).astype(int).tolist()
     return {
         "image_root": str(image_root),
@@ -261,6 +265,7 @@ def semantic_metadata(
         ],
         "ignore_label": IGNORE_LABEL,
         "evaluator_type": "sem_seg",
+        **table,
     }
 
 

@@ -30,8 +30,9 @@ from proscale.utils.untrusted import check_regular, fetched
 # Formats that are read, by Pillow's names. EPS, which runs Ghostscript, is none of them.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
-# Modes of label images.
+# Modes of label images, and those that are read as they are meant.
 _MODES = ("L", "P", "I;16", "I")
+GREY_MODES = ("1", "LA", "RGB", "RGBA")
 
 # Ids of panoptic PNG files: of pixels that belong to no segment, and the largest.
 VOID = 0
@@ -218,8 +219,16 @@ def stored_size(path: str | os.PathLike[str]) -> Size:
 
 
 def read_label_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """The labels (H, W) of an image of 8 or 16 bits: uint8, uint16 or int32, as the file has it."""
+    """The labels (H, W) of an image of 8 or 16 bits: uint8, uint16 or int32, as the file has it.
+
+    One bit is 0 and 1. Grey in three equal channels is taken as one; transparency is left out.
+
+    Raises:
+        DataError: the image cannot be read, or its channels differ.
+    """
     with open_image(path) as image:
+        if image.mode in GREY_MODES:
+            return _by_strips(image, partial(_only_channel, path=path))
         if image.mode not in _MODES:
             raise DataError(
                 f"{path}: labels are an image with one channel, modes {', '.join(_MODES)}; "
@@ -228,11 +237,32 @@ def read_label_image(path: str | os.PathLike[str]) -> np.ndarray:
         return _by_strips(image, np.asarray)
 
 
+def _only_channel(image: Image.Image, path: str | os.PathLike[str]) -> np.ndarray:
+    """The values (H, W) uint8 of a strip of one of ``GREY_MODES``."""
+    pixels = np.asarray(image).astype(np.uint8)
+    if pixels.ndim == 2:
+        return pixels
+    # Colours without the alpha channel.
+    values = pixels[..., : max(1, pixels.shape[-1] // 3 * 3)]
+    if (values != values[..., :1]).any():
+        raise DataError(
+            f"{path}: labels are an image with one channel, or with equal ones; this image has "
+            f"mode {image.mode} and colours: the key COLORS of DATASETS.OWN names them"
+        )
+    return values[..., 0]
+
+
 def read_palette(path: str | os.PathLike[str]) -> list[list[int]]:
     """The RGB colours of the labels 0, 1, … of a palette image; empty without a palette."""
     with open_image(path) as image:
         colors = (image.getpalette("RGB") or []) if image.mode == "P" else []
     return [colors[i : i + 3] for i in range(0, len(colors), 3)]
+
+
+def image_mode(path: str | os.PathLike[str]) -> str:
+    """Pillow's mode of an image: ``RGB``, ``P``, ``1``, …"""
+    with open_image(path) as image:
+        return image.mode
 
 
 def relabel(ids: np.ndarray, values: Mapping[int, int], dtype: type) -> np.ndarray:

@@ -52,6 +52,8 @@ WARNINGS = {
     "image-duplicate": "the same picture is there more than once",
     "name-in-both": "two data sets have images of the same file name",
     "id-in-both": "two data sets have images of the same id",
+    "pixels-of-one-class": "one class has nearly all labelled pixels",
+    "pixels-ignored": "nearly all pixels have no class, by the label that is ignored",
     "class-absent": "a class does not occur",
 }
 

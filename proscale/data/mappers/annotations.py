@@ -209,7 +209,8 @@ class SemanticReader(AnnotationReader):
     """Every class in the image is a target.
 
     Entries have ``sem_seg_file_name``, an image of class ids below ``num_classes``, and of
-    ``ignore_label`` for pixels without a class.
+    ``ignore_label`` for pixels without a class, or of labels that the entry's ``label_table`` gives
+    these meanings.
     """
 
     num_classes: int
@@ -238,11 +239,18 @@ class SemanticReader(AnnotationReader):
         return SegmentMap(ids, classes, self.ignore_label)
 
     def read_labels(self, entry: Entry, size: Size | None, report: Reporter) -> np.ndarray | None:
-        """The label of every pixel (H, W), see ``PanopticReader.read_ids``."""
-        path = entry["sem_seg_file_name"]
-        labels = _read_map(read_label_image, path, size, report)
+        """The class id of every pixel (H, W), -1 for a label that the entry's table lacks; see
+        ``PanopticReader.read_ids``."""
+        path, table = entry["sem_seg_file_name"], entry.get("label_table")
+        labels = _read_map(read_label_image if table is None else table.read, path, size, report)
         if labels is None:
             return None
+        if table is not None:
+            for label, area in count_values(labels).items():
+                if label not in table.classes:
+                    detail = f"{table.shown(label)}, {area} pixels: expected {table.accepted}"
+                    report(Problem("label-out-of-range", path, detail, label))
+            return table.class_ids(labels)
         for label, area in count_values(labels).items():
             if label != self.ignore_label and not 0 <= label < self.num_classes:
                 detail = (

@@ -34,7 +34,7 @@ _IMAGE_PADDING = 128
 
 # Keys of an entry that its training sample keeps, and those that an evaluated sample leaves out.
 _KEPT = ("file_name", "image_id")
-_ANNOTATIONS = ("annotations", "sem_seg_file_name")
+_ANNOTATIONS = ("annotations", "sem_seg_file_name", "label_table")
 
 
 class AugmentationScheme(NamedTuple):

@@ -17,8 +17,8 @@ from proscale.data.datasets.cityscapes import (
     SPLITS,
 )
 from proscale.data.formats.image_file import VOID, id_to_rgb, read_label_image, relabel
+from proscale.data.formats.label_table import IGNORE_LABEL
 from proscale.data.formats.run_lengths import describe_segments
-from proscale.data.formats.semantic_folders import IGNORE_LABEL
 from proscale.data.prepare.conversion import (
     CocoPart,
     Tally,

@@ -12,7 +12,7 @@ from proscale.data.datasets.registration import detectron2_metadata
 from proscale.data.formats.coco_format import check_panoptic_annotations
 from proscale.data.formats.image_file import VOID, read_panoptic_png, relabel
 from proscale.data.formats.json_file import read_json
-from proscale.data.formats.semantic_folders import IGNORE_LABEL
+from proscale.data.formats.label_table import IGNORE_LABEL
 from proscale.data.prepare.conversion import Tally, convert_images, write_png
 from proscale.errors import DataError, MissingFileError
 from proscale.utils.untrusted import inside

@@ -10,6 +10,8 @@ from PIL import Image
 from proscale.config.own_data import TASKS, own_classes
 from proscale.data.datasets.own import flip_pairs_by_name, register_own_data
 from proscale.data.datasets.shapes import CATEGORIES
+from proscale.data.formats.problems import raise_first
+from proscale.data.mappers.annotations import SemanticReader
 
 NAMES = [category["name"] for category in CATEGORIES]
 
@@ -52,8 +54,8 @@ def test_semantic_classes_are_the_labels_found(own_data, own_block):
         int(labels[labels != 255].max())
         for labels in (np.asarray(Image.open(mask)) for mask in masks)
     )
-    assert dataset.classes == tuple(f"class_{label}" for label in range(highest + 1))
-    assert own_classes("own_semantic_val") == dataset.classes
+    assert dataset.labels.classes == tuple(f"class_{label}" for label in range(highest + 1))
+    assert own_classes("own_semantic_val") == dataset.labels.classes
     assert MetadataCatalog.get("own_semantic_val").ignore_label == 255
 
 
@@ -61,7 +63,7 @@ def test_semantic_classes_may_be_named(own_data, own_block):
     for mask in own_data.glob("labels_*/*.png"):
         mask.write_text("never read")
     (dataset,) = register_own_data([{**own_block("semantic"), "CLASSES": NAMES}])
-    assert dataset.classes == own_classes("own_semantic_train") == tuple(NAMES)
+    assert dataset.labels.classes == own_classes("own_semantic_train") == tuple(NAMES)
     assert len(MetadataCatalog.get("own_semantic_train").stuff_colors) == len(NAMES)
 
 
@@ -79,6 +81,94 @@ def test_label_images_without_labels(own_data, own_block):
         Image.new("L", (64, 64), 255).save(mask)
     with pytest.raises(ValueError, match=r"CLASSES is not given, and there are no labels in 5"):
         register_own_data([own_block("semantic")])
+
+
+def masks_of(own_data):
+    return sorted(own_data.glob("labels_*/*.png"))
+
+
+def read_classes(block, num_classes):
+    """The class ids of the first image, as training and evaluation read them."""
+    entry = DatasetCatalog.get(f"{block['NAME']}_train")[0]
+    reader = SemanticReader(num_classes=num_classes, ignore_label=255)
+    return reader.read_labels(entry, (64, 64), raise_first)
+
+
+def test_another_label_may_be_ignored(own_data, own_block):
+    for mask in masks_of(own_data):
+        Image.fromarray(np.tile(np.array([0, 1, 2, 11], np.uint8), (64, 16))).save(mask)
+    block = {**own_block("semantic"), "IGNORE_LABEL": 11}
+    (dataset,) = register_own_data([block])
+    assert len(dataset.labels.classes) == 3
+    assert read_classes(block, 3)[0, :4].tolist() == [0, 1, 2, 255]
+
+
+def test_classes_skip_the_ignored_label(own_data, own_block):
+    for mask in masks_of(own_data):
+        Image.fromarray(np.tile(np.array([0, 1, 2, 2], np.uint8), (64, 16))).save(mask)
+    block = {**own_block("semantic"), "IGNORE_LABEL": 0}
+    (dataset,) = register_own_data([block])
+    assert dataset.labels.classes == ("class_1", "class_2")
+    assert read_classes(block, 2)[0, :4].tolist() == [255, 0, 1, 1]
+
+
+def test_labels_may_be_any_numbers(own_data, own_block):
+    for mask in masks_of(own_data):
+        Image.fromarray(np.tile(np.array([0, 255, 7, 9], np.uint8), (64, 16))).save(mask)
+    labels = {"ground": 0, "cell": [255, 7]}
+    block = {**own_block("semantic"), "LABELS": labels, "IGNORE_LABEL": [9]}
+    register_own_data([block])
+    assert own_classes("own_semantic_train") == ("ground", "cell")
+    assert read_classes(block, 2)[0, :4].tolist() == [0, 1, 1, 255]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_colours_may_be_labels(own_data, own_block, mode):
+    colors = np.array([[128, 0, 0], [0, 64, 128], [0, 0, 0], [0, 0, 0]], np.uint8)
+    for mask in masks_of(own_data):
+        image = Image.fromarray(np.tile(colors, (64, 16, 1)))
+        (image.quantize(8) if mode == "P" else image.convert(mode)).save(mask)
+    named = {"wall": [0, 64, 128], "roof": [128, 0, 0]}
+    block = {**own_block("semantic"), "COLORS": named, "IGNORE_LABEL": [0, 0, 0]}
+    register_own_data([block])
+    assert read_classes(block, 2)[0, :4].tolist() == [0, 1, 255, 255]
+    assert MetadataCatalog.get("own_semantic_val").stuff_colors == [[128, 0, 0], [0, 64, 128]]
+
+
+def test_labels_without_a_name_are_told(own_data, own_block):
+    for mask in masks_of(own_data):
+        Image.new("RGB", (64, 64), (1, 2, 3)).save(mask)
+    block = {**own_block("semantic"), "COLORS": {"wall": [0, 64, 128]}}
+    register_own_data([block])
+    message = r"000001\.png: colour \[1, 2, 3\], 4096 pixels: expected \[0, 64, 128\]"
+    with pytest.raises(ValueError, match=message):
+        read_classes(block, 1)
+
+
+def test_endings_of_names_are_found(own_data, own_block, caplog):
+    caplog.set_level("INFO")
+    for mask in masks_of(own_data):
+        mask.rename(mask.with_name(f"{mask.stem}_mask.png"))
+    (dataset,) = register_own_data([own_block("semantic")])
+    assert dataset.mask_suffix == "_mask.png"
+    assert "NAME_mask.png belongs to NAME.*" in caplog.text
+    assert len(DatasetCatalog.get("own_semantic_train")) == 3
+
+
+def test_several_endings_are_told(own_data, own_block):
+    for mask in masks_of(own_data):
+        Image.open(mask).save(mask.with_name(f"{mask.stem}_a.png"))
+        mask.rename(mask.with_name(f"{mask.stem}_b.png"))
+    with pytest.raises(ValueError, match=r"MASK_SUFFIX is not given, and .* _a\.png or _b\.png"):
+        register_own_data([own_block("semantic")])
+
+
+def test_grey_labels_in_colour_are_told(own_data, own_block, caplog):
+    caplog.set_level("INFO")
+    for mask in masks_of(own_data):
+        Image.open(mask).convert("RGBA").save(mask)
+    register_own_data([{**own_block("semantic")}])
+    assert "label images have mode RGBA, read as grey" in caplog.text
 
 
 def test_order_of_categories_may_differ_between_splits(own_data, own_block):

@@ -7,6 +7,7 @@ from PIL import Image
 from proscale.data.formats.image_file import (
     MAX_ID,
     id_to_rgb,
+    image_mode,
     read_label_image,
     read_palette,
     read_panoptic_png,
@@ -37,9 +38,27 @@ def test_sixteen_bits(path):
 
 
 def test_colours_are_refused(path):
-    Image.new("RGB", (2, 2)).save(path)
-    with pytest.raises(ValueError, match=r"labels\.png: labels are an image with one channel.*RGB"):
+    Image.new("RGB", (2, 2), (1, 2, 1)).save(path)
+    with pytest.raises(
+        ValueError, match=r"labels\.png: labels are an image with one .*RGB.* COLORS"
+    ):
         read_label_image(path)
+
+
+@pytest.mark.parametrize("mode", ["1", "LA", "RGB", "RGBA"])
+def test_grey_labels_are_read_in_any_mode(path, mode):
+    labels = np.array([[0, 255], [0, 0]] if mode == "1" else [[0, 7], [3, 255]], np.uint8)
+    image = Image.fromarray(labels).convert(mode)
+    if "A" in mode:
+        image.putalpha(9)
+    image.save(path)
+    assert image_mode(path) == mode
+    assert np.array_equal(read_label_image(path), labels > 0 if mode == "1" else labels)
+
+
+def test_grey_labels_are_read_by_strips(path):
+    Image.new("RGB", (2000, 1000), (7, 7, 7)).save(path)
+    assert (read_label_image(path) == np.full((1000, 2000), 7)).all()
 
 
 @pytest.mark.parametrize("read", [read_label_image, read_palette])
