@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=data_root(),
         metavar="DIR",
-        help="folder of all data sets, as $DETECTRON2_DATASETS names it",
+        help="folder of all data sets, as $DETECTRON2_DATASETS names it; of labelme and yolo the "
+        "folder of the export",
     )
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count(), help="images converted at a time"

@@ -194,7 +194,8 @@ def _register_semantic(dataset: OwnDataset) -> OwnDataset:
                 "at most"
             )
         table = LabelTable.without(ignored, len(names))
-    mode, colors = "", labels.colors
+    mode = ""
+    colors: Sequence[Sequence[int]] = labels.colors
     # The first readable label image; the mapper names the unreadable ones.
     for mask in masks:
         with suppress(DataError):

@@ -59,10 +59,31 @@ Entries = list[dict[str, Any]]
 
 def read_categories(path: AnyPath, keys: Keys) -> list[dict[str, Any]]:
     """The ``categories`` of an annotation file, of which there is one or more, each once."""
-    categories = check_categories(read_json(path), path, keys)
+    content = read_json(path)
+    _check_kind(content, path, keys)
+    categories = check_categories(content, path, keys)
     if not categories:
         raise DataError(f"{path}: categories is empty: expected one or more")
     return categories
+
+
+def _check_kind(content: Mapping[str, Any], path: AnyPath, keys: Keys) -> None:
+    """Raise a DataError that names the right task if a file is of COCO's other format."""
+    annotations = content.get("annotations")
+    first = annotations[0] if isinstance(annotations, list) and annotations else None
+    if not isinstance(first, dict):
+        return
+    has_segments, is_panoptic = "segments_info" in first, "isthing" in keys
+    if is_panoptic and not has_segments and "segmentation" in first:
+        raise DataError(
+            f"{path}: its annotations are instances: expected COCO's panoptic format, or "
+            "TASK: instance in DATASETS.OWN"
+        )
+    if has_segments and not is_panoptic:
+        raise DataError(
+            f"{path}: its annotations are panoptic: expected COCO's instance format, or "
+            "TASK: panoptic in DATASETS.OWN"
+        )
 
 
 def check_categories(content: Mapping[str, Any], path: AnyPath, keys: Keys) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ Every step can be interrupted and called again: complete files are kept, missing
 from collections.abc import Callable
 from pathlib import Path
 
-from proscale.data.prepare import ade20k, cityscapes, coco, jbd, nuclei
+from proscale.data.prepare import ade20k, cityscapes, coco, jbd, labelme, nuclei, yolo
 from proscale.data.prepare.conversion import Tally
 
 __all__ = ["PREPARATIONS", "prepare"]
@@ -23,6 +23,8 @@ PREPARATIONS: dict[str, tuple[Callable[[Path, int], list[Tally]], ...]] = {
     "cityscapes-semantic": (cityscapes.prepare_semantic,),
     "cityscapes-panoptic": (cityscapes.prepare_panoptic,),
     "jbd": (jbd.prepare_poses,),
+    "labelme": (labelme.prepare_instances,),
+    "yolo": (yolo.prepare_instances,),
     "nuclei": (nuclei.prepare_images, nuclei.prepare_panoptic, nuclei.prepare_instances),
 }
 """By name the steps: from the folder of all data sets and a number of threads to tallies."""

@@ -202,6 +202,15 @@ def test_unusable_categories_name_the_file(own_data, own_block, change, message)
         register_own_data([own_block("panoptic")])
 
 
+@pytest.mark.parametrize(("task", "other"), [("panoptic", "instance"), ("instance", "panoptic")])
+def test_the_other_format_is_told(own_block, task, other):
+    block, wrong = own_block(task), own_block(other)
+    for split in ("TRAIN", "VAL"):
+        block[split]["ANNOTATIONS"] = wrong[split]["ANNOTATIONS"]
+    with pytest.raises(ValueError, match=rf"json: .* expected .* TASK: {other}"):
+        register_own_data([block])
+
+
 def test_not_json(own_data, own_block):
     (own_data / "annotations" / "instances_val.json").write_text("{")
     with pytest.raises(ValueError, match=r"instances_val\.json: not a JSON file"):
