@@ -137,7 +137,8 @@ class ModelRun:
         else:
             self.batch = _random_images(settings, num_classes if settings.train else 0, generator)
         if self.predictor is not None and not settings.train:
-            num_queries = cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
+            # Those that are chosen from the tokens, too.
+            num_queries = self.predictor.test_queries
             logits = confident_logits(num_queries, num_classes, generator)
             self.class_logits = logits.to(self.device)
         if settings.compiled:
@@ -180,7 +181,9 @@ class ModelRun:
 
         def make_confident(_module: nn.Module, _inputs: tuple, outputs: dict) -> dict:
             predicted = outputs["pred_logits"]
-            return {**outputs, "pred_logits": self.class_logits.to(predicted).expand_as(predicted)}
+            # A small image has fewer tokens than queries that are chosen from them.
+            logits = self.class_logits[: predicted.shape[1]].to(predicted)
+            return {**outputs, "pred_logits": logits.expand_as(predicted)}
 
         with precision(self.device, self.settings.dtype), ExitStack() as stack:
             if self.predictor is not None:

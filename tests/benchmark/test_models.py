@@ -108,6 +108,15 @@ def test_results_are_those_of_a_model_that_found_something(small_cfg):
     assert results[0]["sem_seg"].shape[1:] == INFERENCE.size
 
 
+@pytest.mark.parametrize("selected", [9, 4000])
+def test_queries_that_are_chosen_from_tokens_are_confident_alike(small_cfg, selected):
+    # 4000 are more than the image has tokens.
+    small_cfg.MODEL.MASK_FORMER.SELECTED_QUERIES = selected
+    run = ModelRun(small_cfg, ModelSettings((64, 64), batch=1))
+    (result,) = run.results()
+    assert len(result["instances"])
+
+
 def test_the_stated_share_of_queries_is_confident():
     logits = confident_logits(100, 133, torch.Generator().manual_seed(0))
     scores, labels = logits.softmax(-1).max(-1)
