@@ -16,6 +16,8 @@ def test_runs(notebook, tmp_path):
     folder = tmp_path / "examples"
     folder.mkdir()
     shutil.copy(notebook, folder)
+    # Example images lie beside the folder of notebooks.
+    (tmp_path / "docs").symlink_to(EXAMPLES.parent / "docs")
     content = nbformat.read(folder / notebook.name, as_version=4)
     nbclient.NotebookClient(
         content,
