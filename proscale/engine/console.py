@@ -42,7 +42,8 @@ class ProgressLine(EventWriter):
         storage = get_event_storage()
         # Detectron2 writes once more behind the last iteration.
         done = min(storage.iter + 1, self._max_iter)
-        if done == self._written:
+        # It also writes when the first step has failed.
+        if done == self._written or "total_loss" not in storage.histories():
             return
         self._written = done
         # At the mean pace so far.

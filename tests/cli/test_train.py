@@ -1,6 +1,7 @@
 """``proscale train`` and ``evaluate`` are ``train_net.py`` with a CONFIG, and print a few lines."""
 
 import pytest
+from detectron2.utils.events import EventStorage
 
 from proscale.engine.console import ProgressLine, print_results
 from proscale_cli import main
@@ -40,6 +41,13 @@ def test_options_are_those_of_train_net(words, command, expected):
 def test_a_configuration_is_needed():
     with pytest.raises(SystemExit, match="--config-file is missing: expected a file, or a name"):
         main(["train"])
+
+
+def test_nothing_is_printed_of_a_training_that_fails_at_once(capsys):
+    lines = ProgressLine(0, 300)
+    with EventStorage(0):
+        lines.write()
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 1), (0, 300), (100, 368750), (0, 368750)])
