@@ -17,8 +17,9 @@ with warnings.catch_warnings():
 
 from proscale import data, modeling
 from proscale.config.schema import add_proscale_config
-from proscale.predict import Predictor
+from proscale.engine.training import train
+from proscale.predict import Predictor, load
 
 __version__ = "0.2.0"
 
-__all__ = ["Predictor", "add_proscale_config", "data", "modeling"]
+__all__ = ["Predictor", "add_proscale_config", "data", "load", "modeling", "train"]

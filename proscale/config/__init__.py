@@ -2,6 +2,7 @@
 
 from proscale.config.schema import add_proscale_config
 from proscale.config.setup import (
+    as_overrides,
     built_from_keys,
     check_datasets,
     check_output_dir,
@@ -14,6 +15,7 @@ from proscale.config.setup import (
 
 __all__ = [
     "add_proscale_config",
+    "as_overrides",
     "built_from_keys",
     "check_datasets",
     "check_output_dir",

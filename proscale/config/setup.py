@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 
 def setup_cfg(
-    config_file: str = "", overrides: Sequence[str] = (), *, saved: bool = False
+    config_file: str = "", overrides: Sequence[Any] = (), *, saved: bool = False
 ) -> CfgNode:
     """Build the configuration of a command.
 
@@ -72,7 +72,7 @@ def setup_cfg(
             (:func:`proscale.zoo.find_model`): a checkpoint that describes itself, a name of the
             catalogue, ``hf://OWNER/NAME``. ``MODEL.WEIGHTS`` is then its file. The empty string
             takes the defaults.
-        overrides: KEY VALUE pairs in a row, as on the command line.
+        overrides: KEY VALUE pairs in a row, values as texts of the command line or as they are.
         saved: ``config_file`` is one that a run saved, which has all keys: no ``_BASE_`` is read
             for it.
 
@@ -143,6 +143,13 @@ def setup_cfg(
     check_values(cfg)
     cfg.freeze()
     return cfg
+
+
+def as_overrides(keys: Mapping[str, Any]) -> list[Any]:
+    """KEY VALUE pairs in a row, as :func:`setup_cfg` takes them, of keys and blocks of keys:
+    ``{"SOLVER": {"MAX_ITER": 9}}`` is ``["SOLVER.MAX_ITER", 9]``."""
+    pairs = [pair for pair in walk(keys) if not isinstance(pair[1], Mapping)]
+    return [word for pair in pairs for word in pair]
 
 
 def without_trust(cfg: CfgNode) -> CfgNode:

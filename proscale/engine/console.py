@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, get_event_storage
+from detectron2.utils.logger import _cached_log_stream, setup_logger
 
 _LINES = 30
 """Lines of progress at most."""
@@ -76,6 +77,18 @@ def leave_to_log() -> None:
                 handler.setFormatter(_Plain(handler.formatter))
         if comm.is_main_process() and not any(isinstance(h, _Console) for h in logger.handlers):
             logger.addHandler(_Console())
+
+
+def close_logs() -> None:
+    """Take the handlers of Detectron2's loggers off, so that another training of this process
+    writes to its own log alone."""
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        for handler in logger.handlers[:]:
+            logger.removeHandler(handler)
+    # Detectron2 adds a handler, and opens a file, once for the same arguments.
+    setup_logger.cache_clear()
+    _cached_log_stream.cache_clear()
 
 
 class _Console(logging.Handler):

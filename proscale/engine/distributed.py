@@ -76,7 +76,7 @@ def check_processes(args: Namespace, environment: Mapping[str, str] = os.environ
         _rendezvous(args)
 
 
-def launch(main: Callable[..., None], args: Namespace, cfg: CfgNode) -> None:
+def launch(main: Callable[..., object], args: Namespace, cfg: CfgNode) -> None:
     """Call ``main(args, cfg)`` in every process of the job.
 
     Those that torchrun has started join; otherwise ``--num-gpus`` are started on this machine, one
@@ -190,7 +190,7 @@ def _rendezvous(args: Namespace) -> dict[str, Any]:
     return {"rdzv_backend": "static", "rdzv_endpoint": address, "rdzv_configs": rank}
 
 
-def _join(main: Callable[..., None], args: Namespace, cfg: CfgNode) -> None:
+def _join(main: Callable[..., object], args: Namespace, cfg: CfgNode) -> None:
     """Call ``main`` as one of several processes, which the environment describes."""
     backend = _take_device(cfg)
     timeout = timedelta(seconds=cfg.DISTRIBUTED.TIMEOUT)

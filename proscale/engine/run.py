@@ -2,10 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, hooks
+from detectron2.engine import HookBase, default_argument_parser, default_setup, hooks
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -30,8 +31,11 @@ from proscale.utils.malloc import disable_malloc_trim
 from proscale.zoo import is_model
 
 
-def main(args: argparse.Namespace, cfg: CfgNode) -> None:
-    """Train or evaluate; runs once in every process."""
+def main(
+    args: argparse.Namespace, cfg: CfgNode, extra_hooks: Sequence[HookBase] = ()
+) -> dict[str, Any]:
+    """Train, with ``extra_hooks`` beside the trainer's own, or evaluate; runs once in every
+    process, and returns the results of the last evaluation."""
     with writing_to(cfg.OUTPUT_DIR):
         # Detectron2's loggers, as it makes them, before it prints all of the configuration.
         rank = comm.get_rank()
@@ -45,10 +49,12 @@ def main(args: argparse.Namespace, cfg: CfgNode) -> None:
             register_own_data(cfg.DATASETS.OWN)
         if torch.device(cfg.MODEL.DEVICE).type == "cpu":
             disable_malloc_trim()
-        (evaluate if args.eval_only else train)(args, cfg)
+        return evaluate(args, cfg) if args.eval_only else train(args, cfg, extra_hooks)
 
 
-def train(args: argparse.Namespace, cfg: CfgNode) -> None:
+def train(
+    args: argparse.Namespace, cfg: CfgNode, extra_hooks: Sequence[HookBase] = ()
+) -> dict[str, Any]:
     """Train from the weights or the last checkpoint."""
     with built_from_keys():
         trainer = Trainer(cfg)
@@ -67,13 +73,16 @@ def train(args: argparse.Namespace, cfg: CfgNode) -> None:
         # Detectron2 writes every 20 iterations; the console has fewer lines in a long training.
         lines = ProgressLine(trainer.start_iter, trainer.max_iter)
         trainer.register_hooks([hooks.PeriodicWriter([lines], period=lines.period)])
+    trainer.register_hooks(list(extra_hooks))
     trainer.train()
+    results = getattr(trainer, "_last_eval_results", None) or {}
     if comm.is_main_process():
-        print_results(getattr(trainer, "_last_eval_results", None) or {})
+        print_results(results)
         print(f"Weights, curves and log: {cfg.OUTPUT_DIR}")
+    return results
 
 
-def evaluate(args: argparse.Namespace, cfg: CfgNode) -> None:
+def evaluate(args: argparse.Namespace, cfg: CfgNode) -> dict[str, Any]:
     """Evaluate the weights, or with ``--resume`` the last checkpoint."""
     with built_from_keys():
         model = Trainer.build_model(cfg)
@@ -88,6 +97,7 @@ def evaluate(args: argparse.Namespace, cfg: CfgNode) -> None:
         print_results(results)
         print(f"Every class: {cfg.OUTPUT_DIR}")
         verify_results(cfg, results)
+    return results
 
 
 def setup(args: argparse.Namespace) -> CfgNode:

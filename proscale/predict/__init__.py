@@ -1,6 +1,6 @@
 """From a checkpoint to predictions: in Python, and as a folder of files with a page to look at."""
 
-from proscale.predict.predictor import TASKS, Predictor
+from proscale.predict.predictor import TASKS, Predictor, load
 from proscale.predict.result import DetectedObject, Pose, Poses, Prediction, Segment, Segmentation
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "Predictor",
     "Segment",
     "Segmentation",
+    "load",
 ]

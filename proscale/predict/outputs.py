@@ -12,7 +12,7 @@ from PIL import Image
 from proscale.data.formats.image_file import write_panoptic_png
 from proscale.predict.page import Gallery, gallery_item
 from proscale.predict.pictures import drawing_of
-from proscale.predict.result import ClassMetadata, Poses, Prediction, Segmentation
+from proscale.predict.result import ClassMetadata, Prediction, Segmentation
 from proscale.utils.whole_files import try_file, try_folder, whole_file, write_text
 
 
@@ -122,7 +122,8 @@ class OutputFolder:
             ],
         }
         item = gallery_item(source.name, pixels, prediction, drawing)
-        return record, _coco_entries(source, prediction), item
+        coco = prediction.to_coco(source.image_id or 0, f"{source.name}.png")
+        return record, coco, item
 
     def add(self, written: Written) -> None:
         """Add the result of :meth:`write`, in the order of the page."""
@@ -164,32 +165,3 @@ class OutputFolder:
 
     def _write_json(self, name: str, content: Any) -> None:
         write_text(self._folder / name, json.dumps(content) + "\n")
-
-
-def _coco_entries(source: Source, prediction: Prediction) -> list[dict[str, Any]]:
-    """The image's annotation in COCO's panoptic format, or its objects in COCO's results formats;
-    COCO has none for semantic results."""
-    # COCO's boxes are (x, y, width, height).
-    boxes = ([x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in (o.box for o in prediction.objects))
-    id_ = source.image_id
-    if prediction.task == "panoptic":
-        segments = [
-            {"id": s.id, "category_id": s.category_id, "area": s.area, "bbox": box}
-            | {"iscrowd": 0, "score": s.score}
-            for s, box in zip(prediction.objects, boxes, strict=True)
-        ]
-        return [{"image_id": id_, "file_name": f"{source.name}.png", "segments_info": segments}]
-    if prediction.task == "semantic":
-        return []
-    results: list[dict[str, Any]] = [
-        {"image_id": id_, "category_id": one.category_id, "bbox": box, "score": one.score}
-        for one, box in zip(prediction.objects, boxes, strict=True)
-    ]
-    # What an object has beside its box.
-    if isinstance(prediction, Segmentation):
-        for result, code in zip(results, prediction.codes, strict=True):
-            result["segmentation"] = {**code, "counts": code["counts"].decode()}
-    if isinstance(prediction, Poses):
-        for result, pose in zip(results, prediction.objects, strict=True):
-            result["keypoints"] = [value for point in pose.keypoints for value in point]
-    return results

@@ -7,6 +7,7 @@ number formats and thresholds follow from the same keys.
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, overload
 
@@ -18,7 +19,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from proscale.checkpoint import check_weights, load_weights
-from proscale.config import class_dataset, setup_cfg
+from proscale.config import as_overrides, class_dataset, setup_cfg
 from proscale.cost.model_cost import resize_for_test
 from proscale.data.formats.image_file import read_image, to_array
 from proscale.data.mappers import EvaluationMapper
@@ -173,14 +174,24 @@ class Predictor:
         """
         if not isinstance(images, (list, tuple)):
             return self([images], None if boxes is None else [boxes])[0]
-        if self.task == "keypoints":
-            return self._predict_poses(list(map(read_rgb, images)), boxes)
-        if boxes is not None:
+        if boxes is not None and self.task != "keypoints":
             raise ValueError(f"boxes are for pose estimators: the task is {self.task}")
+        pixels = list(map(read_rgb, images))
+        if self.task == "keypoints":
+            predictions = self._predict_poses(pixels, boxes)
+        else:
+            predictions = self._predict(pixels)
+        # What a prediction needs to be drawn.
+        return [
+            replace(prediction, image=rgb, classes=self.classes)
+            for prediction, rgb in zip(predictions, pixels, strict=True)
+        ]
+
+    def _predict(self, images: list[np.ndarray]) -> list[Prediction]:
         # Images of one size make a batch without padding, which would change their predictions.
         samples = []
         groups = defaultdict(list)
-        for index, rgb in enumerate(map(read_rgb, images)):
+        for index, rgb in enumerate(images):
             # As the evaluation mapper makes it of a file.
             image = convert_PIL_to_numpy(Image.fromarray(rgb), self.cfg.INPUT.FORMAT)
             resized, (height, width) = self._mapper.resized(image), rgb.shape[:2]
@@ -233,6 +244,36 @@ class Predictor:
         if self.task == "detection":
             return from_boxes(output["instances"], self.classes, self.score_threshold)
         return from_semantic(output["sem_seg"], self.classes)
+
+
+def load(
+    model: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    task: str | None = None,
+    score_threshold: float = 0.0,
+    persons: Predictor | None = None,
+    **keys: Any,
+) -> Predictor:
+    """A trained model, by its name or file, as a :class:`Predictor`.
+
+    ::
+
+        model = proscale.load("nuclei", MODEL={"DEVICE": "cpu"})
+        model("cells.png").save("found.png")
+
+    Args:
+        model: a checkpoint that describes itself, a name of ``proscale models``,
+            ``hf://OWNER/NAME``, or a YAML file or its name.
+        weights, task, score_threshold, persons: see :class:`Predictor`.
+        keys: configuration keys, blocks as dictionaries.
+
+    Raises:
+        CheckpointError: the model cannot be found, or the weights do not fit.
+        ConfigError, ValueError: see :class:`Predictor`.
+    """
+    cfg = setup_cfg(os.fspath(model), as_overrides(keys))
+    return Predictor(cfg, weights, task=task, score_threshold=score_threshold, persons=persons)
 
 
 def read_rgb(image: ImageInput) -> np.ndarray:

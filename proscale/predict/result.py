@@ -3,8 +3,11 @@
 Each kind of model output has a function that makes a :class:`Prediction` of it.
 """
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +16,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.structures import Instances
 from detectron2.utils.colormap import colormap
+from PIL import Image
 from torch import Tensor
 
 from proscale.config.setup import nearest_names
 from proscale.data.formats.run_lengths import encode_segments
 from proscale.errors import ConfigError
 from proscale.predict.skeleton import Skeleton
+from proscale.utils.whole_files import whole_file
 
 OBJECT_TASKS = ("instance", "detection", "keypoints")
 """Tasks whose results are objects alone, of the thing classes of a data set."""
@@ -167,12 +172,16 @@ class Prediction:
         task: one of :data:`~proscale.predict.TASKS`.
         height, width: of the image, after it was turned as its EXIF data say.
         objects: N of them, by falling score unless they are segments.
+        image, classes: ``(height, width, 3)`` uint8 RGB and the model's classes, which a
+            ``Predictor`` adds for the drawing. An array that was predicted is not copied.
     """
 
     task: str
     height: int
     width: int
     objects: tuple[DetectedObject, ...]
+    image: np.ndarray | None = field(default=None, kw_only=True, repr=False)
+    classes: ClassMetadata | None = field(default=None, kw_only=True, repr=False)
 
     @property
     def boxes(self) -> np.ndarray:
@@ -185,6 +194,83 @@ class Prediction:
         if self.task == "semantic":
             return None
         return np.array([one.score for one in self.objects], np.float64)
+
+    @property
+    def class_ids(self) -> np.ndarray:
+        """``(N,)`` int64, as ``DetectedObject.class_id``."""
+        return np.array([one.class_id for one in self.objects], np.int64)
+
+    def plot(self) -> np.ndarray:
+        """The image with the prediction drawn over it, ``(height, width, 3)`` uint8 RGB.
+
+        Raises:
+            ValueError: the prediction has no image, because no ``Predictor`` made it.
+        """
+        # Drawings are made of predictions: their module imports this one.
+        from proscale.predict.pictures import drawing_of
+
+        if self.image is None or self.classes is None:
+            raise ValueError("the prediction has no image: expected one of a Predictor")
+        return drawing_of(self, self.classes).over(self.image)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write :meth:`plot` as an image file, in the format that the suffix names.
+
+        Raises:
+            ValueError: Pillow does not know the suffix; or see :meth:`plot`.
+            OutputError: the file cannot be written.
+        """
+        picture = Image.fromarray(self.plot())
+        with whole_file(Path(path)) as partial:
+            picture.save(partial)
+
+    def show(self) -> None:
+        """Open :meth:`plot` in the system's image viewer, where there is one."""
+        Image.fromarray(self.plot()).show()
+
+    def _repr_png_(self) -> bytes | None:
+        """The picture that a notebook shows of a cell's last value."""
+        return None if self.image is None else Image.fromarray(self.plot())._repr_png_()
+
+    def to_coco(self, image_id: int = 1, file_name: str = "") -> list[dict[str, Any]]:
+        """COCO's dictionaries of this image, as they are written to JSON files.
+
+        Of instances, boxes and poses one for each object, in the results format. Of a panoptic
+        prediction one, the annotation, whose PNG is called ``file_name``
+        (``proscale.data.formats.image_file.write_panoptic_png`` writes ``id_map``). Of a semantic
+        prediction none: COCO has no format for it.
+        """
+        results = zip(self.objects, self._coco_boxes(), strict=True)
+        return [
+            {"image_id": image_id, "category_id": one.category_id, "bbox": box, "score": one.score}
+            for one, box in results
+        ]
+
+    def _coco_boxes(self) -> list[list[float]]:
+        # COCO's boxes are (x, y, width, height).
+        return [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in (o.box for o in self.objects)]
+
+    def to_supervision(self) -> Any:
+        """``supervision.Detections`` of the objects: boxes, masks if there are any, scores, class
+        ids, and ``data["class_name"]``. Poses are given by their boxes.
+
+        Raises:
+            ConfigError: the package supervision is not installed.
+        """
+        try:
+            supervision: Any = import_module("supervision")
+        except ImportError as error:
+            raise ConfigError(
+                "supervision is not installed, whose Detections were asked for: pip install "
+                "supervision"
+            ) from error
+        return supervision.Detections(
+            xyxy=self.boxes.astype(np.float32),
+            mask=self.masks if isinstance(self, Segmentation) else None,
+            confidence=None if self.scores is None else self.scores.astype(np.float32),
+            class_id=self.class_ids,
+            data={"class_name": np.array([one.name for one in self.objects], dtype=str)},
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,6 +306,22 @@ class Segmentation(Prediction):
             return np.zeros((0, self.height, self.width), dtype=bool)
         return pycocotools.mask.decode(list(self.codes)).transpose(2, 0, 1).astype(bool)
 
+    def to_coco(self, image_id: int = 1, file_name: str = "") -> list[dict[str, Any]]:
+        """See :meth:`Prediction.to_coco`."""
+        if self.task == "semantic":
+            return []
+        if self.task == "panoptic":
+            segments = [
+                {"id": s.id, "category_id": s.category_id, "area": s.area, "bbox": box}
+                | {"iscrowd": 0, "score": s.score}
+                for s, box in zip(self.objects, self._coco_boxes(), strict=True)
+            ]
+            return [{"image_id": image_id, "file_name": file_name, "segments_info": segments}]
+        return [
+            result | {"segmentation": {**code, "counts": code["counts"].decode()}}
+            for result, code in zip(super().to_coco(image_id), self.codes, strict=True)
+        ]
+
 
 @dataclass(frozen=True, eq=False)
 class Poses(Prediction):
@@ -234,6 +336,13 @@ class Poses(Prediction):
         return np.array([pose.keypoints for pose in self.objects], np.float64).reshape(
             -1, self.num_keypoints, 3
         )
+
+    def to_coco(self, image_id: int = 1, file_name: str = "") -> list[dict[str, Any]]:
+        """See :meth:`Prediction.to_coco`."""
+        return [
+            result | {"keypoints": [value for point in pose.keypoints for value in point]}
+            for result, pose in zip(super().to_coco(image_id), self.objects, strict=True)
+        ]
 
 
 def from_panoptic(

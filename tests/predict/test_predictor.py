@@ -233,3 +233,14 @@ def test_models_without_fitting_classes_are_refused(mask_cfg, random_weights, ke
     mask_cfg.merge_from_list([key, value])
     with pytest.raises(ValueError, match=message):
         proscale.Predictor(mask_cfg, weights)
+
+
+def test_load_takes_keys_and_its_predictions_draw_themselves(pixels, restored_catalogs):
+    keys = {"MODEL": {"DEVICE": "cpu"}, "INPUT": {"MIN_SIZE_TEST": 64}}
+    predictor = proscale.load("nuclei", score_threshold=0.1, **keys)
+    assert predictor.cfg.INPUT.MIN_SIZE_TEST == 64 and predictor.score_threshold == 0.1
+    prediction = predictor(image := pixels())
+    assert prediction.image is image and prediction.classes is predictor.classes
+    assert prediction.plot().shape == image.shape
+    with pytest.raises(ConfigError, match=r"INPUT\.MIN_SIZE_TESTS.*INPUT\.MIN_SIZE_TEST"):
+        proscale.load("nuclei", INPUT={"MIN_SIZE_TESTS": 64})

@@ -1,10 +1,15 @@
 """Classes of built-in and own data sets, and typed results from the outputs of models."""
 
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 
 from proscale.data.datasets.own import register_own_data
 from proscale.data.datasets.shapes import CATEGORIES
@@ -123,3 +128,65 @@ def test_data_set_without_such_classes(restored_catalogs):
     MetadataCatalog.get("things_only").set(thing_classes=["cat"])
     with pytest.raises(ConfigError, match="things_only: expected a data set with stuff_classes"):
         ClassMetadata.of_dataset("things_only", "semantic")
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """A stand-in for the package supervision, whose Detections are their arguments."""
+    monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=dict))
+
+
+@pytest.mark.parametrize("kind", ["panoptic", "detections", "poses"])
+def test_detections_of_supervision(kind, stand_in, request):
+    prediction = request.getfixturevalue(kind)
+    detections = prediction.to_supervision()
+    assert detections["xyxy"].tolist() == prediction.boxes.tolist()
+    assert detections["class_id"].tolist() == [one.class_id for one in prediction.objects]
+    assert detections["confidence"] == pytest.approx(prediction.scores)
+    names = [one.name for one in prediction.objects]
+    assert detections["data"]["class_name"].tolist() == names
+    if kind == "panoptic":
+        assert np.array_equal(detections["mask"], prediction.masks)
+    else:
+        assert detections["mask"] is None
+
+
+def test_semantic_detections_have_no_scores(classes, stand_in):
+    detections = from_semantic(torch.tensor([[0, 2]]), classes).to_supervision()
+    assert detections["confidence"] is None and detections["mask"].shape == (2, 1, 2)
+
+
+def test_supervision_is_missing(panoptic, monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ConfigError, match=r"supervision is not installed.*: pip install"):
+        panoptic.to_supervision()
+
+
+def test_coco_of_one_image(panoptic, detections, poses, classes):
+    (annotation,) = panoptic.to_coco(7, "7.png")
+    assert (annotation["image_id"], annotation["file_name"]) == (7, "7.png")
+    assert [s["bbox"] for s in annotation["segments_info"]][1] == [4, 4, 16, 16]
+    assert [one["bbox"] for one in detections.to_coco()] == [[4, 6, 16, 14], [30.5, 8, 13.5, 32]]
+    assert [len(one["keypoints"]) for one in poses.to_coco()] == [9, 9]
+    assert from_semantic(torch.tensor([[0, 2]]), classes).to_coco() == []
+
+
+def test_pictures_need_an_image(panoptic, classes, tmp_path):
+    with pytest.raises(ValueError, match="no image: expected one of a Predictor"):
+        panoptic.save(tmp_path / "a.png")
+    assert panoptic._repr_png_() is None
+    shown = replace(panoptic, image=np.zeros((48, 64, 3), np.uint8), classes=classes)
+    shown.save(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), shown.plot())
+    assert shown.plot().any() and shown._repr_png_().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="unknown file extension"):
+        shown.save(tmp_path / "a.xyz")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_show_opens_the_picture(panoptic, classes, monkeypatch):
+    opened = []
+    monkeypatch.setattr(Image.Image, "show", lambda picture: opened.append(picture))
+    shown = replace(panoptic, image=np.zeros((48, 64, 3), np.uint8), classes=classes)
+    shown.show()
+    assert np.array_equal(np.asarray(opened[0]), shown.plot())
