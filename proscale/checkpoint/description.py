@@ -86,6 +86,10 @@ class ModelDescription:
         texts = (found.config, found.dataset, found.version)
         if not all(isinstance(value, str) for value in texts) or not is_name(found.dataset):
             raise CheckpointError(f"{file}: its description has values that are no texts")
+        if not isinstance(found.classes, Mapping | None):
+            raise CheckpointError(
+                f"{file}: classes in its description is {shown(found.classes)}: expected an object"
+            )
         if wrong := [key for key, value in (found.classes or {}).items() if not _fits(key, value)]:
             value = shown((found.classes or {})[wrong[0]])
             raise CheckpointError(

@@ -150,6 +150,8 @@ def _written(tmp_path, text):
         ({"config": "a" * 2**21}, "characters: expected fewer"),
         ({"config": 3}, "no texts"),
         ({"dataset": "a\nb"}, "no texts"),
+        ({"classes": [1]}, "classes in its description is .* expected an object"),
+        ({"classes": "x"}, "expected an object"),
         ({"classes": {"thing_classes": [1]}}, "thing_classes in its description is"),
         ({"classes": {"json_file": "/etc/passwd"}}, "json_file in its description is"),
         ({"classes": {"stuff_colors": [[1, 2]]}}, "stuff_colors in its description is"),
