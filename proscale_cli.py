@@ -33,10 +33,12 @@ COMMANDS = {
     "export": "write a model as ONNX or torch.export file, checked",
     "replay": "repeat a training step that was not finite",
     "report": "show a training on a page: curves, results, images, cost",
+    "completion": "have bash complete the names of commands",
 }
 """Help line by name. Each is a module of :mod:`proscale.cli` with ``add_arguments(parser)`` and
 ``run(options)``; its docstring, from the second paragraph, is the command's description. ``setup``
-alone is beside the package, which cannot be imported before it has run."""
+and ``completion`` are beside the package, which cannot be imported before the first has run, and
+takes seconds."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -110,7 +112,9 @@ def errors_in_one_sentence(program: str) -> Iterator[None]:
 
 def module_of(name: str) -> str:
     """The module of a command."""
-    return "proscale_setup" if name == "setup" else f"proscale.cli.{name.replace('-', '_')}"
+    if name in ("setup", "completion"):
+        return f"proscale_{name}"
+    return f"proscale.cli.{name.replace('-', '_')}"
 
 
 def _fill(parser: argparse.ArgumentParser, module_name: str) -> None:

@@ -48,7 +48,7 @@ setup(
         "proscale.predict": ["web/*"],
         "proscale.zoo": ["weights/*.safetensors"],
     },
-    py_modules=["proscale_cli", "proscale_setup"],
+    py_modules=["proscale_cli", "proscale_completion", "proscale_setup"],
     install_requires=[
         "fvcore>=0.1.5.post20221221,<0.1.6",
         "iopath>=0.1.9,<0.1.10",

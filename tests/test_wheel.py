@@ -14,7 +14,7 @@ import proscale
 ROOT = Path(__file__).parents[1]
 SOURCES = (
     *("LICENSE", "README.md", "pyproject.toml", "setup.py"),
-    *("configs", "proscale", "proscale_cli.py", "proscale_setup.py"),
+    *("configs", "proscale", "proscale_cli.py", "proscale_completion.py", "proscale_setup.py"),
 )
 
 

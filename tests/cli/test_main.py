@@ -11,7 +11,7 @@ from proscale.errors import DataError
 from proscale_cli import COMMANDS, errors_in_one_sentence, main, module_of
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predcit"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predcit"], ["completion"]])
 def test_neither_torch_nor_the_package_is_imported_for_help(arguments):
     code = (
         "import sys, proscale_cli\n"
@@ -108,3 +108,15 @@ def test_sizes_beyond_sense_are_refused(size, capsys):
     last = capsys.readouterr().err.splitlines()[-1]
     assert ": expected " in last
     assert len(last) < 150
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [("proscale pre", "predict prepare"), ("proscale predict pre", "")]
+)
+def test_bash_completes_commands_and_leaves_files_to_itself(words, expected, capsys):
+    main(["completion"])
+    script = capsys.readouterr().out
+    number = len(words.split()) - 1
+    state = f'COMP_WORDS=({words}); COMP_CWORD={number}; _proscale; echo "${{COMPREPLY[*]}}"'
+    done = subprocess.run(["bash", "-c", script + state], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == (expected, "")
