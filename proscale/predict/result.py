@@ -172,8 +172,9 @@ class Prediction:
         task: one of :data:`~proscale.predict.TASKS`.
         height, width: of the image, after it was turned as its EXIF data say.
         objects: N of them, by falling score unless they are segments.
-        image, classes: ``(height, width, 3)`` uint8 RGB and the model's classes, which a
-            ``Predictor`` adds for the drawing. An array that was predicted is not copied.
+        image: ``(height, width, 3)`` uint8 RGB, added by a ``Predictor`` for the drawing; an array
+            that was predicted is not copied.
+        classes: those of the model; likewise.
     """
 
     task: str
