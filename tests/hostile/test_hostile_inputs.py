@@ -37,7 +37,7 @@ def test_input_is_refused_in_one_line_or_accepted_rightly(
 
 
 def test_there_are_enough_cases():
-    assert len(FAMILIES) == 11
+    assert len(FAMILIES) == 12
     assert sum(map(len, FAMILIES.values())) >= 400
     for cases in FAMILIES.values():
         assert len({case.name for case in cases}) == len(cases)
