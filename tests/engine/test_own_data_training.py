@@ -22,7 +22,7 @@ def test_every_process_registers_the_data(own_block, tmp_path, monkeypatch):
         MetadataCatalog.remove(name)
     trained_on = []
 
-    def train(args, cfg):
+    def train(args, cfg, *_):
         trained_on.extend(DatasetCatalog.get(cfg.DATASETS.TRAIN[0]))
 
     monkeypatch.setattr(run, "train", train)
