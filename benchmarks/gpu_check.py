@@ -82,7 +82,8 @@ class Outcome:
 def list_parts(device: str, is_small: bool) -> dict[str, Part]:
     """All parts by name, in the order of their weight; ``is_small`` takes small inputs."""
     on, me = ("--device", device), "benchmarks/gpu_check.py"
-    size, large, image = ("64x64", "64x96", "64x64") if is_small else ("640x640", "800x1280", "")
+    size, large = ("64x64", "64x96") if is_small else ("640x640", "800x1280")
+    image = "64x64" if is_small else "1024x1024"
     levels = "4x4,8x8,16x16" if is_small else LEVELS
     # Few repeats, many models: the medians of the operators count more than those.
     few = ("--repeats", "1" if is_small else "5")
@@ -142,7 +143,7 @@ def list_parts(device: str, is_small: bool) -> dict[str, Part]:
             "Mix Transformer b5 with merged tokens, backbone alone",
             (
                 *("benchmarks/merging.py", *on, *few, "--json", "{json}", "--variants"),
-                *("b0" if is_small else "b5", "--sizes", image or "1024x1024"),
+                *("b0" if is_small else "b5", "--sizes", image),
             ),
             60,
         ),

@@ -87,6 +87,11 @@ def walk(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield from walk(value, f"{prefix}{name}.")
 
 
+def key_values(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All keys below ``node`` that are no blocks, by their full names."""
+    return ((name, value) for name, value in walk(node, prefix) if not isinstance(value, Mapping))
+
+
 def quoted(value: object) -> str:
     """``value`` as messages quote it."""
     try:
@@ -318,9 +323,6 @@ def _rules(cfg: CfgNode) -> Iterator[tuple[bool, str, str]]:
         size = cfg.MODEL.POSE.INPUT_SIZE
         fits = len(size) == 2 and not any(side % 32 for side in size)
         yield fits, "MODEL.POSE.INPUT_SIZE", "[width, height], multiples of 32"
-        # A person's crop is one view already.
-        for key, switch in (("TEST.SLIDING_WINDOW", window), ("TEST.AUG", views)):
-            yield not switch.ENABLED, f"{key}.ENABLED", "False with PoseEstimator"
 
     if cfg.MODEL.BACKBONE.NAME == "build_resnet_backbone":
         node, names = cfg.MODEL.RESNETS, ["stem", "res2", "res3", "res4", "res5"]

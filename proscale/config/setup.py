@@ -30,6 +30,7 @@ from proscale.config.schema import (
     add_proscale_config,
     check_values,
     convert,
+    key_values,
     quoted,
     set_value,
     value_of,
@@ -148,8 +149,7 @@ def setup_cfg(
 def as_overrides(keys: Mapping[str, Any]) -> list[Any]:
     """KEY VALUE pairs in a row, as :func:`setup_cfg` takes them, of keys and blocks of keys:
     ``{"SOLVER": {"MAX_ITER": 9}}`` is ``["SOLVER.MAX_ITER", 9]``."""
-    pairs = [pair for pair in walk(keys) if not isinstance(pair[1], Mapping)]
-    return [word for pair in pairs for word in pair]
+    return [word for pair in key_values(keys) for word in pair]
 
 
 def without_trust(cfg: CfgNode) -> CfgNode:
@@ -293,7 +293,7 @@ def keys_set_by_user(config_file: str, overrides: Sequence[str] = ()) -> set[str
     if KEY in keys or not config_file:
         return keys
     content, bases = read_config_file(config_file)
-    in_file = {key for key, value in walk(content) if not isinstance(value, Mapping)}
+    in_file = {key for key, _ in key_values(content)}
     # Down to the first file that sets the key: those below it describe another data set.
     below = [] if KEY in in_file else map(keys_set_by_user, bases)
     in_base: set[str] = next((found for found in below if KEY in found), set())

@@ -10,8 +10,8 @@ ones too. With Q queries, K classes and the letters from there, around it there 
   Q C K; and the box MLP, a second time but in the last layer.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import torch
@@ -28,6 +28,7 @@ from proscale.cost.encoder_cost import (
     interleaved_cost,
     staged_cost,
 )
+from proscale.modeling.detection.head import level_names
 from proscale.modeling.pixel_decoders.base import coarse_to_fine
 from proscale.modeling.pixel_decoders.lite_detr import InterleavingArguments
 from proscale.utils.types import Size
@@ -60,10 +61,9 @@ class DetectorDesign(LayerDesign):
         for _ in range(extra):
             size = [-(-side // 2) for side in size]
             levels.insert(0, Level(prod(size), channels))
-            names.insert(0, f"res{int(names[0].removeprefix('res')) + 1}")
             channels = queries.HIDDEN_DIM
         return cls(
-            names=names,
+            names=level_names(names, node.NUM_LEVELS),
             levels=levels,
             width=queries.HIDDEN_DIM,
             heads=queries.NHEADS,
@@ -140,8 +140,5 @@ def affordable_detectors(
     """PRO-SCALE's encoders with at most ``max_layers`` a stage that cost at most ``budget``, a
     fraction of ``full_layers`` layers over all levels; the cheapest first."""
     whole = full_cost(design, full_layers)
-
-    def cost(layers: Sequence[int]) -> int:
-        return staged_cost(design, layers)
-
+    cost = partial(staged_cost, design)
     return affordable_layers(len(design.levels), cost, budget * whole, whole, max_layers)

@@ -20,7 +20,6 @@ are one Pareto front; within a budget those count that no other affordable one m
 scale.
 """
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -301,9 +300,8 @@ def affordable_layers(
     found = []
     for layers in product(range(max_layers + 1), repeat=num_levels):
         # Without any layer there is no encoder.
-        multiply_adds = cost(layers) if any(layers) else math.inf
-        if multiply_adds <= budget:
-            found.append(AffordableEncoder(layers, int(multiply_adds), multiply_adds / whole))
+        if any(layers) and (multiply_adds := cost(layers)) <= budget:
+            found.append(AffordableEncoder(layers, multiply_adds, multiply_adds / whole))
     return sorted(found, key=lambda candidate: (candidate.multiply_adds, candidate.layers))
 
 

@@ -25,7 +25,7 @@ from proscale.cost.shape_tracing import build_without_weights
 from proscale.data.formats.image_file import stored_size
 from proscale.errors import ConfigError
 from proscale.modeling import PoseEstimator
-from proscale.modeling.detection.head import DetectionHead
+from proscale.modeling.detection.head import DetectionHead, level_names
 from proscale.modeling.pixel_decoders.base import LightPixelEmbedding, PixelDecoder
 from proscale.modeling.pixel_decoders.deformable_encoder import DeformableEncoderLayer
 from proscale.modeling.pixel_decoders.lite_detr import InterleavedEncoder
@@ -214,10 +214,7 @@ def list_parts(model: nn.Module, count: FlopCount) -> list[PartCost[int]]:
             sum_up(ENCODER_PART, DETECTION_ENCODER),
             sum_up(TRANSFORMER_DECODER, *_decoder_modules(module, count)),
         ]
-        levels = [*module.in_features]
-        # Extra levels are named like the backbone's: res6, res7.
-        for _ in range(len(module.input_proj) - len(levels)):
-            levels.insert(0, f"res{int(levels[0].removeprefix('res')) + 1}")
+        levels = level_names(module.in_features, len(module.input_proj))
         groups = _layer_groups(module.transformer.encoder, levels)
         pieces = list_pieces(ENCODER_PART, DETECTION_ENCODER, groups)
     for part in known:

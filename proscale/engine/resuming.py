@@ -5,12 +5,13 @@ checkpoint's value stays because the optimiser's state has it.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 
+from proscale.config.schema import key_values
 from proscale.errors import CheckpointError, ConfigError, shown
 
 logger = logging.getLogger(__name__)
@@ -35,10 +36,10 @@ _AS_WEIGHTS = (
 
 def training_settings(cfg: CfgNode) -> dict[str, Any]:
     """The keys that the course of a training depends on, for its checkpoints: plain values."""
-    settings = {key: value for block in _BLOCKS for key, value in _walk(cfg[block], block)}
     return {
         key: value
-        for key, value in settings.items()
+        for block in _BLOCKS
+        for key, value in key_values(cfg[block], f"{block}.")
         if key not in _WITHOUT_EFFECT and not key.endswith("_TEST") and ".TEST." not in key
     }
 
@@ -100,14 +101,6 @@ def check_optimizer(optimizer: torch.optim.Optimizer, groups: Sequence[Mapping[s
             f"{sizes[0]}, of other names or settings: expected the same model and the same factors "
             f"of SOLVER for its parts; {_AS_WEIGHTS}"
         )
-
-
-def _walk(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _walk(value, f"{prefix}.{name}")
-        else:
-            yield f"{prefix}.{name}", value
 
 
 def _equal(value: Any, other: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventWriter, get_event_storage
 
+from proscale.config.schema import key_values
 from proscale.errors import ConfigError
 
 _WINDOW = 20  # steps whose median is sent, as TensorBoard's files have it
@@ -41,7 +42,7 @@ class Tracker(EventWriter):
             ) from error
         self._is_mlflow = name == "mlflow"
         self._last_step = -1
-        run, settings = Path(cfg.OUTPUT_DIR).resolve().name, dict(_flat(cfg))
+        run, settings = Path(cfg.OUTPUT_DIR).resolve().name, dict(key_values(cfg))
         if self._is_mlflow:
             self._package.set_experiment(cfg.LOGGING.PROJECT)
             self._package.start_run(run_name=run)
@@ -70,12 +71,3 @@ class Tracker(EventWriter):
 def build_trackers(cfg: CfgNode) -> list[Tracker]:
     """Those that ``LOGGING.TRACKERS`` names; a ConfigError as from ``Tracker``."""
     return [Tracker(name, cfg) for name in cfg.LOGGING.TRACKERS]
-
-
-def _flat(node: CfgNode, prefix: str = "") -> list[tuple[str, Any]]:
-    """Keys with dots, and their values."""
-    pairs: list[tuple[str, Any]] = []
-    for name, value in node.items():
-        key = f"{prefix}{name}"
-        pairs += _flat(value, f"{key}.") if isinstance(value, CfgNode) else [(key, value)]
-    return pairs

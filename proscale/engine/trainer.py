@@ -290,8 +290,10 @@ class Trainer(DefaultTrainer):
         period = self.cfg.SOLVER.CHECKPOINT_PERIOD
         # The average is evaluated, and the best of it kept.
         every, metric = self.cfg.TEST.EVAL_PERIOD, self.cfg.TEST.BEST_METRIC
-        patience = self.cfg.SOLVER.EARLY_STOPPING
-        best = BestHook(self.checkpointer, metric, period=every, patience=patience)
+        best: list[HookBase] = []
+        if metric:
+            patience = self.cfg.SOLVER.EARLY_STOPPING
+            best = [BestHook(self.checkpointer, metric, period=every, patience=patience)]
         return [
             MetricHistory(),
             AveragingHook(self._averaged),
@@ -299,7 +301,7 @@ class Trainer(DefaultTrainer):
             *([] if saves else [hooks.PeriodicCheckpointer(self.checkpointer, period)]),
             StopHook(self._stop_request, self.checkpointer),
             hooks.EvalHook(every, self._evaluate),
-            *([best] if metric else []),
+            *best,
             *built[place + 1 :],
         ]
 

@@ -7,7 +7,7 @@ Lite DETR's interleaved blocks.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -35,17 +35,8 @@ from proscale.modeling.pixel_decoders.proscale import ProgressiveEncoder
 from proscale.ops.selection import largest
 from proscale.utils.types import Size
 
-ENCODERS = ("full", "proscale", "lite")
 # Probability of every class that the heads start with (Focal Loss, §4.1).
 PRIOR = 0.01
-
-
-class Proposals(NamedTuple):
-    """The tokens that became queries, best first."""
-
-    tokens: Tensor  #: ``(B, Q)`` their numbers
-    logits: Tensor  #: ``(B, Q, K)``
-    boxes: Tensor  #: ``(B, Q, 4)`` before the sigmoid
 
 
 class DetectionTransformer(LevelTransformer):
@@ -186,6 +177,14 @@ class DetectionHead(nn.Module):
         memory = memory.masked_fill(~valid[..., None], 0.0)
         content = self.transformer.enc_output_norm(self.transformer.enc_output(memory))
         return content, class_embed(content), boxes
+
+
+def level_names(in_features: Sequence[str], num_levels: int) -> list[str]:
+    """Names of ``num_levels`` levels, coarse to fine: ``in_features`` of the backbone, and those
+    made of its coarsest, which continue its numbers: res6, res7."""
+    coarsest = int(in_features[0].removeprefix("res"))
+    extra = range(num_levels - len(in_features), 0, -1)
+    return [*(f"res{coarsest + number}" for number in extra), *in_features]
 
 
 def rank_tokens(scores: Tensor, plan: TokenPlan, count: int) -> Tensor:
