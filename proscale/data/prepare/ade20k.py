@@ -6,16 +6,15 @@ red channel, 1 to 100 since only things are counted, and its number in the green
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from proscale.data.datasets.ade20k import FOLDER, SPLITS, THINGS, categories
-from proscale.data.formats.image_file import VOID, id_to_rgb, open_image, read_label_image
-from proscale.data.formats.run_lengths import describe_segments
+from proscale.data.formats.image_file import VOID, open_image, read_label_image
 from proscale.data.prepare.conversion import (
     CocoPart,
     Tally,
+    coco_part,
     convert_images,
     convert_to_coco,
     find_sources,
@@ -59,6 +58,10 @@ def prepare_instance(root: Path, workers: int) -> list[Tally]:
 def _prepare_coco(root: Path, kind: str, workers: int) -> list[Tally]:
     is_panoptic = kind == "panoptic"
 
+    def category_of(id_: int) -> int | None:
+        # Categories count from 0, labels from 1.
+        return None if id_ == VOID else id_ // _INSTANCES_PER_CLASS - 1
+
     def convert(image_id: str, source: Path, png: Path) -> CocoPart:
         labels = _read_labels(source).astype(np.int32) if is_panoptic else None
         ids = _instance_ids(source)
@@ -70,22 +73,8 @@ def _prepare_coco(root: Path, kind: str, workers: int) -> list[Tally]:
             is_thing = np.isin(labels, np.array(THINGS) + 1)
             stuff = np.where(is_thing, VOID, labels * _INSTANCES_PER_CLASS)
             ids = np.where(ids != VOID, ids, stuff)
-        annotations: list[dict[str, Any]] = []
-        for id_, (area, bbox, code) in describe_segments(ids).items():
-            if id_ == VOID:
-                continue
-            # Categories count from 0, labels from 1.
-            category = id_ // _INSTANCES_PER_CLASS - 1
-            segment = {"category_id": category, "iscrowd": 0, "area": area, "bbox": bbox}
-            keys = {"id": id_} if is_panoptic else {"image_id": image_id, "segmentation": code}
-            annotations.append(segment | keys)
-        if is_panoptic:
-            # One annotation with all segments, where instances are an annotation each.
-            write_png(png, id_to_rgb(ids))
-            names = {"image_id": image_id, "file_name": png.name}
-            annotations = [names | {"segments_info": annotations}]
         image = {"id": image_id, "file_name": f"{image_id}.jpg"}
-        return CocoPart(image | {"height": ids.shape[0], "width": ids.shape[1]}, annotations)
+        return coco_part(image, ids, category_of, png if is_panoptic else None)
 
     return [
         convert_to_coco(

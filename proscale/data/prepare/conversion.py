@@ -16,7 +16,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from proscale.data.formats.image_file import id_to_rgb
 from proscale.data.formats.json_file import TEXT, Keys, check_lists, read_json
+from proscale.data.formats.run_lengths import describe_segments
 from proscale.errors import MissingFileError
 from proscale.utils.whole_files import remove_partial, whole_file
 
@@ -37,6 +39,36 @@ class CocoPart(NamedTuple):
 
     image: dict[str, Any]
     annotations: list[dict[str, Any]]
+
+
+def coco_part(
+    image: Mapping[str, Any],
+    ids: np.ndarray,
+    category_of: Callable[[int], int | None],
+    png: Path | None,
+) -> CocoPart:
+    """The part of an image in a panoptic file, whose PNG is written, or in one of instances.
+
+    Args:
+        image: its ``id`` and ``file_name``.
+        ids: segment ids ``(H, W)``.
+        category_of: the category of a segment id; None leaves the segment out.
+        png: None for instances.
+    """
+    annotations: list[dict[str, Any]] = []
+    for id_, (area, bbox, code) in describe_segments(ids).items():
+        category = category_of(id_)
+        if category is None:
+            continue
+        segment = {"category_id": category, "iscrowd": 0, "area": area, "bbox": bbox}
+        keys = {"id": id_} if png else {"image_id": image["id"], "segmentation": code}
+        annotations.append(segment | keys)
+    if png:
+        # One annotation with all segments, where instances are an annotation each.
+        write_png(png, id_to_rgb(ids))
+        names = {"image_id": image["id"], "file_name": png.name}
+        annotations = [names | {"segments_info": annotations}]
+    return CocoPart({**image, "height": ids.shape[0], "width": ids.shape[1]}, annotations)
 
 
 def find_sources(folders: Mapping[_Key, Path], pattern: str) -> dict[_Key, list[Path]]:

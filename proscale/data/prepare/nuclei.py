@@ -6,16 +6,15 @@ of their ids every seventh is for validation.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from proscale.data.datasets.nuclei import CATEGORIES, FOLDER
-from proscale.data.formats.image_file import VOID, id_to_rgb, open_image, read_image
-from proscale.data.formats.run_lengths import describe_segments
+from proscale.data.formats.image_file import VOID, open_image, read_image
 from proscale.data.prepare.conversion import (
     CocoPart,
     Tally,
+    coco_part,
     convert_images,
     convert_to_coco,
     find_sources,
@@ -55,22 +54,14 @@ def prepare_instances(root: Path, workers: int) -> list[Tally]:
 def _prepare_coco(root: Path, kind: str, workers: int) -> list[Tally]:
     is_panoptic = kind == "panoptic"
 
+    def category_of(id_: int) -> int | None:
+        if id_ != _BACKGROUND_ID:
+            return NUCLEUS
+        return BACKGROUND if is_panoptic else None
+
     def convert(image_id: str, source: Path, png: Path) -> CocoPart:
-        ids = _segment_ids(source)
-        annotations: list[dict[str, Any]] = []
-        for id_, (area, bbox, code) in describe_segments(ids).items():
-            category = BACKGROUND if id_ == _BACKGROUND_ID else NUCLEUS
-            segment = {"category_id": category, "iscrowd": 0, "area": area, "bbox": bbox}
-            if is_panoptic:
-                annotations.append(segment | {"id": id_})
-            elif category == NUCLEUS:
-                annotations.append(segment | {"image_id": image_id, "segmentation": code})
-        if is_panoptic:
-            write_png(png, id_to_rgb(ids))
-            names = {"image_id": image_id, "file_name": png.name}
-            annotations = [names | {"segments_info": annotations}]
         image = {"id": image_id, "file_name": f"{image_id}.png"}
-        return CocoPart(image | {"height": ids.shape[0], "width": ids.shape[1]}, annotations)
+        return coco_part(image, _segment_ids(source), category_of, png if is_panoptic else None)
 
     folder = root / FOLDER
     return [

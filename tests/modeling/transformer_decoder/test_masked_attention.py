@@ -10,23 +10,6 @@ from proscale.ops import reference_operators
 from proscale.ops.mask_resize import attention_mask
 
 
-@pytest.fixture
-def build(small_cfg):
-    def build(*overrides):
-        small_cfg.merge_from_list(list(overrides))
-        torch.manual_seed(0)
-        return build_transformer_decoder(small_cfg, small_cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM)
-
-    return build
-
-
-@pytest.fixture
-def features():
-    torch.manual_seed(1)
-    levels = [torch.randn(2, 64, 2**i, 3 * 2**i) for i in range(3)]
-    return levels, torch.randn(2, 48, 8, 24)
-
-
 def test_attention_equals_torch():
     torch.manual_seed(0)
     ours, theirs = Attention(32, 4), torch.nn.MultiheadAttention(32, 4, batch_first=True)

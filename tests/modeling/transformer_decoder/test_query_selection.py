@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from proscale.modeling import HungarianMatcher, build_transformer_decoder
+from proscale.modeling import HungarianMatcher
 from proscale.modeling.pixel_decoders.deformable_encoder import cell_centres
 from proscale.modeling.transformer_decoder.query_selection import (
     CELLS_PER_UNIT,
@@ -18,23 +18,10 @@ SIZES = [(2, 3), (4, 6)]
 
 
 @pytest.fixture
-def build(small_cfg):
-    def build(*overrides):
-        small_cfg.merge_from_list(
-            ["MODEL.MASK_FORMER.SELECTED_QUERIES", 7, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 2]
-            + list(overrides)
-        )
-        torch.manual_seed(0)
-        return build_transformer_decoder(small_cfg, small_cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM)
-
-    return build
-
-
-@pytest.fixture
-def features():
-    torch.manual_seed(1)
-    levels = [torch.randn(2, 64, 2**i, 3 * 2**i) for i in range(3)]
-    return levels, torch.randn(2, 48, 8, 24)
+def build(build):
+    """As the one of all decoders, with queries from tokens."""
+    keys = ("MODEL.MASK_FORMER.SELECTED_QUERIES", 7, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 2)
+    return lambda *overrides: build(*keys, *overrides)
 
 
 def test_cells_are_counted_row_by_row():
